@@ -1,0 +1,41 @@
+"""What the loader hands to the model: some captions and each of their clips once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """N captions of C different clips (C <= N: a batch can hold several captions of one clip).
+
+    Attributes
+    ----------
+    features : (C, T, D) float, zero where padded
+    feature_mask : (C, T) bool, true where a step is real
+    text_ids, text_mask : (N, L) long and bool, tokens for the text encoder
+    labels : (N, L') long, tokens for the caption decoder, -100 where padded; None without captioning
+    caption_clip : (N,) long, the row of ``features`` that a caption describes
+    clip_ids, caption_ids : names, for messages
+    """
+
+    features: Tensor
+    feature_mask: Tensor
+    text_ids: Tensor
+    text_mask: Tensor
+    labels: Tensor | None
+    caption_clip: Tensor
+    clip_ids: list[str]
+    caption_ids: list[str]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch with its tensors on ``device`` (asynchronously where memory is pinned)."""
+        moved = {
+            field.name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for field in fields(self)
+            for value in [getattr(self, field.name)]
+        }
+        return Batch(**moved)

@@ -1,0 +1,213 @@
+"""Configuration of one training run: TOML in, validated, every default in one place.
+
+Values marked ``(*)`` are our best reading of the paper and not confirmed by
+its text; the ``configs/paper-*.toml`` files state them all in full.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from store.errors import UsageError
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values are not coerced across kinds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataConfig(Section):
+    """Which dataset, features and protocol a run reads, and how batches are cut."""
+
+    dataset: str
+    features: list[str] = Field(min_length=1)
+    protocol: str
+    train_split: str = "train"
+    # Where models are selected. Empty: a share `holdout` of the training clips, cut off by source
+    # video so that no source stands on both sides. Never the test split.
+    validation_split: str = ""
+    holdout: float = Field(0.05, ge=0.0, lt=1.0)
+    max_steps: int = Field(64, ge=1)  # longest feature sequence; longer ones are thinned evenly
+    max_words: int = Field(32, ge=2)  # longest caption, in tokens; longer ones are cut
+    captions_per_clip: Literal["one", "all"] = "all"  # an epoch: one random caption a clip, or every caption
+
+
+class VideoConfig(Section):
+    """The video head (paper section 3.3)."""
+
+    aggregation: Literal["transformer", "attention", "max", "mean"] = "transformer"
+    width: int = Field(1024, ge=1)  # d_e, of the video codes
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)  # (*)
+    kernel: int = Field(3, ge=1)  # temporal convolution (*)
+    norm: Literal["batch", "layer"] = "batch"  # (*)
+    dropout: float = Field(0.3, ge=0.0, lt=1.0)
+
+
+class TextConfig(Section):
+    """The text encoder and its head.
+
+    ``encoder``: ``t5`` (a T5 encoder), ``hf`` (any Hugging Face encoder) or ``scratch`` (a T5 encoder of the
+    sizes below, random weights, tokenizer fitted on the training captions) or ``words`` (trained word vectors).
+    """
+
+    encoder: Literal["t5", "hf", "scratch", "words"] = "t5"
+    name: str = "t5-base"  # local folder or hub name, for `t5` and `hf`
+    finetune: bool = True
+    head: Literal["gru", "mean", "none"] = "gru"  # gru (*): the video head with a GRU in place of the convolution
+    width: int = Field(512, ge=1)  # model width of `scratch` and `words`, and of the `gru` head
+    layers: int = Field(2, ge=1)  # of `scratch`, and of the `gru` head
+    heads: int = Field(4, ge=1)
+    norm: Literal["batch", "layer"] = "batch"  # (*) of the head
+    dropout: float = Field(0.3, ge=0.0, lt=1.0)
+    vocabulary: int = Field(8000, ge=16)  # of the fitted tokenizer, for `scratch` and `words`
+
+
+class DecoderConfig(Section):
+    """The caption decoder, thrown away at test time."""
+
+    kind: Literal["t5", "scratch"] = "t5"
+    name: str = "t5-base"
+    width: int = Field(512, ge=1)  # the rest: sizes of `scratch`
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    vocabulary: int = Field(8000, ge=16)
+
+
+class SupportConfig(Section):
+    """The support set (paper section 3.2)."""
+
+    captioning: Literal["none", "identity", "full", "hybrid", "cross"] = "cross"
+    temperature: float = Field(0.1, gt=0.0)  # (*)
+
+
+class LossConfig(Section):
+    """The contrastive loss and the weight of captioning."""
+
+    contrastive: Literal["hinge", "infonce"] = "hinge"
+    intra: bool = False  # add the intra-modal term (ablation)
+    margin: float = Field(0.2, gt=0.0)  # (*)
+    negatives: Literal["hardest", "summed"] = "hardest"
+    temperature: float = Field(0.05, gt=0.0)  # of infonce
+    weight: float = Field(10.0, ge=0.0)  # λ (*)
+    # The hinge loss with hardest negatives collapses when text is trained from scratch (it stays at 2α):
+    # for the first epochs another kind of negatives is used. The paper has none.
+    warmup: Literal["none", "summed", "infonce"] = "infonce"
+    warmup_epochs: float = Field(1.0, ge=0.0)
+
+
+class OptimConfig(Section):
+    """Optimisation and the loop."""
+
+    epochs: int = Field(20, ge=1)
+    max_steps: int | None = Field(None, ge=1)  # stop early by steps, for trials
+    batch_size: int = Field(64, ge=2)  # captions a step
+    learning_rate: float = Field(5e-5, gt=0.0)  # (*)
+    head_learning_rate: float | None = Field(None, gt=0.0)  # of modules without pretrained weights; null: the same
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)  # of the learning rate
+    weight_decay: float = Field(0.0, ge=0.0)
+    clip_norm: float = Field(0.2, gt=0.0)  # (*)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    select_by: Literal["rsum", "t2v/R@1", "last"] = "rsum"  # on validation
+    patience: int | None = Field(None, ge=1)  # epochs without a better validation score
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str
+    seed: int = 0
+    dim: int = Field(1024, ge=1)  # d, the joint space (*)
+    data: DataConfig
+    video: VideoConfig = VideoConfig()
+    text: TextConfig = TextConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    support: SupportConfig = SupportConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Config:
+        for section in ("video", "text", "decoder"):
+            part = getattr(self, section)
+            if part.width % part.heads:
+                raise ValueError(f"{section}.width {part.width} is not a multiple of {section}.heads {part.heads}")
+        return self
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a TOML configuration and apply ``key=value`` overrides.
+
+    Parameters
+    ----------
+    path : path of a TOML file
+    overrides : ``section.key=value`` strings; the value is read as TOML, or as a plain string where that fails
+
+    Raises
+    ------
+    UsageError
+        Absent or malformed file, unknown key (with the nearest known one), value of a wrong type or range.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such configuration file; those shipped are in configs/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path}: not readable as TOML: {error}") from None
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: dict[str, Any], source: str) -> Config:
+    """Validate a configuration tree; ``source`` names it in errors."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(f"{source}: " + "; ".join(_in_words(problem) for problem in error.errors())) from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"override {override!r}: {section} is a value, not a section")
+    tree[last] = value
+
+
+def _in_words(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_nearest(problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing"
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _nearest(location: tuple[Any, ...]) -> str:
+    from difflib import get_close_matches
+
+    section: Any = Config
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    known = list(section.model_fields)
+    close = get_close_matches(str(location[-1]), known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
