@@ -1,0 +1,1 @@
+"""Dataset readers: annotation files as distributed in, tables of clips, captions and splits out."""
