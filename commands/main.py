@@ -1,0 +1,62 @@
+"""The command group, and how errors reach a person: one line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import click
+
+from store.errors import SupportsetError
+
+# verb -> (module, attribute): imported only when the verb is used or listed
+VERBS = {
+    "extract": "commands.extract",
+    "train": "commands.train",
+    "eval": "commands.evaluate",
+    "search": "commands.search",
+    "store": "commands.store",
+    "datasets": "commands.known",
+    "backbones": "commands.known",
+    "protocols": "commands.known",
+    "demo": "commands.demo",
+}
+
+
+class Verbs(click.Group):
+    """Loads a verb's module when it is asked for, and turns our errors into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Verbs in the order a newcomer meets them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a verb; ``None`` for an unknown one."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = getattr(importlib.import_module(VERBS[cmd_name]), f"{cmd_name}_command")
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; a :class:`SupportsetError` becomes one line and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except SupportsetError as error:
+            problem = click.ClickException(" ".join(str(error).split()))
+            problem.exit_code = error.exit_code
+            raise problem from error
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="supportset", message="%(version)s")
+def cli() -> None:
+    """Video-text retrieval on precomputed features: extract once, train again and again."""
+
+
+def main() -> None:
+    """Run the command line (the ``supportset`` command and ``cli.py``)."""
+    # A library that asks a hub about telemetry or updates would stall machines without a network.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    cli(prog_name="supportset" if not os.path.basename(__import__("sys").argv[0]).endswith(".py") else "python cli.py")

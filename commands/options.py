@@ -1,0 +1,58 @@
+"""Options and printing that several verbs share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+store_option: Callable[[Any], Any] = click.option(
+    "--store", "store", default="features", show_default=True, help="Folder of the feature store."
+)
+json_option: Callable[[Any], Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output; everything else goes to standard error."
+)
+device_option: Callable[[Any], Any] = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+class Share(click.ParamType):
+    """A share such as ``5%`` or ``0.05``, as a number from 0 to 1."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the share, or fail with the forms that are taken."""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = -1.0
+        if not 0.0 <= share <= 1.0:
+            self.fail(f"{value!r} is not a share from 0% to 100% (write 5% or 0.05)", param, ctx)
+        return share
+
+
+class Part(click.ParamType):
+    """``i/n``: the i-th (from 1) of n equal parts of the work."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Read ``i/n``, or fail with the form that is taken."""
+        if isinstance(value, tuple):
+            return value
+        first, _, second = str(value).partition("/")
+        if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+            self.fail(f"{value!r} is not of the form i/n with 1 <= i <= n, such as 1/8", param, ctx)
+        return int(first), int(second)
