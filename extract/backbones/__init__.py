@@ -1,0 +1,5 @@
+"""Frozen visual backbones by name, behind one interface.
+
+Nothing here imports torch at the top: decode workers unpickle :class:`~extract.backbones.transforms.FrameTransform`
+through this package, and must stay small.
+"""

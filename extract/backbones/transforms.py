@@ -1,0 +1,214 @@
+"""What happens to a frame before it meets a backbone: resize and crop, in PIL and NumPy only.
+
+Decode workers run this, many of them, so nothing here may import torch: a transform pickles to a few
+hundred bytes and unpickles in a process that has loaded PIL and NumPy. Each step repeats, to the pixel, what
+the library that published the model does (its roundings differ between libraries, so they are named);
+rescaling to [0, 1] and normalisation are left to the forward, where they are free and frames stay uint8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from PIL import Image
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+
+class Step(Protocol):
+    """One operation on a frame: (H, W, 3) uint8 in, (H', W', 3) uint8 out."""
+
+    op: ClassVar[str]
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray: ...
+
+
+def _resize_pil(frame: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    if frame.shape[:2] == (height, width):
+        return frame
+    image = Image.fromarray(frame).resize((width, height), _FILTERS[interpolation])
+    return np.asarray(image)
+
+
+def _resize_plain_bilinear(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear without antialiasing, as torchvision's video presets resize tensors: in float32, half to even.
+
+    PIL has no such filter (it widens the filter when it shrinks), and the published weights of the video models
+    were validated with this one.
+    """
+    if frame.shape[:2] == (height, width):
+        return frame
+    top, bottom, down = _bilinear_taps(frame.shape[0], height)
+    left, right, across = _bilinear_taps(frame.shape[1], width)
+    down, across = down[:, None, None], across[None, :, None]
+    upper, lower = frame[top], frame[bottom]  # (height, W, 3) each: rows first, so the columns are few to gather
+    one = np.float32(1)
+    above = (one - across) * upper[:, left] + across * upper[:, right]
+    below = (one - across) * lower[:, left] + across * lower[:, right]
+    return np.rint((one - down) * above + down * below).astype(np.uint8)
+
+
+def _bilinear_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the two source rows of each target row, and the weight of the second one (float32)."""
+    scale = np.float32(source) / np.float32(target)
+    position = np.maximum(scale * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    first = np.minimum(position.astype(np.int64), source - 1)
+    second = np.minimum(first + 1, source - 1)
+    return first, second, (position - first).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resize to exactly ``height`` x ``width`` pixels, the aspect ratio not kept.
+
+    ``antialias=False`` is the plain bilinear resize of torchvision's video presets.
+    """
+
+    op: ClassVar[str] = "resize"
+    height: int
+    width: int
+    interpolation: str = "bicubic"
+    antialias: bool = True
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        if not self.antialias:
+            return _resize_plain_bilinear(frame, self.height, self.width)
+        return _resize_pil(frame, self.height, self.width, self.interpolation)
+
+
+@dataclass(frozen=True)
+class ResizeShortest:
+    """Resize so that the shorter edge has ``size`` pixels; the longer edge is rounded down."""
+
+    op: ClassVar[str] = "resize_shortest"
+    size: int
+    interpolation: str = "bicubic"
+    antialias: bool = True
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        height, width = frame.shape[:2]
+        longer = int(self.size * max(height, width) / min(height, width))
+        target = (longer, self.size) if width <= height else (self.size, longer)
+        return Resize(*target, self.interpolation, self.antialias)(frame)
+
+
+@dataclass(frozen=True)
+class ResizeKeepRatio:
+    """Resize with the aspect ratio kept, to cover ``height`` x ``width`` or (``inside``) to fit into it; rounded."""
+
+    op: ClassVar[str] = "resize_keep_ratio"
+    height: int
+    width: int
+    inside: bool = False
+    interpolation: str = "bicubic"
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        height, width = frame.shape[:2]
+        ratios = height / self.height, width / self.width
+        ratio = max(ratios) if self.inside else min(ratios)
+        return _resize_pil(frame, round(height / ratio), round(width / ratio), self.interpolation)
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """Cut ``height`` x ``width`` from the middle; a smaller frame is padded with ``fill`` (one value, or R, G, B).
+
+    Where the margins cannot be equal, ``rounding`` decides: ``even`` as torchvision, timm and open_clip
+    do (half a pixel rounds to even; padding has the smaller part before), ``floor`` as transformers does.
+    """
+
+    op: ClassVar[str] = "center_crop"
+    height: int
+    width: int
+    rounding: str = "even"
+    fill: tuple[int, ...] = (0,)
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        top, left = self._offset(frame.shape[0], self.height), self._offset(frame.shape[1], self.width)
+        inner = frame[max(top, 0) : max(top, 0) + self.height, max(left, 0) : max(left, 0) + self.width]
+        if inner.shape[:2] == (self.height, self.width):
+            return inner
+        canvas = np.empty((self.height, self.width, 3), np.uint8)
+        canvas[:] = np.array(self.fill, np.uint8)
+        row, column = max(-top, 0), max(-left, 0)
+        canvas[row : row + inner.shape[0], column : column + inner.shape[1]] = inner
+        return canvas
+
+    def _offset(self, have: int, want: int) -> int:
+        slack = have - want
+        if self.rounding == "floor":
+            return slack // 2
+        return round(slack / 2) if slack >= 0 else -(-slack // 2)
+
+
+@dataclass(frozen=True)
+class CropFraction:
+    """Cut the central square whose edge is ``numerator / denominator`` of the shorter edge (no resize before it)."""
+
+    op: ClassVar[str] = "crop_fraction"
+    numerator: int
+    denominator: int
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        height, width = frame.shape[:2]
+        edge = max(1, math.floor(self.numerator / self.denominator * min(height, width)))
+        top, left = (height - edge + 1) // 2, (width - edge + 1) // 2
+        return frame[top : top + edge, left : left + edge]
+
+
+@dataclass(frozen=True)
+class FrameTransform:
+    """A sequence of steps that takes any frame to one fixed size.
+
+    Parameters
+    ----------
+    steps : tuple of Step
+        Applied in order.
+    height, width : int
+        Size of every frame that comes out, checked.
+
+    Examples
+    --------
+    >>> transform = FrameTransform((ResizeShortest(8), CenterCrop(8, 8)), height=8, width=8)
+    >>> transform(np.zeros((24, 32, 3), np.uint8)).shape
+    (8, 8, 3)
+    """
+
+    steps: tuple[Step, ...]
+    height: int
+    width: int
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Return the (height, width, 3) uint8 frame of an (H, W, 3) uint8 RGB frame of any size.
+
+        Raises
+        ------
+        ValueError
+            If the frame is not (H, W, 3) uint8, or the steps lead to another size (a mistake of the backbone).
+        """
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise ValueError(f"a frame must be (H, W, 3) uint8, not {frame.shape} {frame.dtype}")
+        for step in self.steps:
+            frame = step(frame)
+        if frame.shape != (self.height, self.width, 3):
+            raise ValueError(f"the transform made {frame.shape[:2]} of a frame, not {(self.height, self.width)}")
+        return np.ascontiguousarray(frame)
+
+    def to_json(self) -> list[dict[str, object]]:
+        """Describe the steps for the feature card: plain JSON values only."""
+        described = []
+        for step in self.steps:
+            options = asdict(step)  # type: ignore[call-overload]
+            values = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+            described.append({"op": step.op} | values)
+        return described
