@@ -1,1 +1,43 @@
 """Dataset readers: annotation files as distributed in, tables of clips, captions and splits out."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from extract.readers.activitynet import ActivityNetReader
+from extract.readers.base import Annotations, CaptionRow, ClipRow, Reader, SplitRow
+from extract.readers.flickr8k import Flickr8kReader
+from extract.readers.folder import FolderReader
+from extract.readers.msrvtt import MSRVTTReader
+from extract.readers.msvd import MSVDReader
+from extract.readers.vatex import VATEXReader
+from store.errors import UsageError
+
+__all__ = ["READERS", "Annotations", "CaptionRow", "ClipRow", "Reader", "SplitRow", "get_reader"]
+
+READERS: dict[str, Reader] = {
+    reader.name: reader
+    for reader in (
+        MSRVTTReader(),
+        MSVDReader(),
+        VATEXReader(),
+        ActivityNetReader(),
+        Flickr8kReader(),
+        FolderReader(),
+    )
+}
+
+
+def get_reader(name: str) -> Reader:
+    """The reader of a dataset by its name on the command line.
+
+    Raises
+    ------
+    UsageError
+        No dataset of that name: the nearest and the known ones are named.
+    """
+    if name in READERS:
+        return READERS[name]
+    close = get_close_matches(name, READERS, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UsageError(f"unknown dataset {name!r}; {hint}known: {', '.join(READERS)} (your own videos: folder)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -88,13 +89,15 @@ class Reader(Protocol):
     name : the word on the command line
     summary : what the dataset is, in one line
     expects : which files are read, where and in which form
-    protocols : the protocols the reader can give, with their splits and galleries
+    protocols : the protocols the reader can give, with their splits and the galleries these must have
     """
 
     name: str
     summary: str
     expects: str
-    protocols: Protocols
+
+    @property
+    def protocols(self) -> Mapping[str, Mapping[str, int | None]]: ...
 
     def read(self, data: Path, videos: Path | None = None) -> Annotations:
         """Read the annotation below ``data`` and find the videos below ``videos`` (default: below ``data``).

@@ -1,0 +1,85 @@
+"""Finding the video of a clip: by name, anywhere below a folder, whatever its extension."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from extract.readers.locate import FileTree
+
+
+def _extensions(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+VIDEO_EXTENSIONS = _extensions(
+    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .rmvb "
+    ".ts .vob .webm .wmv .y4m"
+)
+ANIMATION_EXTENSIONS = _extensions(".gif .apng")
+IMAGE_EXTENSIONS = _extensions(".bmp .jpeg .jpg .jfif .png .ppm .tif .tiff .webp")
+# What lies beside videos under the same name and is none: features, captions, sound, metadata, broken downloads.
+_OTHER_EXTENSIONS = _extensions(
+    ".aac .ass .csv .description .flac .gz .h5 .hdf5 .html .json .jsonl .log .m4a .md .md5 .mp3 .npy .npz .oga .ogg "
+    ".opus .parquet .part .pickle .pkl .pt .pth .safetensors .sha1 .sha256 .srt .sub .tar .tmp .tsv .txt .vtt .wav "
+    ".wma .xml .yaml .yml .ytdl .zip"
+)
+
+
+def find_videos(root: Path, wanted: Iterable[str]) -> dict[str, str]:
+    """Find the videos named ``wanted`` below ``root``: ``{stem: path relative to root}``, absent ones left out."""
+    return match_files(FileTree(root, option="--videos"), wanted)[0]
+
+
+def match_files(tree: FileTree, wanted: Iterable[str], *, images: bool = False) -> tuple[dict[str, str], list[str]]:
+    """Match file names without extension (exactly) to the files of a tree.
+
+    Known video extensions are preferred to animations, those to unknown extensions, then the shallower file to
+    the deeper, then the first by name. Files that are known not to be videos (``video7.npy``, ``video7.json``)
+    never match, nor do images, which would be a video's thumbnail; with ``images``, only images do.
+
+    Parameters
+    ----------
+    tree : the files to look among
+    wanted : file names without extension
+    images : look for images in the place of videos
+
+    Returns
+    -------
+    found : ``{stem: path relative to the tree's root}``
+    notes : one line where a name had several files
+    """
+    stems = wanted if isinstance(wanted, (set, frozenset, dict)) else set(wanted)
+    candidates: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for path in tree.files:  # shallowest first, then by name
+        stem, extension = os.path.splitext(path.rpartition("/")[2])
+        if stem in stems:
+            rank = _rank(extension.lower(), images)
+            if rank is not None:
+                candidates[stem].append((rank, path))
+    found: dict[str, str] = {}
+    ambiguous: list[str] = []
+    for stem, ranked in candidates.items():
+        # A dangling link or a pipe of the right name is not a video: the next candidate may be.
+        existing = [path for _, path in sorted(ranked, key=lambda pair: pair[0]) if os.path.isfile(tree.root / path)]
+        if existing:
+            found[stem] = existing[0]
+        if len(existing) > 1:
+            ambiguous.append(f"{existing[0]} is taken, {existing[1]} is not")
+    notes = []
+    if ambiguous:
+        count = len(ambiguous)
+        notes.append(f"{count} clips have several files of their name below {tree.root} (first: {ambiguous[0]})")
+    return found, notes
+
+
+def _rank(extension: str, images: bool) -> int | None:
+    if images:
+        return 0 if extension in IMAGE_EXTENSIONS else None
+    if extension in VIDEO_EXTENSIONS:
+        return 0
+    if extension in ANIMATION_EXTENSIONS:
+        return 1
+    return None if extension in IMAGE_EXTENSIONS or extension in _OTHER_EXTENSIONS else 2
