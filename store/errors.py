@@ -17,6 +17,14 @@ class SupportsetError(Exception):
     exit_code = 1
 
 
+class InvalidFeatures(SupportsetError):  # noqa: N818 - named for what it tells
+    """Features of a clip that a feature set cannot hold: wrong shape, no steps, times that are none."""
+
+
+class ValueOverflow(InvalidFeatures):
+    """A clip's features are not finite, or not any more in the stored dtype: record it as that clip's failure."""
+
+
 class UsageError(SupportsetError):
     """Wrong use: an unknown name, a bad configuration value, an absent input. Exit code 2."""
 

@@ -1,0 +1,84 @@
+"""Finding feature sets in a store: ``<root>/<dataset>/features/<set>``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.card import CARD, FeatureCard, Recipe
+from store.errors import UsageError
+from store.feature_set import FeatureSet
+
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class FeatureSetInfo:
+    """A feature set as it is listed: without a look at its shards.
+
+    Attributes
+    ----------
+    dataset : name
+    name : of the set's folder
+    path : of the set's folder
+    """
+
+    dataset: str
+    name: str
+    path: Path
+
+    @property
+    def card(self) -> FeatureCard:
+        """The card, read now."""
+        return FeatureCard.load(self.path)
+
+    def open(self) -> FeatureSet:
+        """The feature set, for reading."""
+        return FeatureSet.open(self.path)
+
+
+def feature_set_path(root: str | Path, dataset: str, recipe: Recipe) -> Path:
+    """Folder of a recipe's features of a dataset."""
+    return Path(root) / dataset / FEATURES / recipe.folder
+
+
+def list_feature_sets(root: str | Path, dataset: str | None = None) -> list[FeatureSetInfo]:
+    """Feature sets of a store, or of one dataset in it, sorted by name; empty where there is no such folder."""
+    cards = Path(root).glob(f"*/{FEATURES}/*/{CARD}")
+    found = [FeatureSetInfo(card.parents[2].name, card.parent.name, card.parent) for card in cards]
+    return sorted(
+        (info for info in found if dataset in (None, info.dataset)), key=lambda info: (info.dataset, info.name)
+    )
+
+
+def find_feature_set(root: str | Path, words: str) -> FeatureSet:
+    """Open the one feature set that some words name.
+
+    Parameters
+    ----------
+    root : the store
+    words : ``DATASET/WORDS``, e.g. ``msrvtt/open_clip-ViT-B-32``: the set whose folder is called so, or whose folder's
+        name has each of the words (apart by blanks, in any case) in it. A backbone may be written as for ``extract``,
+        ``open_clip:ViT-B-32/laion2b_s34b_b79k``. ``DATASET`` alone: its only set.
+
+    Raises
+    ------
+    UsageError
+        None fits, or several do: lists them.
+    """
+    dataset, _, rest = words.strip().partition("/")
+    listed = list_feature_sets(root)
+    of_dataset = [info for info in listed if info.dataset == dataset]
+    if not of_dataset:
+        known = sorted({info.dataset for info in listed})
+        there = f"there are {', '.join(known)}" if known else "the store is empty: run `extract` first, or give --store"
+        raise UsageError(f"{root}: no features of a dataset {dataset!r} (asked for {words!r}); {there}")
+    exact = [info for info in of_dataset if info.name == rest]
+    wanted = [re.sub(r"[^a-z0-9._+]+", "-", word.lower()) for word in rest.split()]
+    fitting = exact or [info for info in of_dataset if all(word in info.name.lower() for word in wanted)]
+    if len(fitting) == 1:
+        return fitting[0].open()
+    which = "several feature sets fit" if fitting else "no feature set fits"
+    listing = ", ".join(f"{info.dataset}/{info.name}" for info in fitting or of_dataset)
+    raise UsageError(f"{root}: {which} {words!r}: name one of {listing}")

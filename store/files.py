@@ -1,0 +1,257 @@
+"""The one place where the store touches the file system: whole files in, whole files out.
+
+Everything that is written goes through :meth:`LocalFolder.put`: under a temporary
+name, flushed to disk, renamed, and the folder flushed, so that a name is either
+absent or complete, whatever happens. Nothing else in the store opens a file to
+write it. (Object stores, which cannot rename, write final names at once; the
+order of the `put` calls keeps that safe: see ``docs/store-format.md``.)
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+
+from store.errors import SupportsetError
+
+Part = bytes | memoryview
+Parts = Sequence[Part]
+
+TEMPORARY = ".tmp-"  # how the names of unfinished files begin; a reader never looks at them
+
+_MENDS = {
+    errno.ENOSPC: "free some space and run again, what was committed is kept",
+    errno.EDQUOT: "the quota is used up: free some space and run again, what was committed is kept",
+    errno.EACCES: "check the permissions, or use another --store",
+    errno.EPERM: "check the permissions, or use another --store",
+    errno.EROFS: "the file system is read-only: use another --store",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a file stands where a folder should be: move it away",
+    errno.EISDIR: "a folder stands where a file should be: move it away",
+    errno.EIO: "the disk reports a fault: check it, then run again",
+}
+
+
+@contextmanager
+def telling(action: str, path: object) -> Iterator[None]:
+    """Turn an ``OSError`` into one line that names the file and the mend."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        mend = _MENDS.get(error.errno or 0)
+        raise SupportsetError(f"{path}: cannot {action}: {reason}" + (f"; {mend}" if mend else "")) from error
+
+
+class Folder(Protocol):
+    """A flat space of names that appear whole or not at all. One implementation a kind of storage."""
+
+    def names(self) -> list[str]:
+        """First components of all names in the folder, sorted; empty where the folder is absent."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Size of a file in bytes, None where it is absent."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a file, None where it is absent."""
+        ...
+
+    def map(self, name: str) -> memoryview:
+        """Content of a file as read-only memory, fetched when touched."""
+        ...
+
+    def put(self, files: Mapping[str, Parts], *, replace: bool = True) -> bool:
+        """Write files whose names share their first component: it appears whole, and lasts, or not at all."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a tree; no error where it is absent."""
+        ...
+
+
+class LocalFolder:
+    """A folder of the local file system.
+
+    Parameters
+    ----------
+    path : the folder; made on the first :meth:`put`
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def names(self) -> list[str]:
+        """Names in the folder, sorted; empty where it is absent."""
+        with telling("list the folder", self.path):
+            try:
+                return sorted(os.listdir(self.path))
+            except FileNotFoundError:
+                return []
+
+    def size(self, name: str) -> int | None:
+        """Size of a file in bytes, None where it is absent."""
+        with telling("look at the file", self.path / name):
+            try:
+                return os.stat(self.path / name).st_size
+            except FileNotFoundError:
+                return None
+
+    def read(self, name: str) -> bytes | None:
+        """Content of a file, None where it is absent."""
+        with telling("read the file", self.path / name):
+            try:
+                return (self.path / name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def map(self, name: str) -> memoryview:
+        """Content of a file as read-only mapped memory. The mapping lives as long as something views it."""
+        with telling("map the file", self.path / name):
+            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+            finally:
+                os.close(descriptor)
+
+    def put(self, files: Mapping[str, Parts], *, replace: bool = True) -> bool:
+        """Write files durably and all at once.
+
+        Parameters
+        ----------
+        files : content by name. All names share their first component: either one file (``{"a.parquet": ...}``)
+            or one tree (``{"a.zarr/zarr.json": ..., "a.zarr/values/c.0.0": ...}``)
+        replace : whether a file of that name may be replaced (a tree never is)
+
+        Returns
+        -------
+        bool
+            False where the name is taken and ``replace`` is false: nothing is written then.
+
+        Raises
+        ------
+        SupportsetError
+            Anything that the file system refuses; nothing is left behind then, as far as it lets us clean up.
+        """
+        roots = {PurePosixPath(name).parts[0] for name in files}
+        if len(roots) != 1:
+            raise ValueError(f"one name at a time can appear whole, not {sorted(roots)}")
+        root = roots.pop()
+        final = self.path / root
+        temporary = self.path / f"{TEMPORARY}{secrets.token_hex(4)}-{root}"
+        with telling("write", final):
+            try:
+                os.makedirs(self.path, exist_ok=True)
+                for name, parts in files.items():
+                    relative = PurePosixPath(name).parts[1:]
+                    _write_file(temporary.joinpath(*relative), parts)
+                _sync_tree(temporary)
+                if replace or temporary.is_dir():
+                    os.rename(temporary, final)
+                elif not _rename_new(temporary, final):
+                    return False
+                sync_folder(self.path)
+            finally:
+                # After a success nothing is there any more. A process that is killed leaves its
+                # temporary files: no reader sees them, and `store compact` removes them.
+                _discard(temporary)
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a tree; no error where it is absent."""
+        path = self.path / name
+        with telling("remove", path), suppress(FileNotFoundError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+
+
+def as_part(array: np.ndarray[Any, Any]) -> memoryview:
+    """Bytes of a C-contiguous array, without a copy."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def part_sizes(parts: Parts) -> int:
+    """Number of bytes of a file's parts."""
+    return sum(len(part) for part in parts)
+
+
+def hash_parts(parts: Parts) -> str:
+    """``xxh3-128:<hex>`` of a file's parts, as one run of bytes."""
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    return f"xxh3-128:{digest.hexdigest()}"
+
+
+def hash_file(path: Path) -> str:
+    """``xxh3-128:<hex>`` of a file, read in pieces of 4 MiB."""
+    digest = xxhash.xxh3_128()
+    with telling("read the file", path), open(path, "rb", buffering=0) as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return f"xxh3-128:{digest.hexdigest()}"
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's names to disk, so that a rename outlives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_file(path: Path, parts: Parts) -> None:
+    os.makedirs(path.parent, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        for part in parts:
+            rest = memoryview(part)
+            while len(rest):
+                rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for folder, _, _ in os.walk(path, topdown=False):
+            sync_folder(Path(folder))
+
+
+def _rename_new(temporary: Path, final: Path) -> bool:
+    """Give a file its final name unless the name is taken; say whether it was given."""
+    try:
+        os.link(temporary, final)  # unlike rename, this never replaces
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if final.exists():  # a file system without hard links: the best that is left
+            return False
+        os.rename(temporary, final)
+    return True
+
+
+def _discard(temporary: Path) -> None:
+    with suppress(OSError):
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            os.unlink(temporary)

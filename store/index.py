@@ -1,0 +1,219 @@
+"""Index files: one Parquet file a shard, whose presence is the commit.
+
+Its rows say what became of each clip; its metadata says which files the shard consists of, with size and hash, and
+where in them the arrays lie. :func:`effective` applies the one rule by which several rows of a clip become one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from store.card import check_format
+from store.errors import SupportsetError
+from store.files import Folder, hash_parts, part_sizes
+from store.shard import EncodedShard, Location
+
+FORMAT = "supportset-shard-index"
+FORMAT_VERSION = 1
+METADATA = b"supportset"
+OK = "ok"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("offset", pa.int64()),  # first row in the shard's arrays; null for a failure
+        pa.field("length", pa.int64(), nullable=False),  # rows; 0 for a failure
+        pa.field("checksum", pa.uint64()),  # xxh3-64 of the clip's rows of `values`
+        pa.field("timestamps_checksum", pa.uint64()),  # the same of `timestamps`
+        pa.field("source_path", pa.string()),
+        pa.field("source_size", pa.int64()),
+        pa.field("source_mtime_ns", pa.int64()),
+        pa.field("source_hash", pa.string()),
+        pa.field("seconds", pa.float64(), nullable=False),  # spent on the clip
+        pa.field("generation", pa.int64(), nullable=False),  # 0, and one more with each retry
+    ]
+)
+
+_NAME = re.compile(r"([0-9a-f]{16})\.parquet")
+
+
+class Vanished(SupportsetError):  # noqa: N818 - named for what it tells
+    """An index file was listed and is gone."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a shard: name relative to the ``shards`` folder, size in bytes, ``xxh3-128:<hex>``."""
+
+    name: str
+    size: int
+    xxh3: str
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What an index file says of its shard, rows apart.
+
+    Attributes
+    ----------
+    shard : id, 16 hex digits
+    shard_format : ``zarr`` or ``hdf5``
+    recipe_hash : of the feature set's card
+    files : the shard's files; empty where it holds failures only
+    arrays : where ``values``, ``timestamps`` and ``offsets`` lie; empty where it holds failures only
+    replaces : ids of shards that this one stands for: their index files are ignored from now on
+    provenance : of the run that wrote the shard
+    """
+
+    shard: str
+    shard_format: str
+    recipe_hash: str
+    files: tuple[StoredFile, ...] = ()
+    arrays: dict[str, Location] = field(default_factory=dict)
+    replaces: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The metadata as a JSON object."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "shard": self.shard,
+            "shard_format": self.shard_format,
+            "recipe_hash": self.recipe_hash,
+            "files": [vars(file) for file in self.files],
+            "arrays": {name: location.to_json() for name, location in self.arrays.items()},
+            "replaces": list(self.replaces),
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ShardIndex:
+        """Read what :meth:`to_json` gave."""
+        return cls(
+            shard=data["shard"],
+            shard_format=data["shard_format"],
+            recipe_hash=data["recipe_hash"],
+            files=tuple(StoredFile(**file) for file in data["files"]),
+            arrays={name: Location.from_json(location) for name, location in data["arrays"].items()},
+            replaces=tuple(data["replaces"]),
+            provenance=data["provenance"],
+        )
+
+
+def new_shard_id() -> str:
+    """A random 64-bit id as 16 hex digits."""
+    return secrets.token_hex(8)
+
+
+def index_name(shard: str) -> str:
+    """Name of a shard's index file."""
+    return f"{shard}.parquet"
+
+
+def shard_of(name: str) -> str | None:
+    """Id of the shard whose index file has this name, None for another file."""
+    match = _NAME.fullmatch(name)
+    return match[1] if match else None
+
+
+def describe(encoded: EncodedShard) -> tuple[StoredFile, ...]:
+    """Sizes and hashes of an encoded shard's files."""
+    return tuple(StoredFile(name, part_sizes(parts), hash_parts(parts)) for name, parts in encoded.files.items())
+
+
+def write_index(folder: Folder, index: ShardIndex, rows: pa.Table) -> None:
+    """Commit a shard: once this returns, its rows are visible, and outlast a power cut."""
+    metadata = {METADATA: json.dumps(index.to_json(), sort_keys=True).encode("utf-8")}
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.cast(SCHEMA).replace_schema_metadata(metadata), sink)
+    folder.put({index_name(index.shard): [memoryview(sink.getvalue())]})
+
+
+def read_index(
+    folder: Folder, shard: str, source: object, columns: list[str] | None = None
+) -> tuple[ShardIndex, pa.Table]:
+    """Read an index file; ``source`` names the folder in errors.
+
+    Raises
+    ------
+    SupportsetError
+        Damaged, or of a newer format version.
+    Vanished
+        The file is gone, as after a compaction by another process.
+    """
+    name = index_name(shard)
+    content = folder.read(name)
+    if content is None:
+        raise Vanished(f"{source}/{name}: the index file cannot be read though it is listed: remove the broken link")
+    mend = "restore the file, or delete it to have its clips extracted again"
+    try:
+        table = pq.read_table(pa.BufferReader(content), columns=columns)
+        data = json.loads((table.schema.metadata or {})[METADATA])
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise SupportsetError(f"{source}/{name}: damaged index file ({_first_line(error)}): {mend}") from None
+    check_format(data, FORMAT, FORMAT_VERSION, f"{source}/{name}")
+    try:
+        index = ShardIndex.from_json(data)
+        table = table.select(columns or SCHEMA.names).replace_schema_metadata(None)
+    except (KeyError, TypeError, pa.ArrowException) as error:
+        raise SupportsetError(f"{source}/{name}: damaged index file ({_first_line(error)}): {mend}") from None
+    if index.shard != shard:
+        raise SupportsetError(f"{source}/{name}: is the index of shard {index.shard}, renamed: give it its name back")
+    return index, table
+
+
+def read_all(
+    folder: Folder, source: object, columns: list[str] | None = None
+) -> tuple[list[ShardIndex], list[pa.Table]]:
+    """Read every index file that counts, in the order of the shards' ids; ``source`` names the folder in errors."""
+    for last in (False, False, True):
+        shards = [shard for name in folder.names() if (shard := shard_of(name))]
+        try:
+            found = [read_index(folder, shard, source, columns) for shard in shards]
+            break
+        except Vanished:  # since our look at the folder: another shard replaces it, so look again
+            if last:
+                raise
+    replaced = {shard for index, _ in found for shard in index.replaces}
+    counted = [(index, table) for index, table in found if index.shard not in replaced]
+    return [index for index, _ in counted], [table for _, table in counted]
+
+
+def effective(table: pa.Table, shard: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Choose one row a clip: ``ok`` beats failure, then the higher generation, then the higher shard id.
+
+    Parameters
+    ----------
+    table : rows with at least ``clip_id``, ``status`` and ``generation``
+    shard : (rows,) the rank of each row's shard id
+
+    Returns
+    -------
+    (clips,) int64
+        Rows of the table, in the order in which the clips come first.
+    """
+    clip = table["clip_id"].combine_chunks().dictionary_encode()
+    code = clip.indices.to_numpy(zero_copy_only=False)
+    if len(clip.dictionary) == len(code):
+        return np.arange(len(code))
+    ok = pc.equal(table["status"], OK).to_numpy(zero_copy_only=False)
+    generation = table["generation"].to_numpy()
+    order = np.lexsort((shard, generation, ok, code))
+    last = np.flatnonzero(np.diff(code[order], append=-1))
+    return order[last]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
