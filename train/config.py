@@ -117,6 +117,8 @@ class OptimConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     select_by: Literal["rsum", "t2v/R@1", "last"] = "rsum"  # on validation
     patience: int | None = Field(None, ge=1)  # epochs without a better validation score
+    log_every: int = Field(20, ge=1)  # steps between records in metrics.jsonl
+    checkpoint_every: int = Field(1000, ge=1)  # steps between checkpoints, besides one after each epoch
 
 
 class Config(Section):

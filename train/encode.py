@@ -1,0 +1,80 @@
+"""Embeddings of clips and captions from a trained model, in batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from store.aligned import AlignedFeatures
+from train.data import ResidentFeatures, TokenTable
+
+if TYPE_CHECKING:
+    from train.model import SupportSetModel
+
+_BLOCK = 8192  # clips held in memory at once while a whole gallery is encoded
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; training mode comes back afterwards if it was on."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():  # not inference_mode: what a model caches here may meet autograd later
+            yield
+    finally:
+        model.train(training)
+
+
+def encode_clips(model: SupportSetModel, features: ResidentFeatures, batch_size: int = 256) -> NDArray[np.float32]:
+    """Embeddings (N, d) of resident clips, in their order."""
+    device = next(model.parameters()).device
+    embeddings: list[NDArray[np.float32]] = []
+    order = np.argsort(features.lengths, kind="stable")  # like lengths together: little padding
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            values, mask = features.gather(order[start : start + batch_size])
+            codes = model.encode_video(values.to(device).float(), mask.to(device))
+            embeddings.append(codes.embedding.float().cpu().numpy())
+    return _in_order(embeddings, order)
+
+
+def encode_gallery(
+    model: SupportSetModel, source: AlignedFeatures, clip_ids: Sequence[str], max_steps: int
+) -> NDArray[np.float32]:
+    """Embeddings (N, d) of any number of stored clips; reads them block by block."""
+    blocks = [
+        encode_clips(model, ResidentFeatures(source, clip_ids[start : start + _BLOCK], max_steps))
+        for start in range(0, len(clip_ids), _BLOCK)
+    ]
+    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
+
+
+def encode_tokens(model: SupportSetModel, tokens: TokenTable, batch_size: int = 256) -> NDArray[np.float32]:
+    """Embeddings (N, d) of tokenised captions, in their order."""
+    device = next(model.parameters()).device
+    embeddings: list[NDArray[np.float32]] = []
+    order = np.argsort(tokens.lengths, kind="stable")
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            ids, mask = tokens.pad(order[start : start + batch_size])
+            embeddings.append(model.encode_text(ids.to(device), mask.to(device)).float().cpu().numpy())
+    return _in_order(embeddings, order)
+
+
+def tokenize(model: SupportSetModel, texts: Sequence[str], max_tokens: int) -> TokenTable:
+    """Tokens of captions for the model's text encoder."""
+    return TokenTable(model.tokenize_text(list(texts), max_tokens), model.text_pad_id)
+
+
+def _in_order(embeddings: list[NDArray[np.float32]], order: NDArray[np.int64]) -> NDArray[np.float32]:
+    if not embeddings:
+        return np.zeros((0, 0), np.float32)
+    result = np.empty((len(order), embeddings[0].shape[1]), np.float32)
+    result[order] = np.concatenate(embeddings)
+    return result

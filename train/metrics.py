@@ -1,0 +1,132 @@
+"""Retrieval scores with one stated rule: ranks count ties against us.
+
+The rank of a query is 1 + the number of wrong candidates that do not score strictly below the best of its right
+candidates. A collapsed model, whose scores are all equal, therefore has R@1 = 0 in any dtype. A query
+whose right candidates have no finite score is a miss: rank infinity, never a hit. A wrong candidate whose score
+is not a number counts against us, so that a broken embedding cannot make the gallery easier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+CUTS = (1, 5, 10, 50)
+MISS = np.inf
+
+_CHUNK_SCORES = 1 << 23  # scores held at once: 64 MB in float64
+
+
+def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
+    """Rows scaled to length 1, in float64; a row of zeros stays zero, one that is not finite becomes NaN."""
+    rows = np.asarray(vectors, dtype=np.float64)
+    finite = np.isfinite(rows).all(axis=1, keepdims=True)
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.where(finite, rows / np.maximum(norms, 1e-12), np.nan)
+
+
+def cosine_scores(queries: NDArray[np.float64], candidates: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Scores (Q, G) of unit rows.
+
+    The product is summed in float64 and rounded to float32: BLAS sums the rows of one product in different orders, and
+    the rounding makes equal embeddings tie exactly all the same.
+    """
+    return (queries @ candidates.T).astype(np.float32)
+
+
+def ranks_of_scores(scores: ArrayLike, query_group: ArrayLike, candidate_group: ArrayLike) -> NDArray[np.float64]:
+    """Pessimistic ranks of a score matrix.
+
+    Parameters
+    ----------
+    scores : (Q, G) float of any width, higher is better
+    query_group : (Q,) int, what each query is about (a clip's number)
+    candidate_group : (G,) int; a candidate is right for the queries of the same group, however many are
+
+    Returns
+    -------
+    (Q,) float64 : ranks from 1; ``MISS`` where no right candidate has a finite score
+
+    Examples
+    --------
+    >>> ranks_of_scores([[0.9, 0.2], [0.5, 0.5]], [0, 1], [0, 1])
+    array([1., 2.])
+    """
+    scores = np.asarray(scores)
+    right = np.asarray(query_group)[:, None] == np.asarray(candidate_group)[None, :]
+    best = np.where(right & np.isfinite(scores), scores, -np.inf).max(axis=1, initial=-np.inf)
+    not_below = ~(scores < best[:, None]) & ~right
+    return np.where(np.isfinite(best), 1.0 + not_below.sum(axis=1), MISS)
+
+
+def retrieval_ranks(
+    queries: ArrayLike, candidates: ArrayLike, query_group: ArrayLike, candidate_group: ArrayLike
+) -> NDArray[np.float64]:
+    """Ranks by cosine of embeddings (Q, d) and (G, d), computed in chunks; see `ranks_of_scores`."""
+    queries, candidates = unit_rows(queries), unit_rows(candidates)
+    query_group, candidate_group = np.asarray(query_group), np.asarray(candidate_group)
+    ranks = np.full(len(queries), MISS)
+    rows = max(1, _CHUNK_SCORES // max(1, len(candidates)))
+    for start in range(0, len(queries), rows):
+        chunk = slice(start, start + rows)
+        scores = cosine_scores(queries[chunk], candidates)
+        ranks[chunk] = ranks_of_scores(scores, query_group[chunk], candidate_group)
+    return ranks
+
+
+def summarize(ranks: ArrayLike, candidates: int, cuts: Sequence[int] = CUTS) -> dict[str, float]:
+    """Recalls in percent, median and mean rank.
+
+    Parameters
+    ----------
+    ranks : (Q,) float, ``MISS`` for a miss
+    candidates : how many candidates there should be; a miss enters median and mean as the rank after the last
+    """
+    ranks = np.asarray(ranks, dtype=np.float64)
+    if not len(ranks):
+        raise ValueError("no queries, so no score")
+    finite = np.minimum(ranks, candidates + 1)
+    scores = {f"R@{cut}": float(100 * (ranks <= cut).mean()) for cut in cuts}
+    return scores | {"MdR": float(np.median(finite)), "MnR": float(finite.mean())}
+
+
+def rsum(*directions: dict[str, float]) -> float:
+    """Sum of R@1, R@5 and R@10 over the directions (at most 300 each)."""
+    return sum(scores[f"R@{cut}"] for scores in directions for cut in (1, 5, 10))
+
+
+def bootstrap_intervals(
+    ranks: ArrayLike,
+    groups: ArrayLike,
+    cuts: Sequence[int] = CUTS,
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    """Percentile bootstrap intervals of the recalls, in percent.
+
+    Whole groups are drawn, not queries: the captions of one clip are not independent of each other.
+
+    Parameters
+    ----------
+    ranks : (Q,) float
+    groups : (Q,) int or str, the clip of each query
+    samples, level, seed : draws, coverage, and what makes the draws repeatable
+    """
+    ranks = np.asarray(ranks, dtype=np.float64)
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(group.max()) + 1
+    queries = np.bincount(group, minlength=count).astype(np.float64)  # (C,)
+    hits = np.stack([np.bincount(group, weights=ranks <= cut, minlength=count) for cut in cuts], axis=1)  # (C, cuts)
+    rng = np.random.default_rng(seed)
+    recalls = np.empty((samples, len(cuts)))
+    for sample in range(samples):
+        drawn = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)
+        recalls[sample] = 100 * (drawn @ hits) / (drawn @ queries)
+    tail = 50 * (1 - level)
+    low, high = np.percentile(recalls, [tail, 100 - tail], axis=0)
+    return {f"R@{cut}": [float(low[i]), float(high[i])] for i, cut in enumerate(cuts)}

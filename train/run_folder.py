@@ -1,0 +1,164 @@
+"""The run folder: everything that a training run leaves behind, and how each file is written.
+
+config.toml                the resolved configuration
+data.json                  feature recipes, counts, clips left out, held-out clips, leakage
+metrics.jsonl              one record a line: losses every few steps, validation every epoch
+tensorboard/               the same as TensorBoard events
+model.safetensors, config.json, tokenizers    the best model by validation
+best.json                  which epoch that is, and its scores
+checkpoint/state.pt        what an exact resume needs
+eval/                      scores and per-query ranks
+cache/                     clip embeddings of searches; may be deleted
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from store.errors import SupportsetError, UsageError
+from store.files import LocalFolder, hash_file, telling
+from train.config import Config, load_config
+
+WEIGHTS = "model.safetensors"
+
+
+class Saveable(Protocol):
+    """A model that saves itself into a folder."""
+
+    def save_pretrained(self, folder: str | Path) -> None: ...
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Parameters
+    ----------
+    path : the folder; nothing is created until `create`
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoint = self.path / "checkpoint" / "state.pt"
+        self.eval = self.path / "eval"
+        self.cache = self.path / "cache"
+        self.tensorboard = self.path / "tensorboard"
+        self.config = self.path / "config.toml"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run's configuration is there."""
+        return self.config.is_file()
+
+    def check_free(self) -> None:
+        """Refuse a folder that has anything in it."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            mend = "go on with --resume, or name another folder with --out" if self.started else "name another --out"
+            raise UsageError(f"{self.path}: the run folder is not empty; {mend}")
+
+    def check_same(self, config: Config) -> None:
+        """Refuse to go on with a configuration that would have given another run.
+
+        How long to train (``optim.epochs``, ``optim.max_steps``, ``optim.patience``), how often to log and the name
+        may differ.
+        """
+        free = {"name", "optim.epochs", "optim.max_steps", "optim.patience", "optim.log_every"}
+        there, here = (_flat(each.model_dump()) for each in (self.load_config(), config))
+        differing = [key for key in here if key not in free and here[key] != there[key]]
+        if differing:
+            told = ", ".join(f"{key} is {there[key]!r} there and {here[key]!r} here" for key in differing)
+            raise UsageError(
+                f"{self.path}: a resumed run keeps its configuration: {told}; set them back, or start anew with "
+                "another --out"
+            )
+
+    def create(self, config: Config, record: Mapping[str, Any]) -> None:
+        """Make the folder, with the configuration and what is known of the data."""
+        with telling("make the run folder", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.write_json("data.json", record)
+        self.write_text("config.toml", to_toml(config))
+
+    def load_config(self) -> Config:
+        """The configuration of the run; UsageError where there is no run."""
+        if not self.started:
+            raise UsageError(f"{self.path}: not a run folder, it has no config.toml; `train` makes one below runs/")
+        return load_config(self.config)
+
+    def data_record(self) -> dict[str, Any]:
+        """``data.json``: which features, clips and captions the run was trained on."""
+        return self.read_json("data.json")
+
+    def model_folder(self) -> Path:
+        """The folder to load the model from; UsageError while there is none."""
+        self.load_config()
+        if not (self.path / WEIGHTS).is_file():
+            raise UsageError(
+                f"{self.path}: no {WEIGHTS} yet; finish an epoch with: train ... --out {self.path} --resume"
+            )
+        return self.path
+
+    def model_hash(self) -> str:
+        """Content hash of the model's weights and configuration."""
+        folder = self.model_folder()
+        return ":".join(hash_file(folder / name).partition(":")[2] for name in (WEIGHTS, "config.json"))
+
+    def save_model(self, model: Saveable, best: Mapping[str, Any]) -> None:
+        """Put the model in the place of the one before; the weights last, each file by rename."""
+        temporary = self.path / ".model.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        with telling("save the model", self.path):
+            model.save_pretrained(temporary)
+            for item in sorted(temporary.iterdir(), key=lambda item: item.name == WEIGHTS):
+                target = self.path / item.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(item, target)
+            temporary.rmdir()
+        self.write_json("best.json", best)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run."""
+        path = self.path / name
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SupportsetError(f"{path}: cannot be read ({error}); the run folder is damaged, train again") from None
+        return content
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file whole or not at all; ``name`` may have a folder in front."""
+        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole or not at all; ``name`` may have a folder in front."""
+        target = self.path / name
+        LocalFolder(target.parent).put({target.name: [text.encode("utf-8")]})
+
+
+def to_toml(config: Config) -> str:
+    """A configuration as TOML that `load_config` reads back to the same; keys without a value are left out."""
+    tree = config.model_dump()
+    tables = {key: value for key, value in tree.items() if isinstance(value, dict)}
+    lines = [_toml_line(key, value) for key, value in tree.items() if key not in tables and value is not None]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]"]
+        lines += [_toml_line(key, value) for key, value in table.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_line(key: str, value: Any) -> str:
+    # JSON writes strings, booleans, integers, floats and flat lists as TOML does (a float has a point or an exponent).
+    return f"{key} = {json.dumps(value, ensure_ascii=False).replace(chr(0x7F), chr(92) + 'u007f')}"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
