@@ -59,6 +59,7 @@ class TextConfig(Section):
     encoder: Literal["t5", "hf", "scratch", "words"] = "t5"
     name: str = "t5-base"  # local folder or hub name, for `t5` and `hf`
     finetune: bool = True
+    encoder_dropout: bool = True  # keep the pretrained encoder's own dropout while it is fine-tuned
     head: Literal["gru", "mean", "none"] = "gru"  # gru (*): the video head with a GRU in place of the convolution
     width: int = Field(512, ge=1)  # model width of `scratch` and `words`, and of the `gru` head
     layers: int = Field(2, ge=1)  # of `scratch`, and of the `gru` head
@@ -73,10 +74,10 @@ class DecoderConfig(Section):
 
     kind: Literal["t5", "scratch"] = "t5"
     name: str = "t5-base"
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)  # of either kind; 0.1 is T5's own
     width: int = Field(512, ge=1)  # the rest: sizes of `scratch`
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
-    dropout: float = Field(0.1, ge=0.0, lt=1.0)
     vocabulary: int = Field(8000, ge=16)
 
 
