@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from store.errors import SupportsetError, UsageError
-from store.files import Folder, LocalFolder
+from store.files import Folder, open_folder
 
 FORMAT = "supportset-features"
 FORMAT_VERSION = 1
@@ -178,9 +178,9 @@ class FeatureCard:
     @classmethod
     def load(cls, path: str | Path) -> FeatureCard:
         """Read the card of the feature set in the folder ``path``."""
-        return load_card(LocalFolder(path), Path(path))
+        return load_card(open_folder(path))
 
-    def claim(self, folder: Folder, path: Path) -> FeatureCard:
+    def claim(self, folder: Folder) -> FeatureCard:
         """Write this card into a feature set's folder, or check that the one there has the same recipe.
 
         Returns
@@ -196,29 +196,29 @@ class FeatureCard:
         content = json.dumps(self.to_json(), indent=2, sort_keys=True, allow_nan=False) + "\n"
         if CARD not in folder.names():
             folder.put({CARD: [content.encode("utf-8")]}, replace=False)
-        there = load_card(folder, path)
+        there = load_card(folder)
         if there.recipe != self.recipe:
             fields_ = ", ".join(there.recipe.differences(self.recipe))
             raise SupportsetError(
-                f"{path / CARD}: holds features of another recipe (differs in {fields_}): use another folder"
+                f"{folder}/{CARD}: holds features of another recipe (differs in {fields_}): use another folder"
             )
         return there
 
 
-def load_card(folder: Folder, path: Path) -> FeatureCard:
-    """Read the card in a folder; SupportsetError where it is absent, damaged or newer than this program."""
-    return FeatureCard.from_json(load_json(folder, CARD, path, "not a feature set"), path / CARD)
+def load_card(folder: Folder) -> FeatureCard:
+    """Read the card in a folder; an error says whether it is absent, damaged or newer than this program."""
+    return FeatureCard.from_json(load_json(folder, CARD, "not a feature set"), f"{folder}/{CARD}")
 
 
-def load_json(folder: Folder, name: str, path: Path, otherwise: str) -> Any:
+def load_json(folder: Folder, name: str, otherwise: str) -> Any:
     """Read a JSON file; ``otherwise`` says in an error what a folder without it is."""
     content = folder.read(name)
     if content is None:
-        raise SupportsetError(f"{path}: {otherwise}, it has no {name}; `store ls` lists what there is")
+        raise UsageError(f"{folder}: {otherwise}, it has no {name}; `store ls` lists what there is")
     try:
         return json.loads(content)
     except ValueError as error:
-        raise SupportsetError(f"{path / name}: not readable as JSON ({error}): restore the file") from None
+        raise SupportsetError(f"{folder}/{name}: not readable as JSON ({error}): restore the file") from None
 
 
 def check_format(data: Any, format_name: str, version: int, source: object) -> None:

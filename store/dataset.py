@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from store.card import check_format, load_json
 from store.errors import SupportsetError, UsageError
-from store.files import Folder, LocalFolder, hash_file
+from store.files import Folder, hash_file, open_folder
 from store.tables import TABLES, Rows, as_table, content_hash, stored_content, to_parquet, validate, with_all_splits
 
 FORMAT = "supportset-dataset"
@@ -175,7 +175,7 @@ def write_dataset(
         "protocols": sizes,
         "sources": [{"name": file, "xxh3": xxh3} for file, xxh3 in sorted(hashes)],
     }
-    folder = LocalFolder(Path(root) / name)
+    folder = open_folder(Path(root) / name)
     commit = (json.dumps(info, indent=2) + "\n").encode("utf-8")
     if folder.read(DATASET) != commit or not _settled(folder, contents):
         files = {key: to_parquet(tables[key], content) for key, content in contents.items()}
@@ -202,21 +202,20 @@ def open_dataset(root: str | Path, name: str) -> Dataset:
     SupportsetError
         Damaged, or written by a newer version.
     """
-    path = Path(root) / name
-    folder = LocalFolder(path)
+    folder = open_folder(Path(root) / name)
     if not name or folder.read(DATASET) is None:
         known = list_datasets(root)
         there = f"there are {', '.join(known)}" if known else "the store is empty"
         raise UsageError(f"{root}: no dataset {name!r}; {there}; `extract` makes one, --store names another store")
     problem = ""
     for _ in range(3):  # a writer may put other content in place while we read: then look again
-        info = load_json(folder, DATASET, path, "not a dataset")
-        check_format(info, FORMAT, FORMAT_VERSION, path / DATASET)
-        tables = {key: _load(folder, path, key, info["tables"][key]["content"]) for key in TABLES}
+        info = load_json(folder, DATASET, "not a dataset")
+        check_format(info, FORMAT, FORMAT_VERSION, f"{folder}/{DATASET}")
+        tables = {key: _load(folder, key, info["tables"][key]["content"]) for key in TABLES}
         absent = [key for key, table in tables.items() if table is None]
         if not absent:
             return Dataset(name, info, {key: table for key, table in tables.items() if table is not None})
-        problem = f"{path / absent[0]}.parquet: absent, or not the table that {DATASET} names"
+        problem = f"{folder}/{absent[0]}.parquet: absent, or not the table that {DATASET} names"
     raise SupportsetError(f"{problem}: run `extract` for this dataset again, it writes the tables anew")
 
 
@@ -234,7 +233,7 @@ def _staged(key: str, content: str) -> str:
     return f".{key}.{content.partition(':')[2]}.parquet"
 
 
-def _load(folder: Folder, path: Path, key: str, content: str) -> pa.Table | None:
+def _load(folder: Folder, key: str, content: str) -> pa.Table | None:
     for name in (f"{key}.parquet", _staged(key, content)):
         if stored_content(folder, name) == content:
             data = folder.read(name)
@@ -244,5 +243,5 @@ def _load(folder: Folder, path: Path, key: str, content: str) -> pa.Table | None
                 )
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
                 message = str(error).splitlines()[0]
-                raise SupportsetError(f"{path / name}: damaged table ({message}): run `extract` again") from None
+                raise SupportsetError(f"{folder}/{name}: damaged table ({message}): run `extract` again") from None
     return None

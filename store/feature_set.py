@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from store.card import FeatureCard, load_card
-from store.errors import SupportsetError
-from store.files import LocalFolder
+from store.card import FeatureCard, Recipe, load_card
+from store.errors import SupportsetError, UsageError
+from store.files import open_folder
 from store.index import OK, SCHEMA, ShardIndex, effective, index_name, read_all
-from store.shard import Array
+from store.shard import Array, shard_format
 
 
 class FeatureSet:
@@ -32,14 +32,14 @@ class FeatureSet:
     dtype : of the values
     """
 
-    def __init__(self, path: Path, card: FeatureCard, indexes: list[ShardIndex], tables: list[pa.Table]) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, card: FeatureCard, indexes: list[ShardIndex], tables: list[pa.Table]) -> None:
+        self.path = Path(path)
         self.card = card
         self.dim = card.recipe.dim
         self.dtype = np.dtype(card.recipe.dtype)
-        self._folder = LocalFolder(path / "shards")
+        self._folder = open_folder(path).child("shards")
         self._indexes = indexes
-        self._rows = _effective_rows(indexes, tables)
+        self._rows = _effective_rows(tables)
         ok = self._rows.filter(pc.equal(self._rows["status"], OK))
         self._ids = ok["clip_id"].combine_chunks()
         self._shard = ok["shard_rank"].to_numpy()
@@ -48,22 +48,33 @@ class FeatureSet:
         self._views: dict[str, list[Array | None]] = {}
 
     @classmethod
-    def open(cls, path: str | Path) -> FeatureSet:
+    def open(cls, path: str | Path, recipe: Recipe | None = None) -> FeatureSet:
         """Open the feature set in a folder.
+
+        Parameters
+        ----------
+        path : the feature set's folder
+        recipe : where given, the set must be of exactly this recipe
 
         Raises
         ------
+        UsageError
+            No card is there, or one of another recipe than the one asked for.
         SupportsetError
-            No card, or a damaged one, or one of a newer version; an index file that is damaged.
+            A damaged card, or one of a newer version; an index file that is damaged.
         """
-        path = Path(path)
-        card = load_card(LocalFolder(path), path)
-        indexes, tables = read_all(LocalFolder(path / "shards"), path / "shards")
+        folder = open_folder(path)
+        card = load_card(folder)
+        if recipe is not None and card.recipe != recipe:
+            fields = ", ".join(card.recipe.differences(recipe))
+            raise UsageError(f"{path}: is of another recipe than asked for (differs in {fields}): extract it anew")
+        shards = folder.child("shards")
+        indexes, tables = read_all(shards)
         for index in indexes:
             if index.recipe_hash != card.recipe.hash:
                 raise SupportsetError(
-                    f"{path / 'shards' / index_name(index.shard)}: belongs to the recipe {index.recipe_hash}, the card "
-                    f"is of {card.recipe.hash}: move the shard to the feature set it came from"
+                    f"{shards}/{index_name(index.shard)}: belongs to the recipe {index.recipe_hash}, the card is of "
+                    f"{card.recipe.hash}: move the shard to the feature set it came from"
                 )
         return cls(path, card, indexes, tables)
 
@@ -210,15 +221,18 @@ class FeatureSet:
         return views
 
     def _map(self, name: str, index: ShardIndex) -> Array:
-        location = index.arrays[name]
-        stated = {file.name: file.size for file in index.files}[location.file]
-        path = self._folder.path / location.file
         mend = f"restore it, or delete {index_name(index.shard)} to have its clips extracted again"
-        size = self._folder.size(location.file)
-        if size is None:
-            raise SupportsetError(f"{path}: the shard file is gone: {mend}")
-        if size != stated:
-            raise SupportsetError(f"{path}: the shard file has {size} bytes, its index says {stated}: {mend}")
+        location = index.arrays.get(name)
+        for file in index.files if location is None else [index.file(location.file)]:
+            size = self._folder.size(file.name)
+            if size is None:
+                raise SupportsetError(f"{self._folder}/{file.name}: the shard file is gone: {mend}")
+            if size != file.size:
+                raise SupportsetError(
+                    f"{self._folder}/{file.name}: the shard file has {size} bytes, its index says {file.size}: {mend}"
+                )
+        if location is None:  # an archive, compressed: unpacked into memory as a whole
+            return shard_format(index.shard_format).decode(self._folder, index.shard, name)
         return location.view(self._folder.map(location.file))
 
     def _absent(self, clip_ids: Sequence[str]) -> SupportsetError:
@@ -232,7 +246,7 @@ class FeatureSet:
         )
 
 
-def _effective_rows(indexes: list[ShardIndex], tables: list[pa.Table]) -> pa.Table:
+def _effective_rows(tables: list[pa.Table]) -> pa.Table:
     """The rows that count, with the rank of their shard among the indexes, which are sorted by shard id."""
     rank = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()

@@ -55,7 +55,14 @@ def telling(action: str, path: object) -> Iterator[None]:
 
 
 class Folder(Protocol):
-    """A flat space of names that appear whole or not at all. One implementation a kind of storage."""
+    """A space of names that appear whole or not at all. One implementation a kind of storage.
+
+    ``str(folder)`` is what messages call it.
+    """
+
+    def child(self, name: str) -> Folder:
+        """A folder in this one."""
+        ...
 
     def names(self) -> list[str]:
         """First components of all names in the folder, sorted; empty where the folder is absent."""
@@ -92,6 +99,13 @@ class LocalFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def child(self, name: str) -> Folder:
+        """A folder in this one."""
+        return LocalFolder(self.path / name)
 
     def names(self) -> list[str]:
         """Names in the folder, sorted; empty where it is absent."""
@@ -153,7 +167,7 @@ class LocalFolder:
         temporary = self.path / f"{TEMPORARY}{secrets.token_hex(4)}-{root}"
         with telling("write", final):
             try:
-                os.makedirs(self.path, exist_ok=True)
+                _make_folder(self.path)
                 for name, parts in files.items():
                     relative = PurePosixPath(name).parts[1:]
                     _write_file(temporary.joinpath(*relative), parts)
@@ -177,6 +191,11 @@ class LocalFolder:
                 shutil.rmtree(path)
             else:
                 os.unlink(path)
+
+
+def open_folder(path: str | Path) -> Folder:
+    """The folder at a path."""
+    return LocalFolder(path)
 
 
 def as_part(array: np.ndarray[Any, Any]) -> memoryview:
@@ -215,8 +234,18 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def _make_folder(path: Path) -> None:
+    """Make a folder with its parents, and flush the name of each that is new."""
+    if not path.is_dir():
+        if path.parent != path:
+            _make_folder(path.parent)
+        with suppress(FileExistsError):  # another writer was faster
+            os.mkdir(path)
+        sync_folder(path.parent)
+
+
 def _write_file(path: Path, parts: Parts) -> None:
-    os.makedirs(path.parent, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)  # within the temporary tree, which is flushed as a whole
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         for part in parts:

@@ -7,6 +7,8 @@ to disk in one piece by the store's own write path (never half-open, which HDF5 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import h5py
@@ -14,7 +16,7 @@ import numpy as np
 
 from store.errors import SupportsetError
 from store.files import Folder, Part, Parts, as_part
-from store.shard import ARRAYS, EncodedShard, Location, ShardArrays, ShardFormat
+from store.shard import ARRAYS, Array, EncodedShard, Location, ShardArrays, ShardFormat
 
 ALIGNMENT = 64  # bytes: arrays begin on a cache line
 
@@ -42,21 +44,37 @@ class Hdf5Format(ShardFormat):
     def locate(self, folder: Folder, shard: str) -> dict[str, Location]:
         """Find the arrays' bytes with h5py."""
         root = self.root(shard)
+        found = {}
+        with self._open(folder, shard) as file:
+            for name in ARRAYS:
+                dataset = file[name]
+                offset = dataset.id.get_offset()
+                if offset is None:
+                    raise SupportsetError(
+                        f"{folder}/{root}: {name} is not contiguous, so it cannot be mapped into memory"
+                    )
+                found[name] = Location(root, offset, dataset.dtype.name, dataset.shape)
+        return found
+
+    def decode(self, folder: Folder, shard: str, name: str) -> Array:
+        """Read a whole array with h5py."""
+        with self._open(folder, shard) as file:
+            array: Array = file[name][()]
+            return array
+
+    @contextmanager
+    def _open(self, folder: Folder, shard: str) -> Iterator[h5py.File]:
+        root = self.root(shard)
         if not folder.size(root):
-            raise self.absent(root, shard)
-        data = folder.map(root)
+            raise self.absent(folder, root, shard)
         try:
-            with h5py.File(_Reading(data), "r") as file:
-                found = {}
-                for name in ARRAYS:
-                    dataset = file[name]
-                    found[name] = Location(root, dataset.id.get_offset(), dataset.dtype.name, dataset.shape)
-        except (OSError, KeyError, RuntimeError, TypeError) as error:
+            with h5py.File(_Reading(folder.map(root)), "r") as file:
+                yield file
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SupportsetError(
-                f"{root}: not readable as a shard in HDF5 ({error}): restore the file, "
+                f"{folder}/{root}: not readable as a shard in HDF5 ({error}): restore the file, "
                 f"or delete {shard}.parquet to have its clips extracted again"
             ) from None
-        return found
 
 
 class _Image(io.BytesIO):

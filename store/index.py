@@ -71,7 +71,7 @@ class ShardIndex:
     shard_format : ``zarr`` or ``hdf5``
     recipe_hash : of the feature set's card
     files : the shard's files; empty where it holds failures only
-    arrays : where ``values``, ``timestamps`` and ``offsets`` lie; empty where it holds failures only
+    arrays : where ``values``, ``timestamps`` and ``offsets`` lie; empty where it holds failures only, or is compressed
     replaces : ids of shards that this one stands for: their index files are ignored from now on
     provenance : of the run that wrote the shard
     """
@@ -83,6 +83,10 @@ class ShardIndex:
     arrays: dict[str, Location] = field(default_factory=dict)
     replaces: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def file(self, name: str) -> StoredFile:
+        """What is stated of one of the files."""
+        return next(file for file in self.files if file.name == name)
 
     def to_json(self) -> dict[str, Any]:
         """The metadata as a JSON object."""
@@ -141,10 +145,8 @@ def write_index(folder: Folder, index: ShardIndex, rows: pa.Table) -> None:
     folder.put({index_name(index.shard): [memoryview(sink.getvalue())]})
 
 
-def read_index(
-    folder: Folder, shard: str, source: object, columns: list[str] | None = None
-) -> tuple[ShardIndex, pa.Table]:
-    """Read an index file; ``source`` names the folder in errors.
+def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> tuple[ShardIndex, pa.Table]:
+    """Read an index file, or some columns of it.
 
     Raises
     ------
@@ -156,32 +158,30 @@ def read_index(
     name = index_name(shard)
     content = folder.read(name)
     if content is None:
-        raise Vanished(f"{source}/{name}: the index file cannot be read though it is listed: remove the broken link")
+        raise Vanished(f"{folder}/{name}: the index file cannot be read though it is listed: remove the broken link")
     mend = "restore the file, or delete it to have its clips extracted again"
     try:
         table = pq.read_table(pa.BufferReader(content), columns=columns)
         data = json.loads((table.schema.metadata or {})[METADATA])
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise SupportsetError(f"{source}/{name}: damaged index file ({_first_line(error)}): {mend}") from None
-    check_format(data, FORMAT, FORMAT_VERSION, f"{source}/{name}")
+        raise SupportsetError(f"{folder}/{name}: damaged index file ({_first_line(error)}): {mend}") from None
+    check_format(data, FORMAT, FORMAT_VERSION, f"{folder}/{name}")
     try:
         index = ShardIndex.from_json(data)
         table = table.select(columns or SCHEMA.names).replace_schema_metadata(None)
     except (KeyError, TypeError, pa.ArrowException) as error:
-        raise SupportsetError(f"{source}/{name}: damaged index file ({_first_line(error)}): {mend}") from None
+        raise SupportsetError(f"{folder}/{name}: damaged index file ({_first_line(error)}): {mend}") from None
     if index.shard != shard:
-        raise SupportsetError(f"{source}/{name}: is the index of shard {index.shard}, renamed: give it its name back")
+        raise SupportsetError(f"{folder}/{name}: is the index of shard {index.shard}, renamed: give it its name back")
     return index, table
 
 
-def read_all(
-    folder: Folder, source: object, columns: list[str] | None = None
-) -> tuple[list[ShardIndex], list[pa.Table]]:
-    """Read every index file that counts, in the order of the shards' ids; ``source`` names the folder in errors."""
+def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[ShardIndex], list[pa.Table]]:
+    """Read every index file that counts, or some columns of each, in the order of the shards' ids."""
     for last in (False, False, True):
         shards = [shard for name in folder.names() if (shard := shard_of(name))]
         try:
-            found = [read_index(folder, shard, source, columns) for shard in shards]
+            found = [read_index(folder, shard, columns) for shard in shards]
             break
         except Vanished:  # since our look at the folder: another shard replaces it, so look again
             if last:

@@ -140,10 +140,21 @@ class ShardFormat(ABC):
             A file is absent or damaged, or an array is not stored uncompressed in one run.
         """
 
-    def absent(self, name: str, shard: str) -> SupportsetError:
+    @abstractmethod
+    def decode(self, folder: Folder, shard: str, name: str) -> Array:
+        """Read a whole array through the format's own library, whatever its compression.
+
+        Raises
+        ------
+        SupportsetError
+            A file is absent or damaged.
+        """
+
+    def absent(self, folder: Folder, name: str, shard: str) -> SupportsetError:
         """Error for a file of a shard that is not there."""
         return SupportsetError(
-            f"{name}: the file is gone: restore it, or delete {shard}.parquet to have its clips extracted again"
+            f"{folder}/{name}: the file is gone or empty: "
+            f"restore it, or delete {shard}.parquet to have its clips extracted again"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -50,7 +50,7 @@ def as_table(key: str, rows: Rows) -> pa.Table:
     schema = TABLES[key]
     try:
         if not isinstance(rows, pa.Table):
-            rows = [vars(row) if is_dataclass(row) else dict(row) for row in rows]
+            rows = [_as_dict(row) for row in rows]
             unknown = {column for row in rows for column in row} - set(schema.names)
             table = pa.Table.from_pylist(rows, schema)
         else:
@@ -67,6 +67,10 @@ def as_table(key: str, rows: Rows) -> pa.Table:
         if not column.nullable and table[column.name].null_count:
             raise SupportsetError(f"table {key!r}: {column.name} is absent in {table[column.name].null_count} rows")
     return table.combine_chunks()
+
+
+def _as_dict(row: Any) -> dict[str, Any]:
+    return {f.name: getattr(row, f.name) for f in fields(row)} if is_dataclass(row) else dict(row)
 
 
 def with_all_splits(

@@ -16,7 +16,7 @@ import xxhash
 from store import shard as shards
 from store.card import FeatureCard
 from store.errors import InvalidFeatures, SupportsetError, ValueOverflow
-from store.files import LocalFolder, as_part
+from store.files import as_part, open_folder
 from store.index import OK, SCHEMA, ShardIndex, StoredFile, describe, new_shard_id, read_all, write_index
 from store.shard import Array, Location, ShardArrays
 
@@ -81,8 +81,9 @@ class FeatureWriter:
         self._format = shards.shard_format(shard_format)
         self._limits = clips_per_shard, seconds_per_shard, bytes_per_shard
         self._dtype = np.dtype(card.recipe.dtype)
-        card.claim(LocalFolder(self.path), self.path)
-        self._shards = LocalFolder(self.path / "shards")
+        folder = open_folder(path)
+        card.claim(folder)
+        self._shards = folder.child("shards")
         self._generations: dict[str, int] | None = None
         self._seen: set[str] = set()
         self._broken = False
@@ -265,7 +266,7 @@ class FeatureWriter:
     def _next_generation(self, clip_id: str) -> int:
         if self._generations is None:
             self._generations = {}
-            _, tables = read_all(self._shards, self._shards.path, ["clip_id", "generation"])
+            _, tables = read_all(self._shards, ["clip_id", "generation"])
             for table in tables:
                 for clip, generation in zip(table["clip_id"].to_pylist(), table["generation"].to_pylist(), strict=True):
                     self._generations[clip] = max(generation, self._generations.get(clip, 0))

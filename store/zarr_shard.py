@@ -14,16 +14,19 @@ from __future__ import annotations
 import json
 import math
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import zarr
+from zarr.core.buffer import cpu
+from zarr.storage import MemoryStore
 
 from store.errors import SupportsetError
 from store.files import Folder, Parts, as_part
 from store.shard import ARRAYS, Array, EncodedShard, Location, ShardArrays, ShardFormat
 
 ROWS_PER_CHUNK = 256
-ABSENT = 2**64 - 1  # offset and size of an inner chunk that was not written
 
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC32C = {"name": "crc32c"}
@@ -55,33 +58,53 @@ class ZarrFormat(ShardFormat):
         """Find the arrays' bytes from ``zarr.json`` and the shard index."""
         return {name: self._locate(folder, shard, name) for name in ARRAYS}
 
+    def decode(self, folder: Folder, shard: str, name: str) -> Array:
+        """Read a whole array with zarr-python."""
+        node = f"{self.root(shard)}/{name}"
+        metadata, key = self._metadata(folder, shard, node)
+        content = {
+            "zarr.json": json.dumps(metadata).encode("ascii"),
+            key: bytes(self._data(folder, shard, f"{node}/{key}")),
+        }
+        store = MemoryStore({file: cpu.Buffer.from_bytes(data) for file, data in content.items()}, read_only=True)
+        try:
+            array: Array = np.asarray(zarr.open_array(store, mode="r")[...])
+        except (ValueError, RuntimeError, TypeError, KeyError) as error:
+            raise SupportsetError(f"{folder}/{node}: not readable with zarr ({error}): restore the folder") from None
+        return array
+
     def _locate(self, folder: Folder, shard: str, name: str) -> Location:
         node = f"{self.root(shard)}/{name}"
+        metadata, key = self._metadata(folder, shard, node)
+        data = self._data(folder, shard, f"{node}/{key}")
+        try:
+            location = Location(f"{node}/{key}", 0, metadata["data_type"], tuple(metadata["shape"]))
+            offset = _run_start(metadata, data, location)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise SupportsetError(f"{folder}/{node}/zarr.json: damaged ({error!r}): restore the file") from None
+        if offset is None or offset + location.nbytes > len(data):
+            raise SupportsetError(
+                f"{folder}/{node}/{key}: not uncompressed and in one run, so it cannot be mapped into memory"
+            )
+        return replace(location, offset=offset)
+
+    def _metadata(self, folder: Folder, shard: str, node: str) -> tuple[dict[str, Any], str]:
         content = folder.read(f"{node}/zarr.json")
         if content is None:
-            raise self.absent(f"{node}/zarr.json", shard)
+            raise self.absent(folder, f"{node}/zarr.json", shard)
         try:
             metadata = json.loads(content)
-            shape = tuple(metadata["shape"])
             chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-            (codec, *after) = metadata["codecs"]
-            key = f"{node}/{_chunk_key(metadata['chunk_key_encoding'], len(shape))}"
-            location = Location(key, 0, metadata["data_type"], shape)
-        except (ValueError, KeyError, TypeError) as error:
-            raise SupportsetError(f"{node}/zarr.json: damaged ({error!r}): restore the file") from None
-        data = folder.map(key) if folder.size(key) else None
-        if data is None:
-            raise self.absent(key, shard)
-        one_chunk = all(size <= extent for size, extent in zip(shape, chunk, strict=True))
-        only_checksums = [later for later in after if later["name"] != "crc32c"] == []
-        if codec["name"] == "sharding_indexed" and one_chunk and only_checksums:
-            offset = _run_start(codec["configuration"], data, location, chunk)
-        else:
-            whole_rows = list(shape[1:]) == list(chunk[1:])
-            offset = 0 if codec == _BYTES and one_chunk and only_checksums and whole_rows else None
-        if offset is None or offset + location.nbytes > len(data):
-            raise SupportsetError(f"{key}: not uncompressed and in one run, so it cannot be mapped into memory")
-        return Location(key, offset, location.dtype, shape)
+            if any(size < extent for size, extent in zip(chunk, metadata["shape"], strict=True)):
+                raise ValueError("more than one chunk file")  # one that is absent would read as zeros
+            return metadata, _chunk_key(metadata["chunk_key_encoding"], len(metadata["shape"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SupportsetError(f"{folder}/{node}/zarr.json: damaged ({error!r}): restore the file") from None
+
+    def _data(self, folder: Folder, shard: str, name: str) -> memoryview:
+        if not folder.size(name):
+            raise self.absent(folder, name, shard)
+        return folder.map(name)
 
 
 def crc32c(data: bytes) -> int:
@@ -140,22 +163,39 @@ def _array_metadata(array: Array, chunk_shape: list[int], codecs: list[dict[str,
     }
 
 
-def _run_start(sharding: dict[str, Any], data: memoryview, location: Location, chunk: list[int]) -> int | None:
-    """Offset of the first inner chunk where all inner chunks are there, uncompressed, in order, side by side."""
+def _run_start(metadata: dict[str, Any], data: memoryview, location: Location) -> int | None:
+    """Offset at which the array begins, if it lies in the one chunk file in one run and uncompressed."""
+    chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    codec, *after = metadata["codecs"]
+    rows, *columns = location.shape
+    if chunk[1:] != columns or any(later["name"] != "crc32c" for later in after):
+        return None
+    if codec["name"] != "sharding_indexed":
+        return 0 if codec == _BYTES else None
+    sharding = codec["configuration"]
     inner = sharding["chunk_shape"]
-    if sharding["codecs"] != [_BYTES] or inner[1:] != chunk[1:] or list(location.shape[1:]) != inner[1:]:
+    if sharding["codecs"] != [_BYTES] or inner[1:] != columns:
         return None
-    count = chunk[0] // inner[0]
-    checksums = sum(codec["name"] == "crc32c" for codec in sharding["index_codecs"])
-    length = 16 * count + 4 * checksums
-    index = bytes(data[-length:] if sharding.get("index_location", "end") == "end" else data[:length])
-    if len(index) != length or (checksums and crc32c(index[: 16 * count]) != struct.unpack("<I", index[-4:])[0]):
-        return None
-    table = np.frombuffer(index, "<u8", 2 * count).reshape(count, 2)[: math.ceil(location.shape[0] / inner[0])]
+    index = _shard_index(sharding, data, chunk[0] // inner[0])
     size = location.view_dtype.itemsize * int(np.prod(inner))
-    if (table == ABSENT).any() or (table[:, 1] != size).any() or (np.diff(table[:, 0].astype(np.int64)) != size).any():
+    if index is None:
         return None
-    return int(table[0, 0])
+    wanted = index[: math.ceil(rows / inner[0])].astype(object)  # exact: offsets fill 64 bits
+    starts = [int(wanted[0, 0]) + i * size for i in range(len(wanted))]
+    return starts[0] if wanted.tolist() == [[start, size] for start in starts] else None
+
+
+def _shard_index(sharding: dict[str, Any], data: memoryview, chunks: int) -> Array | None:
+    """Offset and size of each inner chunk, (chunks, 2) uint64; None where the index is damaged."""
+    length = 16 * chunks
+    checksum = 4 * any(codec["name"] == "crc32c" for codec in sharding["index_codecs"])
+    at_end = sharding.get("index_location", "end") == "end"
+    stored = bytes(data[-length - checksum :] if at_end else data[: length + checksum])
+    if len(stored) != length + checksum:
+        return None
+    if checksum and crc32c(stored[:length]) != struct.unpack("<I", stored[length:])[0]:
+        return None
+    return np.frombuffer(stored, "<u8", 2 * chunks).reshape(chunks, 2)
 
 
 def _chunk_key(encoding: dict[str, Any], dimensions: int) -> str:
