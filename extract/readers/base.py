@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClipRow:
     """One clip: the unit that features are extracted for.
 
@@ -27,7 +27,7 @@ class ClipRow:
     source: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CaptionRow:
     """One caption of one clip.
 
@@ -35,7 +35,7 @@ class CaptionRow:
     ----------
     caption_id : unique within the dataset
     clip_id : the clip it describes
-    text : as the annotation gives it, without white space at the ends
+    text : exactly as the annotation gives it, white space included
     protocol : None for an official caption of the clip; otherwise the caption belongs only to the protocols of
         that name or with that prefix (``msrvtt-1ka`` for ``msrvtt-1ka-9k``)
     """
@@ -46,7 +46,7 @@ class CaptionRow:
     protocol: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SplitRow:
     """One clip in one split of one protocol; ``caption_id`` None stands for all of its official captions."""
 

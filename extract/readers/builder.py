@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 from extract.readers.base import Annotations, CaptionRow, ClipRow, Protocols, Reader, SplitRow
-from extract.readers.locate import FileTree
+from extract.readers.locate import FileTree, is_utf8
 from extract.readers.parse import read_ids
 from extract.readers.videos import match_files
 from store.errors import UsageError
@@ -81,12 +81,18 @@ class Builder:
         return True
 
     def caption(self, caption_id: str, clip_id: str, text: str, *, protocol: str | None = None, origin: str) -> bool:
-        """Add a caption; one without text, of an unknown clip or under a taken id is left out and counted."""
-        text = text.strip()
+        """Add a caption; one without text, of an unknown clip or under a taken id is left out and counted.
+
+        Returns whether it was added.
+        """
         if clip_id not in self._clips:
             self.problem(f"captions of {origin} left out, their clip is in no annotation", clip_id)
-        elif not text:
+        elif not text.strip():
             self.problem(f"captions of {origin} left out, they are empty", caption_id)
+        elif not is_utf8(text):
+            self.problem(
+                f"captions of {origin} left out, they hold half a surrogate pair, which is no text", caption_id
+            )
         elif caption_id in self._caption_ids:
             self.problem(f"captions of {origin} left out, their id is taken", caption_id)
         else:

@@ -95,7 +95,7 @@ class _Clips:
         self._build = build
         self._ids = _clip_ids(files)
         self._taken = set(self._ids.values())
-        self._absent: dict[str, str] = {}  # file of a row that is not there -> clip id
+        self._absent: dict[str, str] = {}  # what rows name and is not there, each its own clip id
         self._index = _index(files)
         self._faults: list[str] = []
         self._not_there: list[str] = []
@@ -116,12 +116,10 @@ class _Clips:
 
     def _not_found(self, row: Row, name: str) -> str:
         self._not_there.append(f"{row.place}: {row.file!r}")
-        if name not in self._absent:
-            stem, extension = os.path.splitext(name)
-            clip = stem if extension.lower() in _MEDIA and stem not in self._taken else name
-            self._absent[name] = clip
-            self._taken.add(clip)
-        return name
+        stem, extension = os.path.splitext(name)
+        clip = stem if extension.lower() in _MEDIA and stem not in self._taken else name
+        self._absent[clip] = clip  # `x.mp4` and `x` are one absent clip
+        return clip
 
     def add(self, located: list[tuple[Row, str]]) -> None:
         """Add clips, then captions and splits, and the notes on rows."""

@@ -57,7 +57,7 @@ class FileTree:
             prefix = "" if relative == "." else relative + "/"
             for name in names:
                 if not name.startswith("."):
-                    (files if _is_text(prefix + name) else undecodable).append(prefix + name)
+                    (files if is_utf8(prefix + name) else undecodable).append(prefix + name)
         if undecodable:
             # Tables are UTF-8: such a name could be neither stored nor found again.
             self.notes.append(
@@ -107,9 +107,10 @@ class FileTree:
         return [path for path in self.files if os.path.splitext(path)[1].lower() in extensions]
 
 
-def _is_text(name: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether ``text`` can be stored as UTF-8: no half of a surrogate pair in it."""
     try:
-        name.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True

@@ -90,6 +90,7 @@ class MSRVTTReader:
         else:
             origin = build.read_from(path)
             for _, (key, clip, sentence) in read_columns(path, "key", "video_id", "sentence"):
+                key, clip = key.strip(), clip.strip()
                 if build.caption(key, clip, sentence, protocol="msrvtt-1ka", origin=origin):
                     for protocol in _TRAIN_LISTS:
                         build.split(protocol, "test", clip, key, origin=origin)
@@ -100,7 +101,7 @@ class MSRVTTReader:
                 continue
             origin = build.read_from(path)
             for _, (clip,) in read_columns(path, "video_id"):
-                build.split(protocol, "train", clip, origin=origin)
+                build.split(protocol, "train", clip.strip(), origin=origin)
 
 
 def _ids(videos: list[Any]) -> list[str]:

@@ -92,7 +92,7 @@ def read_columns(path: Path, *columns: str) -> Iterator[tuple[int, tuple[str, ..
     for line, row in rows:
         if len(row) <= max(places):
             raise UsageError(f"{path}: line {line}: {len(row)} fields, the header has {len(header)}")
-        yield line, tuple(row[place].strip() for place in places)
+        yield line, tuple(row[place] for place in places)
 
 
 def entry(path: Path, where: str, record: Any, key: str, kind: type | tuple[type, ...]) -> Any:
