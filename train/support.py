@@ -1,0 +1,102 @@
+"""The support set: which clips a caption may be written from, with which weights, and their mixture."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Captioning = Literal["none", "identity", "full", "hybrid", "cross"]
+
+
+class Support(NamedTuple):
+    """Weights of N captions over C candidate clips, as logarithms.
+
+    Attributes
+    ----------
+    log_weights : (N, C) float, log w_ij; finite, and without meaning where ``members`` is false
+    members : (N, C) bool, true where clip j stands in the support set of caption i
+    """
+
+    log_weights: Tensor
+    members: Tensor
+
+    @property
+    def nonempty(self) -> Tensor:
+        """(N,) bool: the captions that have a support set at all."""
+        return self.members.any(1)
+
+    def weights(self) -> Tensor:
+        """(N, C) weights: they sum to one for each caption with a support set, and are zero for the others."""
+        return self.log_weights.exp().masked_fill(~self.members, 0.0)
+
+    def entropy(self) -> Tensor:
+        """(N,) entropy of the weights, in nats; zero for captions without a support set."""
+        return -(self.weights() * self.log_weights.masked_fill(~self.members, 0.0)).sum(1)
+
+
+def support_weights(similarities: Tensor, own: Tensor, captioning: Captioning, temperature: float) -> Support:
+    """Attend from captions over clips.
+
+    Parameters
+    ----------
+    similarities : (N, C) float, cosine of each caption and each clip; every clip stands in one column only
+    own : (N, C) bool, true where the caption describes the clip
+    captioning : variant; ``none`` has no support set
+    temperature : T > 0, of the softmax
+
+    Returns
+    -------
+    Support
+        Differentiable in ``similarities``; float32 at least.
+    """
+    if similarities.dtype in (torch.float16, torch.bfloat16):
+        similarities = similarities.float()
+    everyone = torch.ones_like(own)
+    if captioning == "identity":
+        return Support(torch.zeros_like(similarities), own)
+    if captioning == "full":
+        return Support(_log_softmax(similarities / temperature, everyone), everyone)
+    if captioning == "hybrid":
+        # log of the mean of the one-hot weights and the softmax weights w: (1 + w) / 2 for the own clip, w / 2 else.
+        log_full = _log_softmax(similarities / temperature, everyone)
+        return Support(torch.where(own, F.softplus(log_full), log_full) - math.log(2.0), everyone)
+    if captioning == "cross":
+        return Support(_log_softmax(similarities / temperature, ~own), ~own)
+    raise ValueError(f"captioning {captioning!r} has no support set")
+
+
+def mix(support: Support, codes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix the video codes of each caption's support set, position by position.
+
+    At each position the weights are renormalised over the supporting clips that have it. That is done as a
+    softmax of the logarithms, so a position that only clips of vanishing weight have still gets their exact
+    mixture, not 0 / 0.
+
+    Parameters
+    ----------
+    support : weights of N captions over C clips
+    codes : (C, M, d) float, zero where padded
+    mask : (C, M) bool
+
+    Returns
+    -------
+    (N, M, d) float and (N, M) bool
+        The mixture, and the positions that any supporting clip has; zero elsewhere.
+    """
+    available = support.members[:, :, None] & mask[None]
+    covered = available.any(1)
+    weights = _masked(support.log_weights[:, :, None], available).softmax(1) * covered[:, None]
+    return torch.einsum("ncm,cmd->nmd", weights.to(codes.dtype), codes), covered
+
+
+def _log_softmax(logits: Tensor, members: Tensor) -> Tensor:
+    # A row without members stays finite (all its logits are equal) and gets no gradient.
+    return _masked(logits, members).log_softmax(1)
+
+
+def _masked(logits: Tensor, members: Tensor) -> Tensor:
+    return logits.masked_fill(~members, torch.finfo(logits.dtype).min)
