@@ -1,0 +1,10 @@
+"""The embedded demo: a small captioned world of moving shapes, rendered to real video files.
+
+``concepts`` says what the world is made of, ``scenes`` plans its clips from a seed, ``captions`` writes their
+sentences, ``motions`` and ``drawing`` make the frames and ``render`` the files.
+"""
+
+from extract.demo_world.render import SEED, TEST, TRAIN, VALIDATION, RenderSummary, render_world
+from extract.demo_world.scenes import PlannedClip, plan_world
+
+__all__ = ["SEED", "TEST", "TRAIN", "VALIDATION", "PlannedClip", "RenderSummary", "plan_world", "render_world"]
