@@ -17,6 +17,7 @@ from train.config import Config
 from train.data import ResidentFeatures, TokenTable, TrainingData
 from train.device import open_accelerator
 from train.encode import encode_clips, encode_tokens, tokenize
+from train.losses import Negatives
 from train.metrics_log import MetricsLog, Progress, StepWindow
 from train.model import SupportSetModel
 from train.run_folder import RunFolder
@@ -104,7 +105,8 @@ def train(
     must_be_finite = {"loss"} if optim.precision == "fp16" else {"loss", "grad_norm"}  # fp16 skips infinite gradients
     window, epoch_loss = StepWindow(), EpochMeans()
     began = time.monotonic() - position.seconds
-    rate, negatives = 0.0, None
+    rate: float = 0.0
+    negatives: Negatives | None = None
 
     def checkpoint() -> None:
         position.seconds = time.monotonic() - began

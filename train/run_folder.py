@@ -115,11 +115,9 @@ class RunFolder:
         with telling("save the model", self.path):
             model.save_pretrained(temporary)
             for item in sorted(temporary.iterdir(), key=lambda item: item.name == WEIGHTS):
-                target = self.path / item.name
-                if target.is_dir():
-                    shutil.rmtree(target)
-                os.replace(item, target)
-            temporary.rmdir()
+                if not (self.path / item.name).is_dir():  # tokenizers stay the same for a whole run
+                    os.replace(item, self.path / item.name)
+            shutil.rmtree(temporary)
         self.write_json("best.json", best)
 
     def read_json(self, name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 
 from train.checkpoint import Position
 from train.config import LossConfig, OptimConfig
+from train.losses import Negatives
 
 
 class EpochMeans:
@@ -52,14 +53,14 @@ def rate_factor(optim: OptimConfig, step: int, total_steps: int) -> float:
     return 1.0
 
 
-def warmup_negatives(loss: LossConfig, step: int, steps_per_epoch: int) -> str | None:
+def warmup_negatives(loss: LossConfig, step: int, steps_per_epoch: int) -> Negatives | None:
     """Kind of negatives while the hinge loss with hardest negatives would collapse; None for the configured one."""
     if loss.contrastive != "hinge" or loss.negatives != "hardest" or loss.warmup == "none":
         return None
     return loss.warmup if step < loss.warmup_epochs * steps_per_epoch else None
 
 
-def collapse_hint(loss: LossConfig, epoch: EpochMeans, negatives: str | None) -> str | None:
+def collapse_hint(loss: LossConfig, epoch: EpochMeans, negatives: Negatives | None) -> str | None:
     """One line where the hinge loss stayed at 2α for an epoch: every embedding is the same."""
     if loss.contrastive != "hinge" or loss.negatives != "hardest" or loss.intra or negatives is not None:
         return None

@@ -15,7 +15,7 @@ from store.dataset import Dataset, list_datasets, open_dataset
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
 from train.config import Config
-from train.splits import Split, hold_out, leakage, read_split
+from train.splits import Split, hold_out, leakage, read_captions, read_split
 
 HOLDOUT = "holdout"
 
