@@ -1,0 +1,32 @@
+"""``eval``: the scores of a run, with protocol, gallery and what was missing."""
+
+from __future__ import annotations
+
+import click
+
+from commands.options import device_option, json_option, print_json, store_option
+
+
+@click.command("eval")
+@click.argument("run", type=click.Path())
+@click.option("--protocol", help="[default: the run's]")
+@click.option("--split", help="A split of the protocol, or 'holdout': the part the run held out.  [default: test]")
+@click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
+@store_option
+@device_option
+@json_option
+def eval_command(
+    run: str, protocol: str | None, split: str | None, dataset: str | None, store: str, device: str, as_json: bool
+) -> None:
+    """Score a run folder: R@1/5/10/50, median and mean rank, text to video and video to text.
+
+    Ranks count ties against us; a clip without features is a miss. Scores and per-query ranks are left in RUN/eval/.
+    """
+    from train.evaluate import describe, evaluate
+
+    result = evaluate(run, protocol, split, store, dataset=dataset, device=device)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(describe(result))
+    click.echo(f"per-query ranks: {result['files']['ranks']}")

@@ -1,0 +1,40 @@
+"""``search``: the clips of a store that fit a sentence best."""
+
+from __future__ import annotations
+
+import click
+
+from commands.options import device_option, json_option, print_json, store_option
+
+
+@click.command("search")
+@click.argument("run", type=click.Path())
+@click.argument("text")
+@click.option("-k", default=5, show_default=True, help="How many clips.")
+@click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
+@click.option("--protocol", help="Search one split only: its protocol.")
+@click.option("--split", help="Search one split only: its name.")
+@store_option
+@device_option
+@json_option
+def search_command(
+    run: str,
+    text: str,
+    k: int,
+    dataset: str | None,
+    protocol: str | None,
+    split: str | None,
+    store: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Find the clips of a store that fit TEXT best, by a trained RUN."""
+    from train.search import search
+
+    hits = search(run, text, k, store, dataset=dataset, protocol=protocol, split=split, device=device)
+    if as_json:
+        print_json({"query": text, "hits": [hit.to_json() for hit in hits]})
+        return
+    for place, hit in enumerate(hits, 1):
+        part = "" if hit.start_s is None else f"  [{hit.start_s:g}-{hit.end_s:g} s]"
+        click.echo(f"{place:>3}  {hit.score:6.3f}  {hit.clip_id}  {hit.path or '(file not known)'}{part}")

@@ -1,0 +1,63 @@
+"""``store``: look into a feature store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from commands.options import json_option, print_json, store_option
+
+
+@click.group("store")
+def store_command() -> None:
+    """List and show feature sets."""
+
+
+@store_command.command("ls")
+@store_option
+@json_option
+def ls_command(store: str, as_json: bool) -> None:
+    """Datasets and feature sets of a store."""
+    from store.catalog import list_feature_sets
+    from store.dataset import list_datasets
+
+    listing: dict[str, list[dict[str, Any]]] = {name: [] for name in list_datasets(store)}
+    for info in list_feature_sets(store):
+        feature_set = info.open()
+        listing.setdefault(info.dataset, []).append(
+            {
+                "name": info.name,
+                "backbone": info.card.recipe.backbone,
+                "dim": info.card.recipe.dim,
+                "dtype": info.card.recipe.dtype,
+                "status": feature_set.statuses(),
+            }
+        )
+    if as_json:
+        print_json(listing)
+        return
+    if not listing:
+        click.echo(f"{store}: no datasets here; `extract` makes them")
+    for dataset, sets in listing.items():
+        click.echo(click.style(dataset, bold=True) + ("" if sets else ": no features yet"))
+        for entry in sets:
+            counts = ", ".join(f"{count:,} {status}" for status, count in entry["status"].items()) or "empty"
+            click.echo(f"  {dataset}/{entry['name']}  {entry['dim']} x {entry['dtype']}  {counts}")
+
+
+@store_command.command("show")
+@click.argument("words")
+@click.option("--failures", default=10, show_default=True, help="How many failed clips to list.")
+@store_option
+@json_option
+def show_command(words: str, failures: int, store: str, as_json: bool) -> None:
+    """The recipe, the outcome of every clip and the size of one feature set: DATASET/WORDS-OF-ITS-NAME."""
+    from store.catalog import find_feature_set
+    from store.show import describe_feature_set, feature_set_json
+
+    feature_set = find_feature_set(store, words)
+    if as_json:
+        print_json(feature_set_json(feature_set))
+        return
+    click.echo(describe_feature_set(feature_set, failures))

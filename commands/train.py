@@ -1,0 +1,42 @@
+"""``train``: from stored features to a run folder."""
+
+from __future__ import annotations
+
+import click
+
+from commands.options import device_option, json_option, print_json, store_option
+
+
+@click.command("train")
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@store_option
+@click.option("--out", help="Run folder.  [default: runs/NAME, NAME being the configuration's]")
+@click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint.")
+@device_option
+@json_option
+def train_command(
+    config: str, overrides: tuple[str, ...], store: str, out: str | None, resume: bool, device: str, as_json: bool
+) -> None:
+    """Train on stored features; no video is opened.
+
+    CONFIG is a TOML file (see configs/); KEY=VALUE overrides one of its values, such as optim.epochs=5.
+    """
+    from train.config import load_config
+    from train.loop import train
+
+    result = train(load_config(config, overrides), store, out, resume=resume, device=device)
+    if as_json:
+        print_json(
+            {
+                "run": str(result.run),
+                "epochs": result.epochs,
+                "steps": result.steps,
+                "best": result.best,
+                "seconds": round(result.seconds, 1),
+            }
+        )
+        return
+    click.echo(f"{result.steps:,} steps in {result.seconds:.0f} s; the model of epoch {result.best['epoch']} is kept")
+    click.echo(f"run folder: {result.run}")
+    click.echo(f"next: python cli.py eval {result.run} --store {store}")
