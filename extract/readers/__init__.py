@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from extract.readers.activitynet import ActivityNetReader
 from extract.readers.base import Annotations, CaptionRow, ClipRow, Reader, SplitRow
+from extract.readers.demo import DemoReader
 from extract.readers.flickr8k import Flickr8kReader
 from extract.readers.folder import FolderReader
 from extract.readers.msrvtt import MSRVTTReader
@@ -24,6 +25,7 @@ READERS: dict[str, Reader] = {
         ActivityNetReader(),
         Flickr8kReader(),
         FolderReader(),
+        DemoReader(),
     )
 }
 
