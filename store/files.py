@@ -245,7 +245,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _write_file(path: Path, parts: Parts) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)  # within the temporary tree, which is flushed as a whole
+    os.makedirs(path.parent, exist_ok=True)  # within the temporary tree, which is flushed as a whole
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         for part in parts:

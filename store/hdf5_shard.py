@@ -32,7 +32,7 @@ class Hdf5Format(ShardFormat):
         root = self.root(shard)
         image = _Image()
         locations = {}
-        structure = {"alignment_threshold": 1024, "alignment_interval": ALIGNMENT, "meta_block_size": 8192}
+        structure = {"alignment_threshold": 1, "alignment_interval": ALIGNMENT, "meta_block_size": 8192}
         with h5py.File(image, "w", **structure) as file:
             file.attrs["format"] = "supportset-shard"
             for name, array in arrays.items():

@@ -1,0 +1,247 @@
+"""What every shard format must do. A format's tests are a subclass that names it and says how plain libraries read it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+
+from store.errors import InvalidFeatures, SupportsetError, ValueOverflow
+from store.feature_set import FeatureSet
+from store.files import LocalFolder, hash_file
+from store.index import read_all
+from store.shard import ShardArrays, shard_format
+from store.writer import FeatureWriter, Source
+from tests.store.samples import DIM, assert_holds, card, clip, clips, write
+
+
+class ShardFormatContract(ABC):
+    """Subclass as ``Test...``, set ``name`` and define :meth:`read_plainly`."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def read_plainly(self, path: Path) -> dict[str, np.ndarray[Any, Any]]:
+        """Read ``values``, ``timestamps`` and ``offsets`` of a shard with the format's own library."""
+
+    def write(self, path: Path, content: Any, **options: Any) -> None:
+        """Write clips in this format."""
+        write(path, content, shard_format=self.name, **options)
+
+    def shard(self, path: Path) -> Path:
+        """The only shard of a feature set."""
+        (found,) = (path / "shards").glob(f"*{shard_format(self.name).suffix}")
+        return found
+
+    def test_reads_back_what_was_written(self, tmp_path: Path) -> None:
+        content = clips(23)
+        self.write(tmp_path, content, clips_per_shard=7)
+        assert len(list((tmp_path / "shards").glob("*.parquet"))) == 4
+        assert_holds(tmp_path, content)
+
+    def test_order_asked_and_repeats(self, tmp_path: Path) -> None:
+        content = clips(9)
+        self.write(tmp_path, content, clips_per_shard=4)
+        asked = ["clip8", "clip0", "clip8", "clip3"]
+        features = FeatureSet.open(tmp_path)
+        values, offsets = features.read(asked)
+        assert offsets.dtype == np.int64
+        assert np.diff(offsets).tolist() == [len(content[i][0]) for i in asked] == features.lengths(asked).tolist()
+        assert values.tobytes() == np.concatenate([content[i][0] for i in asked]).tobytes()
+        assert features.read_timestamps(asked).tobytes() == np.concatenate([content[i][1] for i in asked]).tobytes()
+
+    def test_reading_nothing(self, tmp_path: Path) -> None:
+        self.write(tmp_path, clips(2))
+        values, offsets = FeatureSet.open(tmp_path).read([])
+        assert values.shape == (0, DIM)
+        assert offsets.tolist() == [0]
+
+    def test_what_is_read_is_the_callers_own(self, tmp_path: Path) -> None:
+        content = clips(3)
+        self.write(tmp_path, content)
+        features = FeatureSet.open(tmp_path)
+        features.read(["clip1"])[0][:] = 0
+        assert_holds(tmp_path, content)
+
+    def test_reading_into_a_given_buffer(self, tmp_path: Path) -> None:
+        content = clips(5)
+        self.write(tmp_path, content)
+        features = FeatureSet.open(tmp_path)
+        out = np.full((500, DIM), 7, np.float16)
+        values, offsets = features.read_rows(features.find(["clip4", "clip1"]), out)
+        assert values.base is out
+        assert values.tobytes() == np.concatenate([content["clip4"][0], content["clip1"][0]]).tobytes()
+        assert (out[offsets[-1] :] == 7).all()
+
+    def test_scan_goes_through_everything(self, tmp_path: Path) -> None:
+        content = clips(9)
+        self.write(tmp_path, content, clips_per_shard=4)
+        seen = {clip_id: (values, times) for clip_id, values, times in FeatureSet.open(tmp_path).scan()}
+        assert sorted(seen) == sorted(content)
+        for clip_id, (values, times) in seen.items():
+            assert not values.flags.writeable
+            assert values.tobytes() == content[clip_id][0].tobytes()
+            assert times.tobytes() == content[clip_id][1].tobytes()
+
+    @pytest.mark.parametrize("steps", [1, 255, 256, 257, 1000])
+    def test_plain_library_reads_the_shard(self, tmp_path: Path, steps: int) -> None:
+        content = {"first": clip(0, steps), "second": clip(1, 3)}
+        self.write(tmp_path, content)
+        arrays = self.read_plainly(self.shard(tmp_path))
+        assert arrays["values"].dtype == np.float16
+        assert arrays["timestamps"].dtype == np.float64
+        assert arrays["offsets"].dtype == np.int64
+        assert arrays["offsets"].tolist() == [0, steps, steps + 3]
+        for i, (values, times) in enumerate(content.values()):
+            rows = slice(*arrays["offsets"][i : i + 2])
+            assert arrays["values"][rows].tobytes() == values.tobytes()
+            assert arrays["timestamps"][rows].tobytes() == times.tobytes()
+
+    def test_zeros_are_written_not_implied(self, tmp_path: Path) -> None:
+        zeros = (np.zeros((600, DIM), np.float16), np.zeros((600, 2)))
+        self.write(tmp_path, {"black": zeros})
+        assert_holds(tmp_path, {"black": zeros})
+        assert not self.read_plainly(self.shard(tmp_path))["values"].any()
+
+    def test_float32_is_kept(self, tmp_path: Path) -> None:
+        values, times = np.array([[1e30, 1e-30, 0.1, -0.0, 3.0, 4.0]], np.float32), np.array([[0.0, 1.0]])
+        self.write(tmp_path, {"a": (values, times)}, card=card(dtype="float32"))
+        read, _ = FeatureSet.open(tmp_path).read(["a"])
+        assert read.dtype == np.float32
+        assert read.tobytes() == values.tobytes()
+
+    def test_index_says_where_the_arrays_lie(self, tmp_path: Path) -> None:
+        self.write(tmp_path, clips(5))
+        folder = LocalFolder(tmp_path / "shards")
+        ((index,), _) = read_all(folder)
+        assert index.arrays == shard_format(self.name).locate(folder, index.shard)
+
+    def test_arrays_begin_aligned(self, tmp_path: Path) -> None:
+        self.write(tmp_path, clips(5))
+        ((index,), _) = read_all(LocalFolder(tmp_path / "shards"))
+        assert [location.offset % 64 for location in index.arrays.values()] == [0, 0, 0]
+
+    def test_equal_content_gives_equal_bytes(self) -> None:
+        arrays = ShardArrays.pack(*zip(*clips(4).values(), strict=True))
+        one, two = (shard_format(self.name).encode("0" * 16, arrays) for _ in range(2))
+        assert {name: b"".join(parts) for name, parts in one.files.items()} == {
+            name: b"".join(parts) for name, parts in two.files.items()
+        }
+
+    def test_index_records_every_file(self, tmp_path: Path) -> None:
+        self.write(tmp_path, clips(5))
+        ((index,), _) = read_all(LocalFolder(tmp_path / "shards"))
+        shard = self.shard(tmp_path)
+        there = [path for path in [shard, *shard.rglob("*")] if path.is_file()]
+        stated = {tmp_path / "shards" / file.name: (file.size, file.xxh3) for file in index.files}
+        assert stated == {path: (path.stat().st_size, hash_file(path)) for path in there}
+
+    def test_checksums_are_of_the_clips_bytes(self, tmp_path: Path) -> None:
+        content = clips(4)
+        self.write(tmp_path, content)
+        for row in FeatureSet.open(tmp_path).rows().to_pylist():
+            values, times = content[row["clip_id"]]
+            assert row["checksum"] == xxhash.xxh3_64_intdigest(values.tobytes())
+            assert row["timestamps_checksum"] == xxhash.xxh3_64_intdigest(times.tobytes())
+
+    def test_rows_say_what_became_of_each_clip(self, tmp_path: Path) -> None:
+        with FeatureWriter(tmp_path, card(), shard_format=self.name) as writer:
+            values, times = clip(1)
+            writer.add("a", values, times, source=Source("a.mp4", 10, 20, "xxh3-128:00"), seconds=0.5, message="2 bad")
+            writer.fail("b", "unreadable", "no codec", source=Source("b.mp4", 1, 2), seconds=0.25)
+            writer.fail("c", "missing", "no file")
+        features = FeatureSet.open(tmp_path)
+        rows = {row.pop("clip_id"): row for row in features.rows().to_pylist()}
+        assert set(rows) == {"a", "b", "c"}
+        assert rows["a"]["length"] == len(values)
+        assert (rows["a"]["source_path"], rows["a"]["source_size"], rows["a"]["source_mtime_ns"]) == ("a.mp4", 10, 20)
+        assert (rows["a"]["source_hash"], rows["a"]["seconds"], rows["a"]["message"]) == ("xxh3-128:00", 0.5, "2 bad")
+        assert (rows["b"]["status"], rows["b"]["message"], rows["b"]["length"]) == ("unreadable", "no codec", 0)
+        assert rows["b"]["offset"] is rows["b"]["checksum"] is rows["b"]["source_hash"] is None
+        assert rows["c"]["source_path"] is rows["c"]["source_size"] is None
+        assert features.statuses() == {"ok": 1, "missing": 1, "unreadable": 1}
+        assert list(features.statuses())[0] == "ok"
+        assert features.clip_ids == ["a"]
+        assert "a" in features
+        assert "b" not in features
+        assert len(features) == 1
+
+    def test_shard_of_failures_only_has_no_arrays(self, tmp_path: Path) -> None:
+        with FeatureWriter(tmp_path, card(), shard_format=self.name) as writer:
+            writer.fail("b", "unreadable", "no codec")
+        assert [path.suffix for path in (tmp_path / "shards").iterdir()] == [".parquet"]
+        assert FeatureSet.open(tmp_path).statuses() == {"unreadable": 1}
+
+    def test_overflow_is_refused_and_leaves_the_writer_usable(self, tmp_path: Path) -> None:
+        good = clips(2)
+        with FeatureWriter(tmp_path, card(), shard_format=self.name) as writer:
+            writer.add("clip0", *good["clip0"])
+            for bad in (70000.0, np.nan, np.inf):
+                values = np.ones((2, DIM), np.float32)
+                values[1, 3] = bad
+                with pytest.raises(ValueOverflow, match="'big'"):
+                    writer.add("big", values, [[0, 1], [1, 2]])
+            writer.fail("big", "overflow", "too large for float16")
+            writer.add("clip1", *good["clip1"])
+        assert_holds(tmp_path, good)
+        assert FeatureSet.open(tmp_path).statuses() == {"ok": 2, "overflow": 1}
+
+    @pytest.mark.parametrize(
+        ("values", "times", "says"),
+        [
+            (np.zeros((0, DIM)), np.zeros((0, 2)), "no steps"),
+            (np.zeros((2, DIM + 1)), np.zeros((2, 2)), r"\(2, 7\)"),
+            (np.zeros(DIM), np.zeros((1, 2)), r"\(6,\)"),
+            (np.zeros((2, DIM), np.int64), np.zeros((2, 2)), "int64"),
+            (np.zeros((2, DIM)), np.zeros((3, 2)), r"\(3, 2\), not \(2, 2\)"),
+            (np.zeros((1, DIM)), np.array([[0.0, np.nan]]), "timestamps"),
+            (np.zeros((1, DIM)), np.array([[1.0, 0.0]]), "ends before it starts"),
+        ],
+    )
+    def test_features_that_cannot_be_are_refused(self, tmp_path: Path, values: Any, times: Any, says: str) -> None:
+        with FeatureWriter(tmp_path, card(), shard_format=self.name) as writer:
+            with pytest.raises(InvalidFeatures, match=f"'odd'.*{says}"):
+                writer.add("odd", values, times)
+            writer.add("odd", *clip(0))  # a refused clip may be corrected
+        assert len(FeatureSet.open(tmp_path)) == 1
+
+    def test_a_clip_goes_into_a_writer_once(self, tmp_path: Path) -> None:
+        with FeatureWriter(tmp_path, card(), shard_format=self.name, clips_per_shard=1) as writer:
+            writer.add("a", *clip(0))
+            with pytest.raises(SupportsetError, match="'a' was added before"):
+                writer.add("a", *clip(1))
+            with pytest.raises(SupportsetError, match="'a' was added before"):
+                writer.fail("a", "unreadable", "")
+        assert_holds(tmp_path, {"a": clip(0)})
+
+    def test_full_shards_are_sealed_by_clips_bytes_and_time(self, tmp_path: Path) -> None:
+        limits: dict[str, Any]
+        for limits in ({"clips_per_shard": 2}, {"bytes_per_shard": 1}, {"seconds_per_shard": 0.0}):
+            path = tmp_path / "-".join(limits)
+            writer = FeatureWriter(path, card(), shard_format=self.name, **limits)
+            for clip_id, (values, times) in clips(2).items():
+                writer.add(clip_id, values, times)
+            assert_holds(path, clips(2))  # without a seal by us
+
+    def test_an_error_in_the_middle_keeps_what_was_complete(self, tmp_path: Path) -> None:
+        for error in (RuntimeError, KeyboardInterrupt):
+            path = tmp_path / error.__name__
+            with pytest.raises(error), FeatureWriter(path, card(), shard_format=self.name) as writer:  # noqa: PT012
+                writer.add("a", *clip(0))
+                raise error
+            assert_holds(path, {"a": clip(0)})
+
+    def test_ids_may_be_any_text(self, tmp_path: Path) -> None:
+        content = {"ein Käfer/läuft": clip(0), "视频 1": clip(1), "a'b\"c": clip(2)}
+        self.write(tmp_path, content)
+        assert_holds(tmp_path, content)
+
+    def test_index_opens_with_plain_pyarrow(self, tmp_path: Path) -> None:
+        self.write(tmp_path, clips(3))
+        (path,) = (tmp_path / "shards").glob("*.parquet")
+        assert pq.read_table(path)["clip_id"].to_pylist() == ["clip0", "clip1", "clip2"]
