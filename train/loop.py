@@ -237,4 +237,4 @@ def epoch_line(
     if scores:
         shown = " ".join(f"{way} {scores[f'{way}/R@1']:.1f}/{scores[f'{way}/R@5']:.1f}" for way in ("t2v", "v2t"))
         words.append(f"validation R@1/5 {shown}, rsum {scores['rsum']:.1f}{' (best)' if better else ''}")
-    return "  ".join([*words, f"{seconds:.0f} s"])
+    return "  ".join([*words, f"{seconds:.1f} s"])

@@ -252,6 +252,8 @@ def _notes(record: dict[str, Any]) -> list[str]:
             + (f"; {absent} of them have no features and count as misses" if absent else "")
         )
     for split, counts in record["leakage"].items():
+        if split == HOLDOUT:  # cut off by source; what captions it shares is in data.json
+            continue
         if counts["verbatim_queries"]:
             notes.append(
                 f"leakage: {counts['verbatim_queries']} of {counts['queries']} {split} queries are word for word "
