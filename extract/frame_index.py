@@ -1,0 +1,236 @@
+"""When each frame of a video file is shown, read from its packets without decoding.
+
+Reading packets costs a few per cent of decoding them. It buys an exact plan before the first frame is decoded:
+the video's true length (headers lie), the frame numbers of windows, the key frames worth seeking to, and how many
+frames a cut file has lost.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+
+from extract.outcome import MISSING, NO_VIDEO, UNREADABLE, DecodeError
+from extract.wholeness import is_cut_short
+
+Beat = Callable[[], None]
+_SEEKABLE = ("mov,mp4", "matroska,webm")  # demuxers with trustworthy timestamps and an index of key frames
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """The frames of one video stream in the order they are shown.
+
+    Attributes
+    ----------
+    ticks : (n,) int64
+        Presentation times, ascending, in units of ``time_base``.
+    end : int
+        When the last frame's time is over, in the same unit.
+    time_base : Fraction
+        Seconds of one tick.
+    keys : (k, 2) int64
+        Presentation and decoding time of each key frame, by presentation time; empty where seeking is not safe.
+    timed : bool
+        False if the file has no timestamps: frames are then counted.
+    cut : bool
+        The file is shorter than its container says.
+    lost : int
+        Frames that the header of a cut file promises beyond those found; not every header tells.
+    """
+
+    ticks: np.ndarray
+    end: int
+    time_base: Fraction
+    keys: np.ndarray
+    timed: bool
+    cut: bool
+    lost: int
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds from the first frame to the end of the last."""
+        return (self.end - int(self.ticks[0])) * self.time_base
+
+    def tick_at(self, seconds: Fraction) -> int:
+        """Return the first tick that is not before ``seconds`` from the first frame."""
+        return int(self.ticks[0]) - int(-seconds / self.time_base // 1)  # minus the floor of minus: rounded up
+
+    def shown_before(self, tick: int) -> int:
+        """Return the number of the last frame with a time smaller than ``tick``; -1 if there is none."""
+        return int(np.searchsorted(self.ticks, tick, side="left")) - 1
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open a file with PyAV and yield (container, video stream), set up for one decoding thread.
+
+    With a single thread a truncated stream raises; with several it ends quietly.
+
+    Raises
+    ------
+    DecodeError
+        ``missing``, ``unreadable`` or ``no_video``.
+    """
+    try:
+        # `file:` and the whitelist keep odd names and playlist files from being taken for addresses.
+        container = av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+    except FileNotFoundError as error:
+        raise DecodeError(MISSING, "the file is not there any more") from error
+    except PermissionError as error:
+        raise DecodeError(UNREADABLE, "no permission to read the file") from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise DecodeError(UNREADABLE, _why_unreadable(path, error)) from error
+    with container:
+        stream = _video_stream(container)
+        stream.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        if stream.codec_context.name == "mjpeg":  # it marks no frame as corrupt, but can be told to refuse
+            stream.codec_context.options = {"err_detect": "explode"}
+        yield container, stream
+
+
+def read_index(path: Path, beat: Beat) -> FrameIndex:
+    """Read the times of all frames of a video.
+
+    Parameters
+    ----------
+    path : Path
+        The video file.
+    beat : callable
+        Called for every packet, as a sign of life.
+
+    Raises
+    ------
+    DecodeError
+        ``missing``, ``unreadable`` (also where there are no packets at all) or ``no_video``.
+    """
+    ticks, ends, keys, damaged, timed = array("q"), array("q"), array("q"), False, True
+    with open_video(path) as (container, stream):
+        base, nominal = stream.time_base, _nominal_duration(stream)
+        try:
+            for packet in container.demux(stream):
+                beat()
+                if not packet.size or packet.is_discard:
+                    continue
+                damaged |= packet.is_corrupt
+                if packet.pts is None:
+                    timed = False
+                    break
+                ticks.append(packet.pts)
+                ends.append(packet.pts + (packet.duration or nominal))
+                if packet.is_keyframe:
+                    keys.extend((packet.pts, packet.pts if packet.dts is None else packet.dts))
+        except (av.error.FFmpegError, OSError):
+            damaged = True
+        declared, seekable = _declared_end(container, stream), container.format.name.startswith(_SEEKABLE)
+        counted = stream.frames if container.format.name == "avi" else 0
+    if not timed:
+        ticks = _count_frames(path, beat)
+        ends = array("q", [tick + nominal for tick in ticks[-1:]])
+    if not len(ticks):
+        raise DecodeError(UNREADABLE, "the video stream holds no frame")
+    found, end = np.unique(np.frombuffer(ticks, np.int64)), ends[int(np.argmax(ticks)) if timed else 0]
+    missing = _missing_frames(found, end, base, declared, counted - len(ticks))
+    cut = damaged or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
+    pairs = np.array(keys, np.int64).reshape(-1, 2) if seekable and timed else np.empty((0, 2), np.int64)
+    return FrameIndex(
+        found, end, base, pairs[np.argsort(pairs[:, 0], kind="stable")], timed, cut, missing if cut else 0
+    )
+
+
+class FrameClock:
+    """Gives each decoded frame its time: never earlier than the frame before it, counted where the file has none.
+
+    AVI files with B-frames carry guessed timestamps that can run backwards; the order of the decoder is right.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._nominal = _nominal_duration(stream)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew, after a seek."""
+        self._last: int | None = None
+        self._next = 0
+
+    def time(self, frame: Any) -> int:
+        """Return the frame's presentation time in ticks."""
+        tick = self._next if frame.pts is None else frame.pts
+        self._last = tick if self._last is None else max(tick, self._last)
+        self._next = self._last + self._nominal
+        return self._last
+
+
+def _count_frames(path: Path, beat: Beat) -> array[int]:
+    """Decode a file without timestamps (a raw stream) once, to know its frames."""
+    ticks = array("q")
+    with open_video(path) as (container, stream):
+        clock = FrameClock(stream)
+        try:
+            for packet in container.demux(stream):
+                try:
+                    for frame in packet.decode():
+                        beat()
+                        ticks.append(clock.time(frame))
+                except av.error.FFmpegError:
+                    continue  # told by the decoding pass
+        except OSError:
+            pass  # what was read so far counts; the decoding pass ends at the same place
+    return ticks
+
+
+def _video_stream(container: Any) -> Any:
+    covers = av.stream.Disposition.attached_pic
+    videos = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not videos:
+        kinds = sorted({stream.type for stream in container.streams})
+        if not kinds or kinds == ["subtitle"]:
+            raise DecodeError(UNREADABLE, "the file is text, not a video or an image")
+        raise DecodeError(NO_VIDEO, f"the file holds {' and '.join(kinds) or 'nothing'}, but no video stream")
+    if videos[0].codec_context is None:
+        raise DecodeError(UNREADABLE, "no decoder for the video's codec")
+    return videos[0]
+
+
+def _nominal_duration(stream: Any) -> int:
+    """Ticks of one frame at the stream's stated rate, at least 1."""
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
+    return max(1, round(1 / (rate * stream.time_base)))
+
+
+def _declared_end(container: Any, stream: Any) -> Fraction | None:
+    """Seconds the header says the video lasts; None if it does not say."""
+    if stream.duration:
+        return Fraction(stream.duration) * stream.time_base
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _missing_frames(ticks: np.ndarray, end: int, base: Fraction, declared: Fraction | None, counted: int) -> int:
+    """Frames promised by the header (by count, or by length at the mean rate found) and not there."""
+    found = (end - int(ticks[0])) * base
+    short = 0
+    if declared is not None and declared > found > 0:
+        short = round((declared - found) / found * len(ticks))
+    return max(0, counted, short)
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    try:
+        if path.is_dir():
+            return "a folder, not a file"
+        if not path.stat().st_size:
+            return "the file is empty (0 bytes)"
+    except OSError:
+        pass  # the first error says enough
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"not a video or an image that FFmpeg can read ({reason})"
