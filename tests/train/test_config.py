@@ -1,0 +1,124 @@
+"""Configurations: every mistake is one line that names the key and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from store.errors import UsageError
+from train.config import Config, load_config, parse_config
+from train.run_folder import to_toml
+
+SMALL = """
+name = "x"
+[data]
+dataset = "small"
+features = ["small/planted"]
+protocol = "planted"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "x.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_defaults_are_filled_in(path: Path) -> None:
+    config = load_config(path)
+    assert config.support.captioning == "cross"
+    assert config.loss.warmup == "infonce"  # safe by default
+    assert config.data.features == ["small/planted"]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("seed=3", "seed", 3),
+        ("optim.learning_rate=1e-4", "optim.learning_rate", 1e-4),
+        ("optim.learning_rate = 2", "optim.learning_rate", 2.0),
+        ("support.captioning=none", "support.captioning", "none"),
+        ('support.captioning="full"', "support.captioning", "full"),
+        ('data.features=["a/b", "a/c"]', "data.features", ["a/b", "a/c"]),
+        ("text.finetune=false", "text.finetune", False),
+        ("data.dataset=mine", "data.dataset", "mine"),
+        ("name=a b=c", "name", "a b=c"),
+    ],
+)
+def test_overrides_are_toml_or_plain_words(path: Path, override: str, key: str, value: object) -> None:
+    config: object = load_config(path, ["optim.epochs=1", override])
+    assert config.optim.epochs == 1  # type: ignore[attr-defined]
+    for part in key.split("."):
+        config = getattr(config, part)
+    assert config == value
+    assert type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("optim.learning_rat=1", "unknown key 'optim.learning_rat' (did you mean 'learning_rate'?)"),
+        ("optin.epochs=1", "unknown key 'optin' (did you mean 'optim'?)"),
+        ("video.zzz=1", "unknown key 'video.zzz' (known: aggregation, width,"),
+        ("optim.epochs=ten", "optim.epochs = 'ten'"),
+        ("optim.epochs=1.5", "optim.epochs = 1.5"),
+        ("optim.epochs=0", "optim.epochs = 0: input should be greater than or equal to 1"),
+        ("optim.epochs=true", "optim.epochs = True"),
+        ("text.finetune=1", "text.finetune = 1"),
+        ("support.captioning=crosss", "support.captioning = 'crosss': input should be 'none', 'identity'"),
+        ("data.features=a", "data.features = 'a'"),
+        ("data.features=[]", "data.features = []"),
+        ("data.holdout=1.0", "data.holdout = 1.0: input should be less than 1"),
+        ("video.heads=3", "video.width 1024 is not a multiple of video.heads 3"),
+        ("seed", "override 'seed' is not of the form section.key=value"),
+        ("=3", "override '=3' is not of the form section.key=value"),
+        ("name.x=3", "name is a value, not a section"),
+        ("data=3", "data = 3"),
+    ],
+)
+def test_a_mistake_is_one_line(path: Path, override: str, told: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_config(path, [override])
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+
+
+def test_the_file_is_named_and_so_is_what_is_missing(path: Path) -> None:
+    path.write_text('name = "x"\n[data]\ndataset = "small"\nfeatures = ["a"]\n')
+    with pytest.raises(UsageError) as error:
+        load_config(path)
+    assert str(error.value) == f"{path}: key 'data.protocol' is missing"
+    path.write_text(SMALL.replace("protocol", "[protocol"))
+    with pytest.raises(UsageError, match=r"x\.toml: not readable as TOML"):
+        load_config(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"x\.toml: not readable as TOML"):
+        load_config(path)
+    with pytest.raises(UsageError, match=r"no such configuration file; those shipped are in configs/"):
+        load_config(path.with_name("absent.toml"))
+    with pytest.raises(UsageError, match=r"not readable as TOML"):
+        load_config(path.parent)
+
+
+def test_several_mistakes_are_all_named(path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        load_config(path, ["optim.epochs=0", "dim=wide"])
+    assert "optim.epochs" in str(error.value)
+    assert "dim = 'wide'" in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").rglob("*.toml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid_and_reads_back_to_itself(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    (tmp_path / "again.toml").write_text(to_toml(config), encoding="utf-8")
+    assert load_config(tmp_path / "again.toml") == config
+
+
+def test_a_configuration_does_not_change(path: Path) -> None:
+    config = load_config(path)
+    with pytest.raises(Exception, match="frozen"):
+        config.seed = 3  # type: ignore[misc]
+    assert isinstance(parse_config(config.model_dump(), "test"), Config)

@@ -1,0 +1,142 @@
+"""Search: the right clips, their files, and a cache that is never stale."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from store.errors import UsageError
+from tests.train.small_store import SmallStore, config, plant, recipe
+from train.loop import train
+from train.model import SupportSetModel
+from train.search import Searcher, search
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SmallStore:
+    return plant(tmp_path_factory.mktemp("store"), missing=("clip03-2",))
+
+
+@pytest.fixture(scope="module")
+def run(store: SmallStore) -> Path:
+    path = store.root.parent / f"{store.root.name}-run"
+    train(config(support={"captioning": "none"}, optim={"epochs": 3}), store.root, path, device="cpu")
+    return path
+
+
+def test_a_sentence_finds_clips_of_its_concepts(store: SmallStore, run: Path) -> None:
+    hits = search(run, "the star that is blue spins here", 3, store.root, device="cpu")
+    assert [store.concepts[hit.clip_id] for hit in hits] == [("blue", "star", "spins")] * 3
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert all(-1 <= hit.score <= 1 for hit in hits)
+    assert [hit.path for hit in hits] == [f"films/{hit.clip_id}.mp4" for hit in hits]
+    json.dumps([hit.to_json() for hit in hits])
+
+
+def test_several_questions_at_once_are_the_same_as_one_by_one(store: SmallStore, run: Path) -> None:
+    questions = ["a red ball rolls", "white ring", "something that nobody has said"]
+    together = Searcher(run, store.root, device="cpu").search(questions, 4)
+    for question, hits in zip(questions, together, strict=True):
+        alone = search(run, question, 4, store.root, device="cpu")
+        assert [hit.clip_id for hit in alone] == [hit.clip_id for hit in hits]
+        assert [hit.score for hit in alone] == pytest.approx([hit.score for hit in hits], abs=1e-6)
+
+
+def test_a_split_is_searched_alone_and_k_may_exceed_it(store: SmallStore, run: Path) -> None:
+    hits = search(run, "a red ball", 1000, store.root, split="test", device="cpu")
+    assert sorted(hit.clip_id for hit in hits) == sorted(
+        set(store.dataset.split_clips("planted", "test")) - {"clip03-2"}  # no features, so it cannot be found
+    )
+
+
+def test_a_folder_of_clips_without_captions_is_searched_by_a_run_trained_elsewhere(
+    store: SmallStore, run: Path
+) -> None:
+    mine = plant(store.root, "mine", captions=False)
+    hits = search(run, "a green box jumps", 3, store.root, dataset="mine", device="cpu")
+    assert {mine.concepts[hit.clip_id] for hit in hits} == {("green", "box", "jumps")}
+    shutil.rmtree(store.root / "mine")
+
+
+def test_embeddings_are_kept_and_made_again_when_anything_changes(
+    store: SmallStore, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    root = plant(tmp_path / "features").root
+    encoded: list[int] = []
+    original = SupportSetModel.encode_video
+
+    def encode_video(self: SupportSetModel, features: object, mask: object) -> object:
+        encoded.append(len(features))  # type: ignore[arg-type]
+        return original(self, features, mask)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SupportSetModel, "encode_video", encode_video)
+
+    def ask() -> tuple[list[str], int]:
+        encoded.clear()
+        hits = search(run, "a red ball rolls", 5, root, device="cpu")
+        return [hit.clip_id for hit in hits], sum(encoded)
+
+    shutil.rmtree(run / "cache", ignore_errors=True)
+    first = ask()
+    assert first[1] == 192
+    assert ask() == (first[0], 0)
+    assert search(run, "a red ball rolls", 5, root, split="test", device="cpu")
+    assert sum(encoded) == 0  # a split takes its part of what is kept
+
+    shutil.rmtree(root)
+    plant(root, noise=0.2)  # the same clips and recipe, other bytes
+    assert ask()[1] == 192
+    assert ask()[1] == 0
+
+    weights = run / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert ask()[1] == 192
+
+    kept = next((run / "cache").iterdir())
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert ask()[1] == 192
+    assert ask()[1] == 0
+
+
+def test_a_broken_embedding_comes_last(store: SmallStore, run: Path) -> None:
+    searcher = Searcher(run, store.root, device="cpu")
+    best = searcher.search(["a red ball rolls"], 1)[0][0].clip_id
+    searcher.embeddings[searcher.clip_ids.index(best)] = np.nan
+    hits = searcher.search(["a red ball rolls"], len(searcher.clip_ids))[0]
+    assert hits[-1].clip_id == best
+    assert hits[0].clip_id != best
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"text": "  "}, "is blank"),
+        ({"k": 0}, "at least one clip"),
+        ({"dataset": "absent"}, "no dataset 'absent'; there are small"),
+        ({"protocol": "planted"}, "needs a --split"),
+        ({"protocol": "other", "split": "test"}, "no protocol 'other'"),
+        ({"split": "empty"}, "no clip of split 'empty'"),
+    ],
+)
+def test_wrong_questions_are_one_line(store: SmallStore, run: Path, wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        search(run, **{"text": "a ball", "store": store.root, "device": "cpu", **wrong})  # type: ignore[arg-type]
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_dataset_of_another_recipe_is_refused_by_name(store: SmallStore, run: Path) -> None:
+    other = recipe(sampling={"fps": 2.0})
+    plant(store.root, "other", captions=False, of=other)
+    with pytest.raises(UsageError) as error:
+        search(run, "a ball", 5, store.root, dataset="other", device="cpu")
+    assert recipe().folder in str(error.value)
+    assert other.folder in str(error.value)
+    shutil.rmtree(store.root / "other")
