@@ -185,10 +185,10 @@ def write_dataset(
         for key in files:
             if folder.read(DATASET) == commit:  # else another writer came after us: the plain names are its own now
                 folder.put({f"{key}.parquet": [files[key]]})
-        if folder.read(DATASET) == commit and _settled(folder, contents):
-            for other in folder.names():
-                if other.startswith(tuple(f".{key}." for key in files)):
-                    folder.remove(other)
+    if folder.read(DATASET) == commit and _settled(folder, contents):
+        for other in folder.names():
+            if other.startswith(tuple(f".{key}." for key in TABLES)):
+                folder.remove(other)
     return Dataset(name, info, tables)
 
 
@@ -239,7 +239,9 @@ def _load(folder: Folder, key: str, content: str) -> pa.Table | None:
             data = folder.read(name)
             try:
                 return (
-                    pq.read_table(pa.BufferReader(data or b"")).select(TABLES[key].names).replace_schema_metadata(None)
+                    pq.read_table(pa.BufferReader(data or b""), use_threads=False)
+                    .select(TABLES[key].names)
+                    .replace_schema_metadata(None)
                 )
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
                 message = str(error).splitlines()[0]

@@ -161,7 +161,7 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
         raise Vanished(f"{folder}/{name}: the index file cannot be read though it is listed: remove the broken link")
     mend = "restore the file, or delete it to have its clips extracted again"
     try:
-        table = pq.read_table(pa.BufferReader(content), columns=columns)
+        table = pq.read_table(pa.BufferReader(content), columns=columns, use_threads=False)
         data = json.loads((table.schema.metadata or {})[METADATA])
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise SupportsetError(f"{folder}/{name}: damaged index file ({_first_line(error)}): {mend}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from store import shard as shards
 from store.card import FeatureCard
 from store.errors import InvalidFeatures, SupportsetError, ValueOverflow
 from store.files import as_part, open_folder
-from store.index import OK, SCHEMA, ShardIndex, StoredFile, describe, new_shard_id, read_all, write_index
+from store.index import OK, SCHEMA, ShardIndex, StoredFile, describe, index_name, new_shard_id, read_all, write_index
 from store.shard import Array, Location, ShardArrays
 
 BYTES_PER_SHARD = 512 * 2**20  # of values: a shard is sealed before it outgrows the memory of a small machine
@@ -181,8 +182,11 @@ class FeatureWriter:
         try:
             write_index(self._shards, index, pa.Table.from_pylist(self._rows, SCHEMA))
         except SupportsetError:
-            if files:  # without an index nobody will ever look at it
-                self._shards.remove(self._format.root(shard))
+            # Without an index nobody will ever look at the shard. But the index may be there although the
+            # folder could not be flushed after it: then its shard must stay.
+            with suppress(SupportsetError):
+                if files and self._shards.size(index_name(shard)) is None:
+                    self._shards.remove(self._format.root(shard))
             raise
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What every shard format must do. A format's tests are a subclass that names it and says how plain libraries read it."""
+"""What every shard format must do. A format's tests subclass this, name it, and say how plain libraries read it."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class ShardFormatContract(ABC):
         assert rows["b"]["offset"] is rows["b"]["checksum"] is rows["b"]["source_hash"] is None
         assert rows["c"]["source_path"] is rows["c"]["source_size"] is None
         assert features.statuses() == {"ok": 1, "missing": 1, "unreadable": 1}
-        assert list(features.statuses())[0] == "ok"
+        assert next(iter(features.statuses())) == "ok"
         assert features.clip_ids == ["a"]
         assert "a" in features
         assert "b" not in features

@@ -1,0 +1,65 @@
+"""Faults of the file system, at the n-th operation of the store's write path."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from store import files
+
+OPERATIONS = ("open", "write", "fsync", "close", "mkdir", "makedirs", "rename", "link", "unlink")
+
+
+class Killed(BaseException):
+    """Stands for ``kill -9``: from here on, no operation of the process takes place."""
+
+
+class FaultyDisk:
+    """Replaces the system calls that :mod:`store.files` makes.
+
+    Parameters
+    ----------
+    monkeypatch : puts the calls back in the end
+    at : number of the operation that fails, counted from 0; none where it is never reached
+    fault : ``kill``, or the errno of the error that is raised
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, fault: int | str) -> None:
+        self.at = at
+        self.fault = fault
+        self.count = 0
+        self.struck = ""
+        calls = {name: getattr(os, name) for name in dir(os) if not name.startswith("__")}
+        calls["fsync"] = lambda descriptor: None  # counted, but not waited for
+        calls |= {name: self._faulty(name, calls[name]) for name in OPERATIONS}
+        monkeypatch.setattr(files, "os", SimpleNamespace(**calls))
+        monkeypatch.setattr(files, "shutil", SimpleNamespace(rmtree=self._faulty("rmtree", shutil.rmtree)))
+
+    def _faulty(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if self.struck and self.fault == "kill":
+                raise Killed
+            if self.count == self.at:
+                self.struck = name
+                if name == "write":  # the disk took half of it
+                    os.write(args[0], args[1][: len(args[1]) // 2])
+                if name == "close":  # a descriptor is gone even where close reports an error
+                    call(*args, **kwargs)
+                if self.fault == "kill":
+                    raise Killed
+                self.count += 1
+                assert isinstance(self.fault, int)
+                raise OSError(self.fault, os.strerror(self.fault))
+            self.count += 1
+            return call(*args, **kwargs)
+
+        return wrapped
+
+
+FAULTS: tuple[int | str, ...] = ("kill", errno.ENOSPC)

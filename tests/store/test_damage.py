@@ -1,0 +1,139 @@
+"""Lost and damaged files: one line that names the file and the mend, never zeros, never a traceback."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from store.errors import SupportsetError
+from store.feature_set import FeatureSet
+from store.files import LocalFolder
+from store.index import METADATA, read_all
+from store.writer import FeatureWriter
+from tests.store.samples import FORMATS, assert_holds, card, clip, clips, write
+
+pytestmark = pytest.mark.parametrize("shard_format", FORMATS)
+
+
+def values_file(path: Path) -> Path:
+    ((index,), _) = read_all(LocalFolder(path / "shards"))
+    return path / "shards" / index.arrays["values"].file
+
+
+def refused(action: Callable[[], object], *says: str) -> None:
+    with pytest.raises(SupportsetError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in says:
+        assert part in message
+
+
+def test_absent_shard_file(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    file = values_file(tmp_path)
+    features = FeatureSet.open(tmp_path)
+    file.unlink()
+    (index,) = (tmp_path / "shards").glob("*.parquet")
+    refused(lambda: features.read(["clip1"]), str(file), "is gone", f"delete {index.name}")
+    index.unlink()  # the mend it names
+    write(tmp_path, clips(3), shard_format=shard_format)
+    assert_holds(tmp_path, clips(3))
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_wrong_size(tmp_path: Path, shard_format: str, change: int) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    file = values_file(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes(content[:change] if change < 0 else content + b"\0")
+    stated = f"has {len(content) + change} bytes, its index says {len(content)}"
+    refused(lambda: FeatureSet.open(tmp_path).read(["clip1"]), str(file), stated, "restore it")
+
+
+def test_clips_of_whole_shards_are_still_read(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, {"lost": clip(1)}, shard_format=shard_format)
+    values_file(tmp_path).unlink()
+    write(tmp_path, {"kept": clip(2)}, shard_format=shard_format)
+    features = FeatureSet.open(tmp_path)
+    assert features.read(["kept"])[0].tobytes() == clip(2)[0].tobytes()
+    refused(lambda: features.read(["kept", "lost"]), "is gone")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_truncated_index(tmp_path: Path, shard_format: str, keep: int) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    (index,) = (tmp_path / "shards").glob("*.parquet")
+    index.write_bytes(index.read_bytes()[:keep])
+    refused(lambda: FeatureSet.open(tmp_path), str(index), "damaged index file", "delete it")
+
+
+def test_foreign_parquet_and_index_of_another_version(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    (index,) = (tmp_path / "shards").glob("*.parquet")
+    table = pq.read_table(index)
+    metadata = table.schema.metadata[METADATA]
+    foreign = table.replace_schema_metadata(None)
+    newer = table.replace_schema_metadata({METADATA: metadata.replace(b'"format_version": 1', b'"format_version": 2')})
+    for content, says in ((foreign, "damaged index file"), (newer, "format version 2 is newer")):
+        pq.write_table(content, index)
+        refused(lambda: FeatureSet.open(tmp_path), str(index), says)
+
+
+def test_renamed_index(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    (index,) = (tmp_path / "shards").glob("*.parquet")
+    index.rename(index.with_name("0" * 16 + ".parquet"))
+    refused(lambda: FeatureSet.open(tmp_path), "0" * 16, f"is the index of shard {index.stem}, renamed")
+
+
+def test_index_that_is_a_broken_link(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    (tmp_path / "shards" / ("0" * 16 + ".parquet")).symlink_to("nowhere")
+    refused(lambda: FeatureSet.open(tmp_path), "0" * 16, "remove the broken link")
+
+
+def test_other_files_are_left_alone(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    for name in ("notes.txt", ".tmp-12-ab.parquet", "backup.parquet", "0123456789ABCDEF.parquet", "0123.h5"):
+        (tmp_path / "shards" / name).write_text("something")
+    assert_holds(tmp_path, clips(3))
+
+
+def test_orphan_shard_is_not_seen(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, {"a": clip(1)}, shard_format=shard_format)
+    (index,) = (tmp_path / "shards").glob("*.parquet")
+    index.unlink()
+    write(tmp_path, {"b": clip(2)}, shard_format=shard_format)
+    assert_holds(tmp_path, {"b": clip(2)})
+
+
+def test_absent_clips_are_one_error_that_says_what_is_known(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    with FeatureWriter(tmp_path, card()) as writer:
+        writer.fail("broken", "unreadable", "")
+    features = FeatureSet.open(tmp_path)
+    asked = ["clip0", "broken", "x", "clip1", "y", "z"]
+    for read in (features.read, features.lengths, features.read_timestamps, features.find):
+        says = "no features of 4 clips: 'broken' (unreadable), 'x' (never extracted), 'y' (never extracted) and 1 more"
+        refused(lambda read=read: read(asked), str(tmp_path), says)
+    refused(lambda: features.read(["x"]), "no features of 1 clip: 'x' (never extracted);")
+
+
+def test_opened_set_keeps_what_it_saw(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, {"a": clip(1)}, shard_format=shard_format)
+    features = FeatureSet.open(tmp_path)
+    write(tmp_path, {"a": clip(2), "b": clip(3)}, shard_format=shard_format)
+    assert features.clip_ids == ["a"]
+    assert features.read(["a"])[0].tobytes() == clip(1)[0].tobytes()
+
+
+def test_unknown_format_lists_the_known(tmp_path: Path, shard_format: str) -> None:
+    name = re.escape(shard_format)
+    with pytest.raises(SupportsetError, match=f"'tar'.*{name}"):
+        FeatureWriter(tmp_path / "new", card(), shard_format="tar")
+    assert not (tmp_path / "new").exists()
