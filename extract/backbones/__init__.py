@@ -3,3 +3,7 @@
 Nothing here imports torch at the top: decode workers unpickle :class:`~extract.backbones.transforms.FrameTransform`
 through this package, and must stay small.
 """
+
+from extract.backbones.registry import DEFAULT_BACKBONE, PRESETS, describe_backbones, load_backbone
+
+__all__ = ["DEFAULT_BACKBONE", "PRESETS", "describe_backbones", "load_backbone"]

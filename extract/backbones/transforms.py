@@ -202,7 +202,7 @@ class FrameTransform:
             frame = step(frame)
         if frame.shape != (self.height, self.width, 3):
             raise ValueError(f"the transform made {frame.shape[:2]} of a frame, not {(self.height, self.width)}")
-        return np.ascontiguousarray(frame)
+        return np.array(frame, order="C")  # a copy: writable, and never a view of a decoder's buffer
 
     def to_json(self) -> list[dict[str, object]]:
         """Describe the steps for the feature card: plain JSON values only."""

@@ -1,0 +1,216 @@
+"""Visual towers of open_clip models.
+
+The trap of this library: an architecture and the weights that are loaded into it can disagree about the activation
+(QuickGELU or GELU) and about how images are prepared. Nothing fails then, every embedding is just wrong. So the
+pretrained tag decides both here, a local file is asked what it is, and what contradicts itself is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import load_checkpoint
+from open_clip.pretrained import get_pretrained_cfg
+from open_clip.transform import PreprocessCfg
+from torch import Tensor
+
+from extract.backbones.base import Backbone
+from extract.backbones.registry import nearest
+from extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeKeepRatio, ResizeShortest, Step
+from extract.backbones.weights import fill, from_file, from_hub, only_file
+from store.errors import UsageError
+
+_HUB = "hf-hub:"
+_CONFIG = "open_clip_config.json"
+_PREPARED = ("mean", "std", "interpolation", "resize_mode")
+_OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")  # entries that only OpenAI's own files have
+
+
+class OpenClipBackbone(Backbone):
+    """The image embedding as ``encode_image`` gives it, before normalisation."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Map (N, 3, h, w) to (N, dim)."""
+        output = self.model(pixels)
+        return output[0] if isinstance(output, tuple) else output  # CoCa also returns its tokens
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the user named: an architecture, perhaps a pretrained tag, perhaps a path; or a hub model."""
+
+    arch: str = ""
+    tag: str = ""
+    path: Path | None = None
+    hub: str = ""
+
+    @property
+    def name(self) -> str:
+        model = self.hub or self.arch or (self.path.name if self.path else "")
+        return f"open_clip:{model}/{self.tag}" if self.tag else f"open_clip:{model}"
+
+
+def load(model: str, path: Path | None = None) -> Backbone:
+    """Load ``ARCH/TAG`` or ``hf-hub:ORG/NAME`` from a hub; ``ARCH/FILE``, ``ARCH@FILE``, ``ARCH/TAG@FILE``, a folder."""
+    source = _source(model, path)
+    if source.path is None:
+        with from_hub(source.name, f"{source.name}@PATH"):
+            network, dim = _from_hub(source)
+        weights = source.tag or source.hub
+    else:
+        with from_file(source.name, source.path):
+            network, dim = _from_path(source, source.path)
+        weights = source.path.name
+    config = PreprocessCfg(**network.visual.preprocess_cfg)
+    return OpenClipBackbone(
+        network.visual,
+        name=source.name,
+        weights=weights,
+        dim=dim,
+        transform=frame_transform(config),
+        mean=config.mean,
+        std=config.std,
+        layer="image embedding",
+        pooling="the model's own, not normalised",
+    )
+
+
+def _source(model: str, path: Path | None) -> _Source:
+    if model.startswith(_HUB):
+        return _Source(hub=model, path=path)
+    if path is None and Path(model).expanduser().is_dir():
+        return _Source(path=Path(model).expanduser())
+    arch, _, weights = model.partition("/")
+    if arch not in open_clip.list_models():
+        raise UsageError(
+            f"backbone open_clip:{model}: open_clip has no architecture {arch!r}"
+            f"{nearest(arch, open_clip.list_models())}: name it as ARCH/WEIGHTS, or give a folder"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if weights in tags:
+        return _Source(arch, weights, path)
+    if path is None and weights and Path(weights).expanduser().exists():
+        return _Source(arch, "", Path(weights).expanduser())
+    if weights or path is None:
+        problem = f"{weights!r} is neither a pretrained tag of {arch} nor a path" if weights else "no weights are named"
+        choice = f"choose one of {', '.join(tags)}" if tags else "no tag is published"
+        raise UsageError(
+            f"backbone open_clip:{model}: {problem}{nearest(weights, tags)}: {choice}, or name a file, {arch}@PATH"
+        )
+    return _Source(arch, "", path)
+
+
+def _from_hub(source: _Source) -> tuple[Any, int]:
+    if source.hub:
+        network = open_clip.create_model(source.hub, require_pretrained=True)
+        return network, open_clip.get_model_config(source.hub)["embed_dim"]
+    quick = _needs_quick_gelu(source)
+    network = open_clip.create_model(source.arch, source.tag, force_quick_gelu=quick, require_pretrained=True)
+    return network, open_clip.get_model_config(source.arch)["embed_dim"]
+
+
+def _needs_quick_gelu(source: _Source) -> bool:
+    """Whether the activation must be switched; refuse a QuickGELU architecture for weights trained with GELU."""
+    of_arch = bool(open_clip.get_model_config(source.arch).get("quick_gelu", False))
+    of_tag = bool(get_pretrained_cfg(source.arch, source.tag).get("quick_gelu", False))
+    if of_arch and not of_tag:
+        raise UsageError(
+            f"backbone {source.name}: these weights were trained with GELU, {source.arch} computes QuickGELU: "
+            f"name the architecture without -quickgelu"
+        )
+    return of_tag and not of_arch
+
+
+def _from_path(source: _Source, path: Path) -> tuple[Any, int]:
+    if path.is_dir():
+        if (path / _CONFIG).exists():
+            return _from_folder(source, path)
+        path = only_file(path)
+    if not source.arch:
+        raise ValueError(f"it holds no {_CONFIG} that tells the architecture: name it, open_clip:ARCH@PATH")
+    original = _openai_state(path)
+    tag = source.tag or ("openai" if original is not None else _published_as(source.arch, path))
+    quick = _needs_quick_gelu(_Source(source.arch, tag)) if tag else False
+    if original is not None and not (quick or open_clip.get_model_config(source.arch).get("quick_gelu", False)):
+        raise ValueError(f"it is OpenAI's own, trained with QuickGELU, which {source.arch}/{tag} is not")
+    prepared = {key: value for key, value in _preparation(source.arch, tag, path).items() if key in _PREPARED}
+    network: Any = open_clip.create_model(
+        source.arch, None, force_quick_gelu=quick, force_preprocess_cfg=prepared, pretrained_text=False
+    )
+    if original is not None:
+        fill(network, {key: value.float() for key, value in original.items()}, ignore=_OPENAI_ONLY)
+    else:
+        load_checkpoint(network, str(path), strict=True)
+    return network, open_clip.get_model_config(source.arch)["embed_dim"]
+
+
+def _from_folder(source: _Source, folder: Path) -> tuple[Any, int]:
+    """A folder as published on a hub: its own configuration decides; a name that contradicts it is refused."""
+    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+    only_file(folder)
+    if source.arch:
+        named = open_clip.get_model_config(source.arch)
+        tagged = get_pretrained_cfg(source.arch, source.tag) if source.tag else named
+        quick = bool(named.get("quick_gelu", False) or tagged.get("quick_gelu", False))
+        if named["vision_cfg"] != config["vision_cfg"] or named["embed_dim"] != config["embed_dim"]:
+            raise ValueError(f"its {_CONFIG} describes another architecture")
+        if quick != bool(config.get("quick_gelu", False)):
+            raise ValueError(f"its {_CONFIG} says quick_gelu={not quick}, the name {source.name} the contrary")
+    return open_clip.create_model(f"local-dir:{folder}", require_pretrained=True), config["embed_dim"]
+
+
+def _published_as(arch: str, path: Path) -> str:
+    """The tag that a file's name tells, where it was published under a name of its own (OpenAI's has the model's)."""
+    for tag in open_clip.list_pretrained_tags_by_model(arch):
+        if tag != "openai" and path.name == str(get_pretrained_cfg(arch, tag).get("url", "")).rpartition("/")[2]:
+            return tag
+    return ""
+
+
+def _preparation(arch: str, tag: str, path: Path) -> dict[str, Any]:
+    """How the images of these weights are prepared: as their tag says, or as all tags of the architecture agree."""
+    if tag:
+        return get_pretrained_cfg(arch, tag)
+    published = [get_pretrained_cfg(arch, other) for other in open_clip.list_pretrained_tags_by_model(arch)]
+    ways = {str([config.get(key) for key in _PREPARED]) for config in published}
+    activations = {bool(config.get("quick_gelu", False)) for config in published}
+    if len(ways) > 1 or len(activations) > 1:
+        getLogger(__name__).warning(
+            "%s: weights of %s differ in activation or preparation, and which these are is not said, so the "
+            "architecture's own are taken: name them, as open_clip:%s/TAG@PATH, if they are others",
+            path, arch, arch,
+        )  # fmt: skip
+    return published[0] if len(ways) == 1 else {}
+
+
+def _openai_state(path: Path) -> dict[str, Tensor] | None:
+    """The parameters of a file as OpenAI published it (TorchScript, half precision, QuickGELU); None for any other."""
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return dict(torch.jit.load(str(path), map_location="cpu").state_dict()) if scripted else None
+
+
+def frame_transform(config: PreprocessCfg) -> FrameTransform:
+    """Repeat open_clip's evaluation transform (``image_transform_v2``) for one frame."""
+    size = config.size
+    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    resize: Step
+    if config.resize_mode == "squash":
+        return FrameTransform((Resize(height, width, config.interpolation),), height, width)
+    if config.resize_mode == "longest":
+        resize = ResizeKeepRatio(height, width, True, config.interpolation)
+    elif height == width:
+        resize = ResizeShortest(height, config.interpolation)
+    else:
+        resize = ResizeKeepRatio(height, width, False)  # open_clip always resizes these with bicubic interpolation
+    fill_colour = (int(config.fill_color),) if config.resize_mode == "longest" else (0,)
+    return FrameTransform((resize, CenterCrop(height, width, fill=fill_colour)), height, width)

@@ -1,0 +1,158 @@
+"""Where parameters come from: a hub that may be out of reach, or a file that may be the wrong one.
+
+Libraries tell of both in many ways (retries in the log, a traceback, or not at all: a partly filled model). Here they
+become one line each.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from store.errors import UsageError
+
+_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError)
+
+
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """Say what an exception says, in one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the model libraries from writing to the log and adding handlers to it while they load."""
+    root, names = logging.getLogger(), ("huggingface_hub", "transformers", "timm", "open_clip")
+    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
+    # open_clip logs through the root logger itself, which makes it grow a handler for good where it has none
+    handler = None if root.handlers else logging.lastResort
+    if handler:
+        root.addHandler(handler)
+    root.addFilter(_refuse)  # only what is logged to the root logger itself: our own warnings still arrive
+    try:
+        for logger, _ in before:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in before:
+            logger.setLevel(level)
+        root.removeFilter(_refuse)
+        if handler:
+            root.removeHandler(handler)
+
+
+def _refuse(record: logging.LogRecord) -> bool:
+    return False
+
+
+@contextmanager
+def from_hub(name: str, mend: str) -> Iterator[None]:
+    """Guard the calls that may download: what fails inside becomes a UsageError that names the mend.
+
+    A hub whose name does not resolve is not tried again and again: only its local cache is asked.
+    """
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or not _resolves(constants.ENDPOINT)
+    try:
+        with quiet_libraries():
+            yield
+    except _UNREADABLE + _network_errors() as error:
+        raise UsageError(
+            f"backbone {name}: its weights are neither a local path nor to be had from the hub "
+            f"({first_line(error)}): download them where there is a network and name them by path, {mend}"
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+@contextmanager
+def from_file(name: str, path: Path) -> Iterator[None]:
+    """Guard the calls that read ``path``: what fails inside becomes a UsageError that names the file."""
+    try:
+        with quiet_libraries():
+            yield
+    except _UNREADABLE as error:
+        raise UsageError(
+            f"{path}: cannot be loaded as the weights of backbone {name} ({first_line(error)}): "
+            "give a file or folder that was saved from this model"
+        ) from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a ``.safetensors`` file or one that ``torch.save`` wrote, without running its pickles.
+
+    A dict found under ``state_dict`` or ``model`` is unwrapped, and a ``module.`` before all names is taken off.
+    """
+    loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError("it holds something else than a state dict")
+    wrapped = all(name.startswith("module.") for name in loaded)
+    return {name.removeprefix("module.") if wrapped else name: value for name, value in loaded.items()}
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ...] = ()) -> None:
+    """Load ``state`` into ``model``, every entry of both; names that start with one of ``ignore`` may be left over.
+
+    Raises
+    ------
+    ValueError
+        If an entry is missing, left over, or of another shape.
+    """
+    wanted = model.state_dict()
+    missing = sorted(set(wanted) - set(state) - {name for name in wanted if name.endswith("num_batches_tracked")})
+    extra = sorted(name for name in set(state) - set(wanted) if not name.startswith(ignore or ("\0",)))
+    wrong = sorted(name for name in set(state) & set(wanted) if state[name].shape != wanted[name].shape)
+    for problem, names in (("lacks", missing), ("does not know", extra), ("has another shape for", wrong)):
+        if names:
+            of_all = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            subject = "the model" if problem == "does not know" else "it"
+            raise ValueError(f"{subject} {problem} {names[0]}{of_all}")
+    model.load_state_dict({name: value for name, value in state.items() if name in wanted}, strict=False)
+
+
+def only_file(folder: Path) -> Path:
+    """Return the one weights file of a folder, preferring safetensors; ValueError where there is none or a choice."""
+    for suffixes in ((".safetensors",), (".bin", ".pt", ".pth")):
+        found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(f"it holds several weights files: {', '.join(path.name for path in found)}")
+    raise ValueError("it holds no .safetensors, .bin, .pt or .pth file")
+
+
+def _resolves(address: str) -> bool:
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True  # the proxy resolves names, we need not be able to
+    try:
+        socket.getaddrinfo(urlsplit(address).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """The errors of the HTTP library that huggingface_hub uses: it changed from release to release."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))
