@@ -99,8 +99,7 @@ def train(
     position = Position()
     if resume and folder.checkpoint.exists():
         position = load_checkpoint(folder.checkpoint, model, optimizer, accelerator.scaler, data.record["fingerprint"])
-    else:
-        folder.create(config, data.record)
+    folder.create(config, data.record)  # on a resume: what may differ, such as the number of epochs
     total_steps = optim.epochs * loader.steps_per_epoch
     must_be_finite = {"loss"} if optim.precision == "fp16" else {"loss", "grad_norm"}  # fp16 skips infinite gradients
     window, epoch_loss = StepWindow(), EpochMeans()

@@ -153,7 +153,7 @@ class Progress:
         """A line that stays."""
         self._last = time.monotonic()
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 

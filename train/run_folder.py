@@ -64,10 +64,12 @@ class RunFolder:
     def check_same(self, config: Config) -> None:
         """Refuse to go on with a configuration that would have given another run.
 
-        How long to train (``optim.epochs``, ``optim.max_steps``, ``optim.patience``), how often to log and the name
-        may differ.
+        How long to train (``optim.epochs``, ``optim.max_steps``, ``optim.patience``), how often to log and to save, and
+        the name may differ.
         """
-        free = {"name", "optim.epochs", "optim.max_steps", "optim.patience", "optim.log_every"}
+        free = {"name"} | {
+            f"optim.{key}" for key in ("epochs", "max_steps", "patience", "log_every", "checkpoint_every")
+        }
         there, here = (_flat(each.model_dump()) for each in (self.load_config(), config))
         differing = [key for key in here if key not in free and here[key] != there[key]]
         if differing:

@@ -1,4 +1,4 @@
-"""Training end to end on a planted store: it learns, resumes exactly, and stops when told or when something is wrong."""
+"""Training end to end on a planted store: it learns, resumes exactly, and stops when told or when something breaks."""
 
 from __future__ import annotations
 
@@ -155,6 +155,7 @@ def test_a_trial_of_some_steps_goes_on_to_the_whole_run(root: Path, tmp_path: Pa
     again = train(config(optim={"epochs": 2, "max_steps": 5}), root, tmp_path / "run", resume=True, device="cpu")
     assert again.steps == 5
     train(config(optim={"epochs": 2}), root, tmp_path / "run", resume=True, device="cpu")
+    assert RunFolder(tmp_path / "run").load_config().optim.max_steps is None
     first, second = (
         torch.load(tmp_path / name / "checkpoint" / "state.pt", weights_only=True)["model"] for name in ("whole", "run")
     )

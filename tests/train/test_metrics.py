@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -31,6 +31,7 @@ def naive_ranks(scores: np.ndarray, query_group: list[int], candidate_group: lis
 tied = st.sampled_from([0.0, 0.25, 0.5, 0.5, 1.0, math.nan, math.inf, -math.inf])
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=7), elements=tied), st.data())
 def test_ranks_are_those_of_the_naive_loop(scores: np.ndarray, data: st.DataObject) -> None:
     groups = st.integers(0, 3)
@@ -89,7 +90,14 @@ def test_an_embedding_that_is_not_finite_is_a_miss_and_helps_nobody() -> None:
 
 def test_summary_by_hand() -> None:
     scores = summarize([1, 2, 7, 12, MISS], candidates=20)
-    assert scores == {"R@1": 20.0, "R@5": 40.0, "R@10": 60.0, "R@50": 80.0, "MdR": 7.0, "MnR": (1 + 2 + 7 + 12 + 21) / 5}
+    assert scores == {
+        "R@1": 20.0,
+        "R@5": 40.0,
+        "R@10": 60.0,
+        "R@50": 80.0,
+        "MdR": 7.0,
+        "MnR": (1 + 2 + 7 + 12 + 21) / 5,
+    }
     assert rsum(scores, scores) == 240.0
 
 
