@@ -1,0 +1,75 @@
+"""Finding feature sets by dataset and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from store.card import FeatureCard, Recipe
+from store.catalog import feature_set_path, find_feature_set, list_feature_sets
+from store.errors import UsageError
+from tests.store.samples import clips, recipe, write
+
+CLIP = recipe(backbone="open_clip:ViT-B-32/laion2b_s34b_b79k")
+CLIP_FAST = recipe(backbone="open_clip:ViT-B-32/laion2b_s34b_b79k", sampling={"fps": 2.0})
+RESNET = recipe(backbone="timm:resnet152.tv2_in1k")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for dataset, made in (("msrvtt", CLIP), ("msrvtt", CLIP_FAST), ("msrvtt", RESNET), ("msvd", CLIP)):
+        write(feature_set_path(tmp_path, dataset, made), clips(2), card=FeatureCard(made))
+    (tmp_path / "msrvtt" / "features" / "unfinished").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    return tmp_path
+
+
+def test_list(root: Path) -> None:
+    listed = list_feature_sets(root)
+    folders = sorted([CLIP.folder, CLIP_FAST.folder, RESNET.folder])
+    assert [(info.dataset, info.name) for info in listed] == [("msrvtt", f) for f in folders] + [("msvd", CLIP.folder)]
+    assert [info.dataset for info in list_feature_sets(root, "msvd")] == ["msvd"]
+    assert list_feature_sets(root / "absent") == []
+    assert listed[-1].card.recipe == CLIP
+    assert len(listed[-1].open()) == 2
+    assert listed[-1].path == feature_set_path(root, "msvd", CLIP)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("msrvtt/timm", RESNET),
+        ("msrvtt/TIMM-resnet152", RESNET),
+        ("msrvtt/timm:resnet152.tv2_in1k", RESNET),
+        ("msrvtt/open_clip 2fps", CLIP_FAST),
+        ("msrvtt/open_clip:ViT-B-32/laion2b_s34b_b79k 1fps", CLIP),
+        ("msrvtt/" + CLIP.folder, CLIP),
+        ("msrvtt/" + CLIP.hash, CLIP),
+        ("msvd", CLIP),
+        ("msvd/", CLIP),
+        ("msvd/open_clip-ViT-B-32", CLIP),
+    ],
+)
+def test_find(root: Path, words: str, wanted: Recipe) -> None:
+    assert find_feature_set(root, words).card.recipe == wanted
+
+
+def test_exact_name_wins_over_longer_ones(root: Path) -> None:
+    write(root / "msvd" / "features" / "plain", clips(1), card=FeatureCard(RESNET))
+    write(root / "msvd" / "features" / "plain-more", clips(1), card=FeatureCard(CLIP_FAST))
+    assert find_feature_set(root, "msvd/plain").path.name == "plain"
+
+
+def test_none_and_several_are_listed(root: Path) -> None:
+    with pytest.raises(UsageError, match="several feature sets fit 'msrvtt/open_clip'") as caught:
+        find_feature_set(root, "msrvtt/open_clip")
+    assert f"msrvtt/{CLIP.folder}" in str(caught.value)
+    assert f"msrvtt/{CLIP_FAST.folder}" in str(caught.value)
+    assert "timm" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"no feature set fits 'msrvtt/siglip': name one of .*timm"):
+        find_feature_set(root, "msrvtt/siglip")
+    with pytest.raises(UsageError, match=r"no features of a dataset 'vatex' .*there are msrvtt, msvd"):
+        find_feature_set(root, "vatex/open_clip")
+    with pytest.raises(UsageError, match="the store is empty"):
+        find_feature_set(root / "absent", "vatex/open_clip")
