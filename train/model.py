@@ -31,6 +31,8 @@ from train.text_encoder import TextEncoder, build_text_encoder, restore_text_enc
 from train.tokenizers import encode, fit_tokenizer
 from train.video_encoder import VideoCodes, VideoEncoder
 
+_VOCABULARY = {f"decoder.t5.{name}.weight" for name in ("shared", "decoder.embed_tokens", "lm_head")}
+
 
 @dataclass
 class Losses:
@@ -249,9 +251,7 @@ class SupportSetModel(nn.Module):
                         config.decoder, config.video.width, folder / DECODER_FOLDER
                     )
                 model = cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
-            if decoder is not None and {"decoder.t5.lm_head.weight", "decoder.t5.shared.weight"} <= weight_names(
-                folder
-            ):
+            if decoder is not None and len(_VOCABULARY & weight_names(folder)) > 1:  # of tied weights only one is there
                 decoder.untie()
             read_weights(model, folder)
         return model.to(device).eval()

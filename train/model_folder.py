@@ -76,7 +76,7 @@ def loading(folder: Path) -> Iterator[None]:
         yield
     # Absent or unreadable files; sizes or names that don't fit the configuration; a cut or damaged weights file.
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise SupportsetError(
             f"{folder}: the model does not load ({reason}); copy the folder whole, or train again"
         ) from None

@@ -71,7 +71,15 @@ def load_config(source: str, name: str, key: str) -> Any:
 def load_tokenizer(source: str, name: str, key: str) -> Any:
     """Read the tokenizer of a located source."""
     with _told(source, name, key, "its tokenizer"):
-        return AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    # Where the tokenizer's files are absent the library makes one up that knows special tokens only, and says nothing.
+    known = tokenizer.decode(tokenizer("a man and a woman").input_ids, skip_special_tokens=True)
+    if not any(character.isalnum() for character in known):
+        raise UsageError(
+            f"{key} = {name!r}: its tokenizer knows no word, most likely because its files are absent; "
+            "put them (tokenizer.json, or spiece.model, or vocab.txt) beside config.json"
+        )
+    return tokenizer
 
 
 def load_weights(

@@ -187,6 +187,8 @@ def _load_backbone(config: TextConfig) -> tuple[Any, Any]:
     else:
         backbone = load_weights(T5EncoderModel, source, config.name, _KEY, sizes)
     embeddings = backbone.get_input_embeddings()
+    if not isinstance(embeddings, nn.Embedding):
+        raise UsageError(f"{_KEY} = {config.name!r}: a {type(backbone).__name__} reads no text; name a text encoder")
     if len(tokenizer) > embeddings.num_embeddings:
         raise UsageError(
             f"{_KEY} = {config.name!r}: its tokenizer has {len(tokenizer)} tokens, "
