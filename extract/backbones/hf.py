@@ -104,7 +104,7 @@ class HfBackbone(Backbone):
 
 def load(model: str, path: Path | None = None) -> Backbone:
     """Load ``hf:NAME`` from the hub, or ``hf:FOLDER`` or ``hf:NAME@FOLDER`` from a local folder."""
-    if path is None and Path(model).expanduser().is_dir():
+    if path is None and model and Path(model).expanduser().is_dir():
         path, model = Path(model).expanduser(), Path(model).expanduser().resolve().name
     if path is None and (not model or model.startswith((".", "/", "~"))):
         raise UsageError(f"backbone hf:{model}: there is no folder {model!r}: give a hub name or the path of a folder")

@@ -58,7 +58,7 @@ class _Source:
 
 
 def load(model: str, path: Path | None = None) -> Backbone:
-    """Load ``ARCH/TAG`` or ``hf-hub:ORG/NAME`` from a hub; ``ARCH/FILE``, ``ARCH@FILE``, ``ARCH/TAG@FILE``, a folder."""
+    """Load ``ARCH/TAG`` or ``hf-hub:ORG/NAME`` (hub), ``ARCH/FILE``, ``ARCH@FILE``, ``ARCH/TAG@FILE``, or a folder."""
     source = _source(model, path)
     if source.path is None:
         with from_hub(source.name, f"{source.name}@PATH"):
@@ -85,7 +85,7 @@ def load(model: str, path: Path | None = None) -> Backbone:
 def _source(model: str, path: Path | None) -> _Source:
     if model.startswith(_HUB):
         return _Source(hub=model, path=path)
-    if path is None and Path(model).expanduser().is_dir():
+    if path is None and model and Path(model).expanduser().is_dir():
         return _Source(path=Path(model).expanduser())
     arch, _, weights = model.partition("/")
     if arch not in open_clip.list_models():

@@ -34,7 +34,7 @@ class TimmBackbone(Backbone):
 
 def load(model: str, path: Path | None = None) -> Backbone:
     """Load ``timm:NAME``, ``timm:hf-hub:ORG/NAME``, ``timm:NAME@FILE``, or a folder with config.json and weights."""
-    if path is None and Path(model).expanduser().is_dir():
+    if path is None and model and Path(model).expanduser().is_dir():
         path, model = Path(model).expanduser(), ""
     if model and not model.startswith(_HUB):
         _check_name(model)

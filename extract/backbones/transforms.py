@@ -44,18 +44,18 @@ def _resize_plain_bilinear(frame: np.ndarray, height: int, width: int) -> np.nda
     """Bilinear without antialiasing, as torchvision's video presets resize tensors: in float32, half to even.
 
     PIL has no such filter (it widens the filter when it shrinks), and the published weights of the video models
-    were validated with this one.
+    were validated with this one. Where the exact value lies half-way between two grey levels torch's own answer
+    depends on the CPU and on the number of threads; this one does not.
     """
     if frame.shape[:2] == (height, width):
         return frame
     top, bottom, down = _bilinear_taps(frame.shape[0], height)
     left, right, across = _bilinear_taps(frame.shape[1], width)
     down, across = down[:, None, None], across[None, :, None]
-    upper, lower = frame[top], frame[bottom]  # (height, W, 3) each: rows first, so the columns are few to gather
-    one = np.float32(1)
-    above = (one - across) * upper[:, left] + across * upper[:, right]
-    below = (one - across) * lower[:, left] + across * lower[:, right]
-    return np.rint((one - down) * above + down * below).astype(np.uint8)
+    upper, lower = frame[top], frame[bottom]  # (height, W, 3) each
+    above = _mix(upper[:, left], upper[:, right], across)
+    below = _mix(lower[:, left], lower[:, right], across)
+    return np.rint(_mix(above, below, down)).astype(np.uint8)
 
 
 def _bilinear_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,7 +64,11 @@ def _bilinear_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np
     position = np.maximum(scale * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
     first = np.minimum(position.astype(np.int64), source - 1)
     second = np.minimum(first + 1, source - 1)
-    return first, second, (position - first).astype(np.float32)
+    return first, second, position - first.astype(np.float32)
+
+
+def _mix(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return (np.float32(1) - weight) * first + weight * second
 
 
 @dataclass(frozen=True)
