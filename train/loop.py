@@ -116,7 +116,7 @@ def train(
         if steps:
             means = window.read(must_be_finite)
             epoch_loss.add(means, steps)
-            metrics.write("train", position.step, {"epoch": position.epoch + 1, "lr": rate, **means})
+            metrics.write("train", position.step, {"epoch": epoch, "lr": rate, **means})
 
     with (
         StopRequest() as stop,
@@ -128,7 +128,7 @@ def train(
         if position.step:
             progress.line(f"going on after epoch {position.epoch}, step {position.step}")
         while not finished(optim, position):
-            epoch_began = time.monotonic()
+            epoch, epoch_began = position.epoch + 1, time.monotonic()
             epoch_loss.clear()
             window.clear()
             for batch in window.timed(loader.batches(position.epoch, start=position.batch)):
@@ -150,7 +150,7 @@ def train(
                 window.add(position.step, batch, parts | {"grad_norm": grad_norm} | losses.stats)
                 if position.step % optim.log_every == 0:
                     record()
-                    progress.step(position.step, f"epoch {position.epoch + 1}, loss {epoch_loss.last:.3f}")
+                    progress.step(position.step, f"epoch {epoch}, loss {epoch_loss.last:.3f}")
                 if stop.requested or position.step == optim.max_steps:
                     break
                 if position.step % optim.checkpoint_every == 0:
@@ -166,7 +166,6 @@ def train(
                     f"--out {folder.path} --resume"
                 )
 
-            epoch = position.epoch + (position.batch > 0)  # counted from 1; the last one may be cut short
             scores = validation.scores(model) if validation is not None else {}
             if scores:
                 metrics.write("validation", position.step, {"epoch": epoch, **scores})

@@ -79,6 +79,7 @@ def test_the_log_tells_losses_speed_and_waiting(root: Path, tmp_path: Path, caps
     train(config(optim={"epochs": 2}), root, tmp_path / "run", device="cpu")
     steps = records(tmp_path / "run", "train")
     assert [record["step"] for record in steps] == [3, 6, 8, 9, 12, 15, 16]
+    assert [record["epoch"] for record in steps] == [1, 1, 1, 2, 2, 2, 2]
     first = steps[0]
     assert first["loss"] == pytest.approx(first["contrastive"] + 0.5 * first["captioning"], rel=1e-5)
     assert first["grad_norm"] > 0
