@@ -15,12 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from store.card import check_format, load_json
 from store.errors import SupportsetError, UsageError
 from store.files import Folder, hash_file, open_folder
-from store.tables import TABLES, Rows, as_table, content_hash, stored_content, to_parquet, validate, with_all_splits
+from store.row_hash import hash_rows
+from store.tables import TABLES, Rows, as_table, read_table, to_parquet, validate, with_all_splits
 
 FORMAT = "supportset-dataset"
 FORMAT_VERSION = 1
@@ -164,7 +164,7 @@ def write_dataset(
     tables = {key: as_table(key, rows) for key, rows in (("clips", clips), ("captions", captions), ("splits", splits))}
     sizes = with_all_splits(protocols, tables["splits"])
     validate(name, tables)
-    contents = {key: content_hash(table) for key, table in tables.items()}
+    contents = {key: hash_rows(table) for key, table in tables.items()}
     hashes = {(path.name, hash_file(path)) for path in map(Path, sources)}
     info = {
         "format": FORMAT,
@@ -211,7 +211,13 @@ def open_dataset(root: str | Path, name: str) -> Dataset:
     for _ in range(3):  # a writer may put other content in place while we read: then look again
         info = load_json(folder, DATASET, "not a dataset")
         check_format(info, FORMAT, FORMAT_VERSION, f"{folder}/{DATASET}")
-        tables = {key: _load(folder, key, info["tables"][key]["content"]) for key in TABLES}
+        try:
+            contents = {key: info["tables"][key]["content"] for key in TABLES}
+            {protocol: dict(splits) for protocol, splits in info["protocols"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            problem = f"{folder}/{DATASET}: damaged, {error} is absent"
+            break
+        tables = {key: _read(folder, key, content) for key, content in contents.items()}
         absent = [key for key, table in tables.items() if table is None]
         if not absent:
             return Dataset(name, info, {key: table for key, table in tables.items() if table is not None})
@@ -225,25 +231,19 @@ def list_datasets(root: str | Path) -> list[str]:
 
 
 def _settled(folder: Folder, contents: Mapping[str, str]) -> bool:
-    """Whether every table stands under its plain name."""
-    return all(stored_content(folder, f"{key}.parquet") == content for key, content in contents.items())
+    """Whether every table stands whole under its plain name."""
+    try:
+        tables = [read_table(folder, f"{key}.parquet", key, content) for key, content in contents.items()]
+    except SupportsetError:  # damaged: to be written anew
+        return False
+    return all(table is not None for table in tables)
+
+
+def _read(folder: Folder, key: str, content: str) -> pa.Table | None:
+    """The table with this content, under its plain or its staged name."""
+    table = read_table(folder, f"{key}.parquet", key, content)
+    return read_table(folder, _staged(key, content), key, content) if table is None else table
 
 
 def _staged(key: str, content: str) -> str:
     return f".{key}.{content.partition(':')[2]}.parquet"
-
-
-def _load(folder: Folder, key: str, content: str) -> pa.Table | None:
-    for name in (f"{key}.parquet", _staged(key, content)):
-        if stored_content(folder, name) == content:
-            data = folder.read(name)
-            try:
-                return (
-                    pq.read_table(pa.BufferReader(data or b""), use_threads=False)
-                    .select(TABLES[key].names)
-                    .replace_schema_metadata(None)
-                )
-            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                message = str(error).splitlines()[0]
-                raise SupportsetError(f"{folder}/{name}: damaged table ({message}): run `extract` again") from None
-    return None

@@ -217,10 +217,11 @@ class FeatureSet:
         views = self._views.setdefault(name, [None] * len(self._indexes))
         for shard in set(shards):
             if views[shard] is None:
-                views[shard] = self._map(name, self._indexes[shard])
+                views[shard] = self._map(name, shard)
         return views
 
-    def _map(self, name: str, index: ShardIndex) -> Array:
+    def _map(self, name: str, shard: int) -> Array:
+        index = self._indexes[shard]
         mend = f"restore it, or delete {index_name(index.shard)} to have its clips extracted again"
         location = index.arrays.get(name)
         for file in index.files if location is None else [index.file(location.file)]:
@@ -232,8 +233,25 @@ class FeatureSet:
                     f"{self._folder}/{file.name}: the shard file has {size} bytes, its index says {file.size}: {mend}"
                 )
         if location is None:  # an archive, compressed: unpacked into memory as a whole
-            return shard_format(index.shard_format).decode(self._folder, index.shard, name)
-        return location.view(self._folder.map(location.file))
+            array = shard_format(index.shard_format).decode(self._folder, index.shard, name)
+        else:
+            if location.offset + location.nbytes > index.file(location.file).size:
+                raise SupportsetError(f"{self._folder}/{location.file}: shorter than its index says {name} are: {mend}")
+            array = location.view(self._folder.map(location.file))
+        dtype, columns = {"values": (self.dtype, self.dim), "timestamps": (np.dtype(np.float64), 2)}[name]
+        if array.dtype != dtype or array.shape[1:] != (columns,) or len(array) < self._steps_needed[shard]:
+            raise SupportsetError(
+                f"{self._folder}/{index_name(index.shard)}: its {name} are {array.dtype} {array.shape}, needed are "
+                f"{dtype} ({self._steps_needed[shard]}, {columns}): {mend}"
+            )
+        return array
+
+    @cached_property
+    def _steps_needed(self) -> Array:
+        """Number of rows that each shard's arrays must have at least."""
+        needed = np.zeros(len(self._indexes), np.int64)
+        np.maximum.at(needed, self._shard, self._start + self._length)
+        return needed
 
     def _absent(self, clip_ids: Sequence[str]) -> SupportsetError:
         failed = self._rows.filter(pc.is_in(self._rows["clip_id"], pa.array(clip_ids[:3], pa.string())))

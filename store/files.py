@@ -32,9 +32,9 @@ TEMPORARY = ".tmp-"  # how the names of unfinished files begin; a reader never l
 _MENDS = {
     errno.ENOSPC: "free some space and run again, what was committed is kept",
     errno.EDQUOT: "the quota is used up: free some space and run again, what was committed is kept",
-    errno.EACCES: "check the permissions, or use another --store",
-    errno.EPERM: "check the permissions, or use another --store",
-    errno.EROFS: "the file system is read-only: use another --store",
+    errno.EACCES: "check the permissions, or use another folder",
+    errno.EPERM: "check the permissions, or use another folder",
+    errno.EROFS: "the file system is read-only: use another folder",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "a file stands where a folder should be: move it away",

@@ -20,11 +20,13 @@ import pyarrow.parquet as pq
 from store.card import check_format
 from store.errors import SupportsetError
 from store.files import Folder, hash_parts, part_sizes
+from store.row_hash import hash_rows
 from store.shard import EncodedShard, Location
 
 FORMAT = "supportset-shard-index"
 FORMAT_VERSION = 1
 METADATA = b"supportset"
+METADATA_HASH = b"supportset_hash"
 OK = "ok"
 
 SCHEMA = pa.schema(
@@ -109,7 +111,7 @@ class ShardIndex:
             shard=data["shard"],
             shard_format=data["shard_format"],
             recipe_hash=data["recipe_hash"],
-            files=tuple(StoredFile(**file) for file in data["files"]),
+            files=tuple(StoredFile(file["name"], file["size"], file["xxh3"]) for file in data["files"]),
             arrays={name: Location.from_json(location) for name, location in data["arrays"].items()},
             replaces=tuple(data["replaces"]),
             provenance=data["provenance"],
@@ -139,9 +141,11 @@ def describe(encoded: EncodedShard) -> tuple[StoredFile, ...]:
 
 def write_index(folder: Folder, index: ShardIndex, rows: pa.Table) -> None:
     """Commit a shard: once this returns, its rows are visible, and outlast a power cut."""
-    metadata = {METADATA: json.dumps(index.to_json(), sort_keys=True).encode("utf-8")}
+    rows = rows.select(SCHEMA.names).cast(SCHEMA)
+    content = json.dumps({**index.to_json(), "rows": hash_rows(rows)}, sort_keys=True).encode("utf-8")
+    metadata = {METADATA: content, METADATA_HASH: hash_parts([content]).encode("ascii")}
     sink = pa.BufferOutputStream()
-    pq.write_table(rows.cast(SCHEMA).replace_schema_metadata(metadata), sink)
+    pq.write_table(rows.replace_schema_metadata(metadata), sink)
     folder.put({index_name(index.shard): [memoryview(sink.getvalue())]})
 
 
@@ -151,7 +155,7 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
     Raises
     ------
     SupportsetError
-        Damaged, or of a newer format version.
+        Damaged (the rows are checked where all columns are read), or of a newer format version.
     Vanished
         The file is gone, as after a compaction by another process.
     """
@@ -159,18 +163,21 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
     content = folder.read(name)
     if content is None:
         raise Vanished(f"{folder}/{name}: the index file cannot be read though it is listed: remove the broken link")
-    mend = "restore the file, or delete it to have its clips extracted again"
     try:
         table = pq.read_table(pa.BufferReader(content), columns=columns, use_threads=False)
-        data = json.loads((table.schema.metadata or {})[METADATA])
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise SupportsetError(f"{folder}/{name}: damaged index file ({_first_line(error)}): {mend}") from None
-    check_format(data, FORMAT, FORMAT_VERSION, f"{folder}/{name}")
-    try:
+        metadata = table.schema.metadata or {}
+        data = json.loads(metadata[METADATA])
+        check_format(data, FORMAT, FORMAT_VERSION, f"{folder}/{name}")
+        if metadata[METADATA_HASH] != hash_parts([metadata[METADATA]]).encode("ascii"):
+            raise ValueError("its metadata are not those it was written with")
         index = ShardIndex.from_json(data)
         table = table.select(columns or SCHEMA.names).replace_schema_metadata(None)
-    except (KeyError, TypeError, pa.ArrowException) as error:
-        raise SupportsetError(f"{folder}/{name}: damaged index file ({_first_line(error)}): {mend}") from None
+        if columns is None and hash_rows(table) != data["rows"]:
+            raise ValueError("its rows are not those it was written with")
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        mend = "restore the file, or delete it to have its clips extracted again"
+        raise SupportsetError(f"{folder}/{name}: damaged index file ({reason}): {mend}") from None
     if index.shard != shard:
         raise SupportsetError(f"{folder}/{name}: is the index of shard {index.shard}, renamed: give it its name back")
     return index, table
@@ -213,7 +220,3 @@ def effective(table: pa.Table, shard: np.ndarray[Any, Any]) -> np.ndarray[Any, A
     order = np.lexsort((shard, generation, ok, code))
     last = np.flatnonzero(np.diff(code[order], append=-1))
     return order[last]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -7,12 +7,11 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
 from store.errors import SupportsetError
 from store.files import Folder
+from store.row_hash import hash_rows
 
 CONTENT = b"supportset_content"  # key in a Parquet file's metadata: the hash of its rows
 
@@ -132,31 +131,32 @@ def _repeated(values: list[str]) -> list[str]:
     return [value for value in values if value in seen or seen.add(value)]  # type: ignore[func-returns-value]
 
 
-def content_hash(table: pa.Table) -> str:
-    """Hash of a table's rows, the same whichever library version writes the file."""
-    digest = xxhash.xxh3_128()
-    for column in table.itercolumns():
-        values = column.combine_chunks()
-        if pa.types.is_string(values.type):
-            lengths = pc.fill_null(pc.binary_length(values), -1)
-            digest.update(lengths.to_numpy(zero_copy_only=False).astype("<i4").tobytes())
-            digest.update("".join(value for value in values.to_pylist() if value is not None).encode("utf-8"))
-        else:
-            digest.update(values.is_null().to_numpy(zero_copy_only=False).tobytes())
-            digest.update(pc.fill_null(values, 0.0).to_numpy(zero_copy_only=False).astype("<f8").tobytes())
-    return f"xxh3-128:{digest.hexdigest()}"
-
-
 def to_parquet(table: pa.Table, content: str) -> memoryview:
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({CONTENT: content.encode("ascii")}), sink)
     return memoryview(sink.getvalue())
 
 
-def stored_content(folder: Folder, name: str) -> str | None:
-    """The content hash that a table's file states, None where the file is absent or no table of ours."""
+def read_table(folder: Folder, name: str, key: str, content: str) -> pa.Table | None:
+    """Read a table's file if it is there and states this content hash, else None.
+
+    Raises
+    ------
+    SupportsetError
+        It states the hash, but holds something else.
+    """
     data = folder.read(name)
     try:
-        return (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(CONTENT, b"").decode() if data else None
+        if data is None or (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(CONTENT) != content.encode():
+            return None
     except (pa.ArrowException, OSError, ValueError):
         return None
+    try:
+        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        table = table.select(TABLES[key].names).replace_schema_metadata(None)
+        reason = "" if hash_rows(table) == content else "its rows are not those it was written with"
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+    if reason:
+        raise SupportsetError(f"{folder}/{name}: damaged table ({reason}): run `extract` again to mend it")
+    return table

@@ -248,17 +248,19 @@ class FeatureWriter:
             raise InvalidFeatures(f"clip id {clip_id!r} is not a string with something in it")
         if clip_id in self._seen:
             raise InvalidFeatures(f"clip {clip_id!r} was added before by this writer: each clip once")
+        if _printable(clip_id) != clip_id:
+            raise InvalidFeatures(f"clip id {_printable(clip_id)!r} is not valid Unicode: rename the clip")
         self._seen.add(clip_id)
         self._rows.append(
             {
                 "clip_id": clip_id,
                 "status": status,
-                "message": message,
+                "message": _printable(" ".join(message.split())),
                 "offset": offset,
                 "length": length,
                 "checksum": checksums[0],
                 "timestamps_checksum": checksums[1],
-                "source_path": source.path if source else None,
+                "source_path": _printable(source.path) if source else None,
                 "source_size": source.size if source else None,
                 "source_mtime_ns": source.mtime_ns if source else None,
                 "source_hash": source.hash if source else None,
@@ -275,3 +277,8 @@ class FeatureWriter:
                 for clip, generation in zip(table["clip_id"].to_pylist(), table["generation"].to_pylist(), strict=True):
                     self._generations[clip] = max(generation, self._generations.get(clip, 0))
         return self._generations.get(clip_id, -1) + 1
+
+
+def _printable(text: str) -> str:
+    """The text as Parquet can hold it: file names need not be valid Unicode, and a shard must not fail for one."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

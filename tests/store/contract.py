@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -240,6 +241,16 @@ class ShardFormatContract(ABC):
         content = {"ein Käfer/läuft": clip(0), "视频 1": clip(1), "a'b\"c": clip(2)}
         self.write(tmp_path, content)
         assert_holds(tmp_path, content)
+
+    def test_file_names_that_are_not_unicode_do_no_harm(self, tmp_path: Path) -> None:
+        odd = os.fsdecode(b"caf\xe9.mp4")
+        with FeatureWriter(tmp_path, card(), shard_format=self.name) as writer:
+            writer.add("a", *clip(0), source=Source(odd, 1, 2), message=f"{odd}:\nfirst line\nsecond")
+            with pytest.raises(InvalidFeatures, match=r"caf\\\\udce9.*rename"):
+                writer.add(odd, *clip(1))
+        (row,) = FeatureSet.open(tmp_path).rows().to_pylist()
+        assert row["source_path"] == "caf\\udce9.mp4"
+        assert row["message"] == "caf\\udce9.mp4: first line second"
 
     def test_index_opens_with_plain_pyarrow(self, tmp_path: Path) -> None:
         self.write(tmp_path, clips(3))

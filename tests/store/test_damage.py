@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
 from store.errors import SupportsetError
 from store.feature_set import FeatureSet
-from store.files import LocalFolder
-from store.index import METADATA, read_all
+from store.files import LocalFolder, hash_file
+from store.index import METADATA, StoredFile, read_all, write_index
+from store.shard import ShardArrays
 from store.writer import FeatureWriter
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, write
 
@@ -72,6 +76,21 @@ def test_truncated_index(tmp_path: Path, shard_format: str, keep: int) -> None:
     refused(lambda: FeatureSet.open(tmp_path), str(index), "damaged index file", "delete it")
 
 
+def test_flipped_bits_in_an_index_are_not_read_as_something_else(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    (index,) = (tmp_path / "shards").glob("*.parquet")
+    whole = index.read_bytes()
+    rows = FeatureSet.open(tmp_path).rows().to_pylist()
+    noticed = 0
+    for at in range(0, len(whole), 29):
+        index.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        try:
+            assert FeatureSet.open(tmp_path).rows().to_pylist() == rows
+        except SupportsetError as error:
+            noticed += str(index) in str(error)
+    assert noticed > 20
+
+
 def test_foreign_parquet_and_index_of_another_version(tmp_path: Path, shard_format: str) -> None:
     write(tmp_path, clips(3), shard_format=shard_format)
     (index,) = (tmp_path / "shards").glob("*.parquet")
@@ -82,6 +101,54 @@ def test_foreign_parquet_and_index_of_another_version(tmp_path: Path, shard_form
     for content, says in ((foreign, "damaged index file"), (newer, "format version 2 is newer")):
         pq.write_table(content, index)
         refused(lambda: FeatureSet.open(tmp_path), str(index), says)
+
+
+def rewritten(path: Path, **changes: object) -> None:
+    """Write the only index again, as a faulty writer would."""
+    folder = LocalFolder(path / "shards")
+    ((index,), (rows,)) = read_all(folder)
+    write_index(folder, replace(index, **changes), rows)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"shape": (2, 6)}, "its values are float16 (2, 6), needed are float16 (53, 6)"),
+        ({"shape": (106, 3)}, "its values are float16 (106, 3)"),
+        ({"dtype": "float32", "shape": (20, 6)}, "its values are float32"),
+        ({"offset": 10**9}, "shorter than its index says values are"),
+    ],
+)
+def test_index_that_contradicts_its_shard(
+    tmp_path: Path, shard_format: str, change: dict[str, object], says: str
+) -> None:
+    write(tmp_path, clips(2), shard_format=shard_format)
+    ((index,), _) = read_all(LocalFolder(tmp_path / "shards"))
+    rewritten(tmp_path, arrays={**index.arrays, "values": replace(index.arrays["values"], **change)})  # type: ignore[arg-type]
+    refused(lambda: FeatureSet.open(tmp_path).read(["clip1"]), says, "delete")
+
+
+def test_compressed_archive_is_read(tmp_path: Path, shard_format: str) -> None:
+    write(tmp_path, clips(5), shard_format=shard_format)
+    root = values_file(tmp_path).relative_to(tmp_path / "shards").parts[0]
+    path = tmp_path / "shards" / root
+    arrays = ShardArrays.pack(*zip(*clips(5).values(), strict=True))
+    if shard_format == "zarr":
+        group = zarr.create_group(path, overwrite=True)
+        for name, array in arrays.items():
+            group.create_array(
+                name, data=array, chunks=array.shape, chunk_key_encoding={"name": "default", "separator": "."}
+            )
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array, chunks=array.shape, compression="gzip")
+    files = [each for each in [path, *path.rglob("*")] if each.is_file()]
+    stated = [(str(each.relative_to(tmp_path / "shards")), each.stat().st_size, hash_file(each)) for each in files]
+    rewritten(tmp_path, arrays={}, files=tuple(StoredFile(*facts) for facts in stated))
+    assert_holds(tmp_path, clips(5))
+    files[-1].unlink()
+    refused(lambda: assert_holds(tmp_path, clips(5)), "the shard file is gone")
 
 
 def test_renamed_index(tmp_path: Path, shard_format: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,25 @@ def test_absent_source_is_named(tmp_path: Path) -> None:
         write_dataset(tmp_path, "world", **{**content(tmp_path), "sources": [tmp_path / "gone.json"]})
 
 
+def test_flipped_bits_in_a_table_are_noticed_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = content(tmp_path)
+    write_dataset(tmp_path, "world", **given)
+    path = tmp_path / "world" / "captions.parquet"
+    whole = path.read_bytes()
+    noticed = 0
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    for at in range(0, len(whole), 37):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        try:
+            read = open_dataset(tmp_path, "world").captions.to_pylist()
+        except SupportsetError:
+            noticed += 1
+            write_dataset(tmp_path, "world", **given)
+            read = open_dataset(tmp_path, "world").captions.to_pylist()
+        assert [row["text"] for row in read] == [row["text"] for row in given["captions"]]
+    assert noticed > 0
+
+
 @pytest.mark.parametrize("damage", ["remove", "truncate", "foreign"])
 def test_damaged_table_is_named_and_mended_by_writing_again(tmp_path: Path, damage: str) -> None:
     write_dataset(tmp_path, "world", **content(tmp_path))
@@ -227,6 +247,9 @@ def test_newer_and_damaged_dataset_json(tmp_path: Path) -> None:
     text = path.read_text()
     path.write_text(text.replace('"format_version": 1', '"format_version": 3'))
     with pytest.raises(SupportsetError, match=r"dataset\.json: format version 3 is newer"):
+        open_dataset(tmp_path, "world")
+    path.write_text(text.replace('"tables"', '"shelves"'))
+    with pytest.raises(SupportsetError, match=r"dataset\.json: damaged, 'tables' is absent: run `extract`"):
         open_dataset(tmp_path, "world")
     path.write_text(text[:50])
     with pytest.raises(SupportsetError, match=r"dataset\.json: not readable as JSON"):
