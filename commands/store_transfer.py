@@ -1,0 +1,227 @@
+"""``store import``, ``export`` and ``convert``: features in and out, and from one shard format to the other."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands.options import json_option, print_json, store_option
+from store.errors import SupportsetError, UsageError
+
+SHOWN = 10  # failed clips that are listed; --json has all
+
+
+class KeyValue(click.ParamType):
+    """``key=value``, as a pair."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Split at the first ``=``, or fail with the form that is taken."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, said = str(value).partition("=")
+        if not (key.strip() and equals and said.strip()):
+            self.fail(f"{value!r} is not of the form key=value, such as resize=224", param, ctx)
+        return key.strip(), said.strip()
+
+
+class Progress:
+    """Tells how far long work has come, every few seconds, on standard error."""
+
+    def __init__(self, verb: str, noun: str = "clips", every: float = 5.0) -> None:
+        self._verb = verb
+        self._noun = noun
+        self._every = every
+        self._next = time.monotonic() + every
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say it if it is time to."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every
+            click.echo(f"{self._verb}: {done:,} of {total:,} {self._noun} done", err=True)
+
+
+@click.command("import")
+@click.argument("dataset")
+@click.argument("source", type=click.Path())
+@click.option("--name", required=True, help="What to call the features: what made them, such as S3D.")
+@click.option(
+    "--state",
+    "stated",
+    type=KeyValue(),
+    multiple=True,
+    help="What is known of the recipe, such as resize=224; repeatable.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["video", "text"]),
+    default="video",
+    show_default=True,
+    help="text: ids are of captions.",
+)
+@click.option("--fps", type=float, help="Steps a second, where they are evenly spaced.")
+@click.option(
+    "--timestamps", type=click.Path(), help="The steps' (T, 2) seconds a clip, in any form that SOURCE may have."
+)
+@click.option("--timestamps-key", help="--key of --timestamps.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), help="Round to this.  [default: as they are]")
+@click.option("--dim", type=click.IntRange(1), help="Features a step.  [default: as most of the first clips have it]")
+@click.option("--trim-zeros", is_flag=True, help="Cut rows of zeros at the end of clips: padding to a fixed length.")
+@click.option("--key", help="Name of the array, where a clip's file or group holds several.")
+@click.option(
+    "--id-list",
+    type=click.Path(dir_okay=False),
+    help="File of clip ids, one a line: of an array's rows, or the only ones to take.",
+)
+@click.option(
+    "--id-from",
+    type=click.Choice(["stem", "path"]),
+    default="stem",
+    show_default=True,
+    help="Clip id: the last part of a name, or all of it.",
+)
+@click.option(
+    "--strip", default="", metavar="TEXT", help="What ends each name and is no part of the id, such as _resnet or .mp4."
+)
+@click.option("--replace", is_flag=True, help="Take features that differ from those the store holds of the same clips.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when anything at all failed or is missing.")
+@click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@store_option
+@json_option
+def import_command(
+    dataset: str,
+    source: str,
+    name: str,
+    stated: tuple[tuple[str, str], ...],
+    kind: str,
+    fps: float | None,
+    timestamps: str | None,
+    timestamps_key: str | None,
+    dtype: str | None,
+    dim: int | None,
+    trim_zeros: bool,
+    key: str | None,
+    id_list: str | None,
+    id_from: str,
+    strip: str,
+    replace: bool,
+    strict: bool,
+    shard_format: str,
+    store: str,
+    as_json: bool,
+) -> None:
+    """Bring features that other programs computed into the store, as features of DATASET.
+
+    SOURCE is a folder of one .npy, .npz or .pt file a clip (at any depth); an HDF5 file of one dataset, or one group,
+    a clip; an .npz, .safetensors or .pt file of one array a clip; or one .npy array (N, D) or (N, T, D) with an id
+    list. A clip's array is (T, D), or (D,). Values are kept bit for bit. Run again, it goes on with what is new.
+    """
+    from store.transfer.importing import import_features
+    from store.transfer.sources import Naming, open_source
+    from store.transfer.stated import ImportOptions
+
+    started = time.monotonic()
+    if len(dict(stated)) < len(stated):
+        raise UsageError(f"--state: {Counter(key for key, _ in stated).most_common(1)[0][0]!r} is stated twice")
+    options = ImportOptions(name, kind, dict(stated), fps, dim, dtype, trim_zeros, replace, shard_format)
+    naming = Naming(id_from, strip, Path(id_list) if id_list else None, key)
+    features = open_source(source, naming)
+    times = open_source(timestamps, Naming(id_from, strip, None, timestamps_key)) if timestamps else None
+    summary = import_features(store, dataset, features, options, times=times, progress=Progress("import"))
+    held = summary.imported + summary.unchanged
+    if as_json:
+        print_json({**summary.to_json(), "seconds": round(time.monotonic() - started, 1)})
+    else:
+        said = f"{summary.imported:,} clips imported" + (
+            f", {summary.unchanged:,} were there" if summary.unchanged else ""
+        )
+        click.echo(f"{said} in {time.monotonic() - started:.1f} s: {dataset}/{summary.feature_set}")
+    _tell_failures(summary.failures)
+    for note in summary.notes:
+        click.echo(f"note: {note}", err=True)
+    if not held:
+        raise SupportsetError(f"{source}: not one clip could be imported: see the messages above")
+    if strict and (summary.failures or summary.lacking):
+        raise SupportsetError(
+            f"{source}: not complete (--strict): failed {len(summary.failures):,}, "
+            f"clips of the dataset without features {summary.lacking or 0:,}"
+        )
+
+
+@click.command("export")
+@click.argument("words")
+@click.argument("dest", type=click.Path())
+@click.option(
+    "--to",
+    "form",
+    required=True,
+    type=click.Choice(["npy", "npz", "pt", "hdf5", "array"]),
+    help="npy, npz, pt: a folder of one file a clip; hdf5: a file; array: a folder of values.npy and ids.txt.",
+)
+@click.option(
+    "--timestamps", type=click.Path(), help="Where to write the steps' times, in the same form.  [default: not]"
+)
+@store_option
+@json_option
+def export_command(words: str, dest: str, form: str, timestamps: str | None, store: str, as_json: bool) -> None:
+    """Write the feature set DATASET/WORDS-OF-ITS-NAME to DEST in a form that other programs read, bit for bit.
+
+    DEST must not be there yet, or be an empty folder. `store import` reads each form back.
+    """
+    from store.catalog import find_feature_set
+    from store.transfer.exporting import export_features
+
+    features = find_feature_set(store, words)
+    summary = export_features(features, dest, form, timestamps=timestamps, progress=Progress("export"))
+    if as_json:
+        print_json(summary.to_json())
+        return
+    click.echo(f"{summary.clips:,} clips, {summary.bytes / 1e6:,.1f} MB: {dest} ({summary.layout})")
+    if summary.left_out:
+        counts = ", ".join(f"{count:,} {status}" for status, count in summary.left_out.items())
+        click.echo(f"note: clips without features are left out: {counts}", err=True)
+
+
+@click.command("convert")
+@click.argument("words")
+@click.option("--to", "shard_format", required=True, type=click.Choice(["zarr", "hdf5"]), help="Format of the shards.")
+@click.option(
+    "--keep-old", is_flag=True, help="Leave the old shards to `store compact`, for processes that read them now."
+)
+@store_option
+@json_option
+def convert_command(words: str, shard_format: str, keep_old: bool, store: str, as_json: bool) -> None:
+    """Turn the shards of the feature set DATASET/WORDS-OF-ITS-NAME into another format, in place and bit for bit."""
+    from store.catalog import find_feature_set
+    from store.transfer.convert import convert_feature_set
+
+    path = find_feature_set(store, words).path
+    summary = convert_feature_set(path, shard_format, keep_old=keep_old, progress=Progress("convert", "shards"))
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        click.echo(
+            f"{summary.converted:,} shards with {summary.clips:,} clips converted to {shard_format}, "
+            f"{summary.already:,} needed nothing, {summary.removed:,} old ones removed: {path}"
+        )
+    if summary.damaged:
+        for line in summary.damaged:
+            click.echo(f"damaged: {line}", err=True)
+        raise SupportsetError(f"{path}: {len(summary.damaged):,} damaged shards are left as they are: see above")
+
+
+def _tell_failures(failures: list[tuple[str, str, str]]) -> None:
+    """Failed clips, counted and listed, on standard error."""
+    if not failures:
+        return
+    counts = ", ".join(f"{count:,} {status}" for status, count in Counter(status for _, status, _ in failures).items())
+    click.echo(f"{len(failures):,} clips failed: {counts}", err=True)
+    for clip_id, status, message in failures[:SHOWN]:
+        click.echo(f"  {clip_id}: {status}, {message}", err=True)
+    if len(failures) > SHOWN:
+        click.echo(f"  ... and {len(failures) - SHOWN:,} more: `store show` and --json list them", err=True)

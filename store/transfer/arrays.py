@@ -1,0 +1,182 @@
+"""Arrays out of other people's files, without ever running what a file may carry: no pickle is loaded."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from store.errors import UsageError
+from store.shard import Array
+
+NUMPY_FILES = (".npy", ".npz")
+TORCH_FILES = (".pt", ".pth")
+USUAL_KEYS = ("features", "values")  # taken without --key where a file or a group holds several arrays
+
+# What numpy, zipfile and h5py raise on files that are damaged, cut short, or not what their name says.
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    OverflowError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+# The restricted unpickler of torch.load stumbles over garbage in a few more ways.
+TORCH_DAMAGE = (*DAMAGE, pickle.UnpicklingError, AttributeError, IndexError, ImportError, AssertionError)
+
+
+class Fault(Exception):  # noqa: N818 - becomes a failure row, not an error
+    """What is wrong with one clip's file or array.
+
+    Attributes
+    ----------
+    status : of the failure row, e.g. ``unreadable``, ``wrong_shape``
+    message : one line
+    """
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = one_line(message)
+
+
+def one_line(message: object, limit: int = 200) -> str:
+    """A message in one line of bounded length, without terminal colours."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(message)).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def parse_file(content: bytes, suffix: str, key: str | None = None) -> Array:
+    """The array in a file that holds one clip.
+
+    Parameters
+    ----------
+    content : of the file
+    suffix : ``.npy``, ``.npz``, ``.pt`` or ``.pth``
+    key : which array, where the file holds several (``.npz``, or a dict of tensors)
+
+    Raises
+    ------
+    Fault
+        Not readable, or several arrays of which none is named.
+    """
+    if not content:
+        raise Fault("unreadable", "the file is empty")
+    if suffix in TORCH_FILES:
+        loaded = load_torch(io.BytesIO(content))
+        if isinstance(loaded, dict):
+            tensors = {str(name): value for name, value in loaded.items()}
+            return tensor_array(tensors[pick(list(tensors), key)])
+        return tensor_array(loaded)
+    try:
+        opened = np.load(io.BytesIO(content), allow_pickle=False)
+        if isinstance(opened, np.lib.npyio.NpzFile):
+            with opened:
+                return np.asarray(opened[pick(opened.files, key)])
+        return np.asarray(opened)
+    except DAMAGE as error:
+        raise damaged(error) from None
+
+
+def pick(names: list[str], key: str | None) -> str:
+    """The name of the array that is meant: the one asked for, the only one, or the one with a usual name."""
+    if key is not None:
+        if key in names:
+            return key
+        raise Fault("unreadable", f"holds no {key!r}, only {_some(names)}")
+    if len(names) == 1:
+        return names[0]
+    usual = [name for name in USUAL_KEYS if name in names]
+    if usual:
+        return usual[0]
+    raise Fault("unreadable", f"holds {_some(names)}: name one with --key" if names else "holds no array")
+
+
+def import_torch() -> Any:
+    """The library, imported when a ``.pt`` file is met; UsageError where it is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UsageError(f".pt files need torch, which does not load here ({error}): install it") from None
+    return torch
+
+
+def load_torch(file: Any) -> Any:
+    """Load tensors with ``weights_only=True``: other objects are refused, as loading them could run code.
+
+    Parameters
+    ----------
+    file : path or open binary file
+
+    Raises
+    ------
+    Fault
+        Not readable so.
+    UsageError
+        torch is not installed.
+    """
+    torch = import_torch()
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except TORCH_DAMAGE as error:
+        if isinstance(error, pickle.UnpicklingError):
+            raise Fault(
+                "unreadable",
+                "not a file of plain tensors (other objects are refused, as loading them could run code): "
+                "save tensors, or .npy files",
+            ) from None
+        raise damaged(error) from None
+
+
+def tensor_array(value: Any) -> Array:
+    """A tensor as an array; bfloat16 as float32, which holds it exactly."""
+    torch = import_torch()
+    if not isinstance(value, torch.Tensor):
+        raise Fault("wrong_dtype", f"a {type(value).__name__}, not a tensor")
+    try:
+        dense = value.detach().cpu()
+        array: Array = (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise Fault("wrong_dtype", f"a tensor that numpy cannot hold ({error})") from None
+    return array
+
+
+def damaged(error: Exception) -> Fault:
+    """The fault that a library's error tells of."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, MemoryError):
+        return Fault("out_of_memory", f"does not fit into memory: {error}")
+    if isinstance(error, ValueError) and "pickle" in str(error):
+        return Fault(
+            "unreadable", "holds pickled objects, which are refused, as loading them could run code: save plain arrays"
+        )
+    said = str(error)
+    return Fault("unreadable", f"not readable: {said if ' ' in said else f'{type(error).__name__} {said}'.rstrip()}")
+
+
+def reading(read: Callable[[], Any], damage: tuple[type[Exception], ...] = DAMAGE) -> Any:
+    """Call a library to read one clip; what it raises on damage becomes a :class:`Fault`."""
+    try:
+        return read()
+    except damage as error:
+        raise damaged(error) from None
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown or "nothing"

@@ -1,0 +1,170 @@
+"""From an array as somebody saved it to a clip's features: shape, dtype, finite values, padding, times."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from store.errors import SupportsetError, UsageError
+from store.files import as_part
+from store.shard import Array
+from store.transfer.arrays import Fault
+from store.transfer.sources import ClipArrays
+
+SURVEYED = 64  # readable clips whose shape and dtype decide what the source holds
+
+
+@dataclass(frozen=True)
+class Form:
+    """What every clip of an import must be.
+
+    Attributes
+    ----------
+    dim : D
+    dtype : stored dtype
+    rounding : whether values may lose precision on their way to it, as the user asked for the dtype
+    trim_zeros : whether rows of zeros at the end are cut
+    fps : step ``i`` spans ``i / fps`` to ``(i + 1) / fps`` seconds; None: ``i`` to ``i + 1``, unless times are given
+    """
+
+    dim: int
+    dtype: str
+    rounding: bool = False
+    trim_zeros: bool = False
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Features:
+    """A clip ready to be written.
+
+    Attributes
+    ----------
+    values : (T, D) in the stored dtype, C order
+    timestamps : (T, 2) float64 seconds
+    zero_rows : rows of zeros at the end of the array as it came, cut or not
+    """
+
+    values: Array
+    timestamps: Array
+    zero_rows: int
+
+    @property
+    def checksums(self) -> tuple[int, int]:
+        """As the index has them: xxh3-64 of values and of timestamps."""
+        return xxhash.xxh3_64_intdigest(as_part(self.values)), xxhash.xxh3_64_intdigest(as_part(self.timestamps))
+
+
+def prepare(array: Array, form: Form, times: Array | None = None) -> Features:
+    """Check one clip's array and bring it into the stored form.
+
+    Parameters
+    ----------
+    array : (T, D), or (D,) for one step
+    form : what it must be
+    times : (T, 2) start and end of each step in seconds, or (T,) moments
+
+    Raises
+    ------
+    Fault
+        With status ``wrong_shape``, ``wrong_dtype``, ``empty``, ``not_finite``, ``overflow`` or ``wrong_times``.
+    """
+    steps = as_steps(array)
+    if steps.shape[1] != form.dim:
+        raise Fault("wrong_shape", f"has {steps.shape[1]} numbers a step, the others have {form.dim}")
+    stored = np.dtype(form.dtype).newbyteorder("<")
+    if not form.rounding and not np.can_cast(steps.dtype, stored, "safe"):
+        raise Fault("wrong_dtype", f"{steps.dtype}, the others are {form.dtype}: --dtype {form.dtype} would round it")
+    if not np.isfinite(steps).all():
+        row, column = np.argwhere(~np.isfinite(steps))[0]
+        raise Fault("not_finite", f"{steps[row, column]} at step {row}, feature {column}")
+    zero_rows = trailing_zero_rows(steps)
+    kept = len(steps) - zero_rows if form.trim_zeros else len(steps)
+    if not kept:
+        raise Fault("empty", f"all of its {len(steps)} steps are zero")
+    with np.errstate(over="ignore"):
+        values = np.array(steps[:kept], dtype=stored, order="C")
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise Fault("overflow", f"{steps[row, column]} at step {row}, feature {column} does not fit {form.dtype}")
+    return Features(values, _spans(times, len(steps), kept, form.fps), zero_rows)
+
+
+def as_steps(array: Array) -> Array:
+    """(T, D) from (T, D) or (D,); Fault where it is neither, or holds no floating-point numbers."""
+    if array.dtype.kind != "f":
+        raise Fault("wrong_dtype", f"{array.dtype} is not a floating-point type")
+    steps = array[None] if array.ndim == 1 else array
+    if steps.ndim != 2:
+        raise Fault("wrong_shape", f"has the shape {array.shape}; features are (T, D), or (D,) for one step: pool them")
+    if not steps.size:
+        raise Fault("empty", f"has the shape {array.shape}: no steps, or no features")
+    return steps
+
+
+def trailing_zero_rows(steps: Array) -> int:
+    """How many of the last rows are all zero, as padding to a fixed length leaves them."""
+    if steps[-1].any():
+        return 0
+    filled = np.flatnonzero(steps.any(axis=1))
+    return len(steps) - (int(filled[-1]) + 1 if len(filled) else 0)
+
+
+def survey(source: ClipArrays, dim: int | None, dtype: str | None) -> tuple[int, str]:
+    """What a source holds: the number of features and the dtype that most of its first readable clips have.
+
+    Parameters
+    ----------
+    source : what is to be imported
+    dim, dtype : as the user states them, None where it is to be found out
+
+    Raises
+    ------
+    UsageError
+        Most are float64 and no dtype was asked for.
+    SupportsetError
+        Not one clip is readable.
+    """
+    if dim is not None and dtype is not None:
+        return dim, dtype
+    forms: Counter[tuple[int, str]] = Counter()
+    first = ""
+    for clip_id in source.ids:
+        try:
+            steps = as_steps(source.read(clip_id)[0])
+        except Fault as fault:
+            first = first or f"{clip_id}: {fault.message}"
+            continue
+        forms[steps.shape[1], steps.dtype.newbyteorder("=").name] += 1
+        if forms.total() == SURVEYED:
+            break
+    if not forms:
+        raise SupportsetError(
+            f"{source.path}: none of its {len(source.ids):,} clips can be imported; the first: {first}"
+        )
+    (found_dim, found_dtype), _ = forms.most_common(1)[0]
+    if dtype is None and found_dtype not in ("float16", "float32"):
+        raise UsageError(
+            f"{source.path}: holds {found_dtype}: choose --dtype float32 or --dtype float16, both round it"
+        )
+    return dim or found_dim, dtype or found_dtype
+
+
+def _spans(times: Array | None, steps: int, kept: int, fps: float | None) -> Array:
+    if times is None:
+        edges = np.arange(kept + 1, dtype="<f8") / (fps or 1.0)
+        return np.stack([edges[:-1], edges[1:]], axis=1)
+    if times.dtype.kind not in "fiu" or times.ndim not in (1, 2) or (times.ndim == 2 and times.shape[1] != 2):
+        raise Fault(
+            "wrong_times", f"times are {times.dtype} {times.shape}; they must be (T, 2) seconds, or (T,) moments"
+        )
+    if len(times) not in (steps, kept):
+        raise Fault("wrong_times", f"has {steps} steps and {len(times)} times")
+    spans = times[:kept].astype("<f8")
+    spans = np.stack([spans, spans], axis=1) if spans.ndim == 1 else np.ascontiguousarray(spans)
+    if not np.isfinite(spans).all() or (spans[:, 0] > spans[:, 1]).any():
+        raise Fault("wrong_times", "its times are not finite, or a step ends before it starts")
+    return spans

@@ -1,0 +1,337 @@
+"""What people have: features of many clips in a folder of files, in one file by name, or in one table by row."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import xxhash
+
+from store.errors import SupportsetError, UsageError
+from store.files import hash_file, telling
+from store.shard import Array
+from store.transfer.arrays import DAMAGE, NUMPY_FILES, TORCH_FILES, Fault, one_line, parse_file
+from store.writer import Source
+
+CLIP_FILES = (*NUMPY_FILES, *TORCH_FILES)
+IDS = "ids.txt"
+VALUES = "values.npy"
+OFFSETS = "offsets.npy"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How clip ids come from the names in a source.
+
+    Attributes
+    ----------
+    id_from : ``stem``: the last part of a name; ``path``: all of it, from the source's root on
+    strip : what ends each name and is no part of the id, such as ``_resnet`` or ``.mp4``
+    only : path of an id list; where given, only these clips are taken
+    key : name of the array, where each file or group holds several
+    """
+
+    id_from: str = "stem"
+    strip: str = ""
+    only: Path | None = None
+    key: str | None = None
+
+    def clip_id(self, name: str) -> str:
+        """The clip that a name (with ``/``, without the suffix of a file) stands for."""
+        name = name if self.id_from == "path" else name.rpartition("/")[2]
+        return name.removesuffix(self.strip) if name != self.strip else name
+
+    def by_id(self, names: Iterable[tuple[str, T]], source: object) -> dict[str, T]:
+        """Give each its clip id; UsageError where two have the same, or one has none."""
+        found: dict[str, T] = {}
+        for name, value in names:
+            clip_id = self.clip_id(name)
+            if clip_id.encode("utf-8", "replace").decode() != clip_id:
+                raise UsageError(f"{source}: the name {name!r} is not valid Unicode: rename the file")
+            if not clip_id:
+                raise UsageError(f"{source}: the name {name!r} leaves no clip id: change --strip or --id-from")
+            if clip_id in found:
+                raise UsageError(
+                    f"{source}: {found[clip_id]!r} and {value!r} both stand for the clip {clip_id!r}: "
+                    "remove one, change --strip, or use --id-from path"
+                )
+            found[clip_id] = value
+        return found
+
+
+class ClipArrays(ABC):
+    """Arrays by clip id. Nothing is read before it is asked for.
+
+    Attributes
+    ----------
+    path : of the source
+    form : what it is, in words
+    ids : of the clips, in the source's order
+    absent : ids that the id list names and the source does not hold
+    notes : what the user should know, one line each
+    """
+
+    form: str
+
+    def __init__(self, path: Path, ids: Iterable[str], naming: Naming) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self.absent: list[str] = []
+        self.ids = list(ids)
+        if naming.only is not None:
+            held, wanted = set(self.ids), read_ids(naming.only)
+            self.absent = [clip_id for clip_id in wanted if clip_id not in held]
+            self.ids = [clip_id for clip_id in wanted if clip_id in held]
+            if others := len(held) - len(self.ids):
+                self.notes.append(f"clips left alone, as {naming.only.name} does not name them: {others:,}")
+        if not self.ids:
+            listed = f" that {naming.only} names" if naming.only else ""
+            raise UsageError(f"{path}: holds no clip{listed}; it is read as {self.form}")
+
+    @abstractmethod
+    def locate(self, clip_id: str) -> Source:
+        """Where a clip's array lies: file, its size and time, no hash. Raises Fault where the file is gone."""
+
+    @abstractmethod
+    def hash(self, clip_id: str) -> str:
+        """``xxh3-128:<hex>`` of the content of the file that holds a clip."""
+
+    @abstractmethod
+    def read(self, clip_id: str) -> tuple[Array, str]:
+        """A clip's array as it is stored, and the hash of the file it came from. Raises Fault."""
+
+    def listing(self) -> Iterator[tuple[str, int]]:
+        """Name and size of every file of the source."""
+        for clip_id in self.ids:
+            try:
+                source = self.locate(clip_id)
+            except Fault:
+                continue
+            yield source.path, source.size
+
+
+class FolderOfFiles(ClipArrays):
+    """A folder, at any depth, with one ``.npy``, ``.npz`` or ``.pt`` file a clip."""
+
+    form = "a folder of one .npy, .npz or .pt file a clip"
+
+    def __init__(self, path: Path, naming: Naming) -> None:
+        found, others = [], []
+        for name in sorted(_walk(path)):
+            # "._x.npy" is what macOS leaves beside x.npy on other file systems
+            if Path(name).suffix.lower() in CLIP_FILES and not Path(name).name.startswith("._"):
+                found.append((name[: -len(Path(name).suffix)], name))
+            else:
+                others.append(name)
+        self._key = naming.key
+        self._files = naming.by_id(found, path)
+        super().__init__(path, self._files, naming)
+        if others:
+            self.notes.append(f"other files left alone: {len(others):,} ({', '.join(others[:3])})")
+
+    def locate(self, clip_id: str) -> Source:
+        name = self._files[clip_id]
+        return _stat(self.path / name, f"{name}::{self._key}" if self._key else name)
+
+    def hash(self, clip_id: str) -> str:
+        return hash_file(self.path / self._files[clip_id])
+
+    def read(self, clip_id: str) -> tuple[Array, str]:
+        path = self.path / self._files[clip_id]
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise Fault("unreadable", f"cannot be read: {error.strerror or error}") from None
+        array = parse_file(content, path.suffix.lower(), self._key)
+        return array, f"xxh3-128:{xxhash.xxh3_128_hexdigest(content)}"
+
+
+class OneFile(ClipArrays):
+    """Arrays that share a file: what they have in common is its hash, computed once."""
+
+    _hash: str | None = None
+
+    def hash(self, clip_id: str) -> str:
+        if self._hash is None:
+            self._hash = hash_file(self._file)
+        return self._hash
+
+    def locate(self, clip_id: str) -> Source:
+        return _stat(self._file, f"{self._file.name}::{self._place(clip_id)}")
+
+    def read(self, clip_id: str) -> tuple[Array, str]:
+        return self._array(clip_id), self.hash(clip_id)
+
+    def listing(self) -> Iterator[tuple[str, int]]:
+        """Name and size of the file."""
+        yield self._file.name, os.stat(self._file).st_size
+
+    @property
+    def _file(self) -> Path:
+        return self.path
+
+    @abstractmethod
+    def _place(self, clip_id: str) -> str:
+        """Where in the file a clip's array lies."""
+
+    @abstractmethod
+    def _array(self, clip_id: str) -> Array:
+        """A clip's array; raises Fault."""
+
+
+class OneTable(OneFile):
+    """One array of all clips' steps: (N, D), (N, T, D), or (ΣT, D) with offsets; and an id list.
+
+    Parameters
+    ----------
+    path : the array's file
+    table : the array, mapped into memory if it may be
+    ids : path of the id list: one a line
+    offsets : path of the offsets, (N + 1,) integers; for (ΣT, D)
+    """
+
+    form = "one array with an id list"
+
+    def __init__(self, path: Path, table: Array, ids: Path, offsets: Path | None) -> None:
+        names = read_ids(ids)
+        self._bounds = self._rows(path, table, len(names), ids, offsets)
+        self._table = table
+        self._row = {clip_id: row for row, clip_id in enumerate(names)}
+        super().__init__(path, names, Naming())
+
+    @staticmethod
+    def _rows(path: Path, table: Array, count: int, ids: Path, offsets: Path | None) -> list[int] | None:
+        if offsets is None:
+            if table.ndim not in (2, 3) or table.dtype.kind == "O":
+                raise UsageError(
+                    f"{path}: {table.dtype} {table.shape}: an array with an id list is (N, D) or (N, T, D)"
+                )
+            if len(table) != count:
+                raise UsageError(f"{path}: has {len(table):,} rows, {ids} names {count:,} clips: they must be as many")
+            return None
+        bounds = _load_table(offsets)
+        if bounds.ndim != 1 or bounds.dtype.kind not in "iu" or len(bounds) != count + 1:
+            raise UsageError(f"{offsets}: {bounds.dtype} {bounds.shape}: must be {count + 1:,} integers for {ids}")
+        rows: list[int] = bounds.tolist()
+        if table.ndim != 2 or rows[0] != 0 or rows[-1] != len(table) or rows != sorted(rows):
+            raise UsageError(
+                f"{offsets}: must rise from 0 to the number of rows of {path}, whose shape is {table.shape}"
+            )
+        return rows
+
+    def _place(self, clip_id: str) -> str:
+        row = self._row[clip_id]
+        return str(row) if self._bounds is None else f"{self._bounds[row]}:{self._bounds[row + 1]}"
+
+    def _array(self, clip_id: str) -> Array:
+        row = self._row[clip_id]
+        return np.array(self._table[row] if self._bounds is None else self._table[slice(*self._bounds[row : row + 2])])
+
+
+def open_source(path: str | Path, naming: Naming | None = None) -> ClipArrays:
+    """Open features that other programs wrote.
+
+    Parameters
+    ----------
+    path : a folder of one ``.npy``/``.npz``/``.pt`` a clip, at any depth; an ``.h5``/``.hdf5`` file of one dataset a
+        clip (or one group a clip with a dataset in it); an ``.npz``, ``.safetensors`` or ``.pt`` file of one array a
+        clip; an ``.npy`` array (N, D) or (N, T, D) with ``ids.txt`` beside it, or (ΣT, D) with ``offsets.npy`` too
+    naming : how clip ids come from names
+
+    Raises
+    ------
+    UsageError
+        Nothing of the kind is there; two names that stand for one clip; an id list that does not fit.
+    SupportsetError
+        The file is damaged as a whole.
+    """
+    from store.transfer.containers import CONTAINERS, open_container  # which imports this module
+
+    path, naming = Path(path), naming or Naming()
+    if path.is_dir():
+        names = {entry.name for entry in os.scandir(path)}
+        if not {VALUES, IDS} <= names or Path(VALUES).stem in read_ids(path / IDS):
+            return FolderOfFiles(path, naming)
+        path = path / VALUES
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file or folder: check the path of the features")
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        ids = naming.only or path.with_name(IDS)
+        if not ids.is_file():
+            raise UsageError(f"{path}: one array needs a list of its clips, one a line: name it with --id-list")
+        offsets = path.with_name(OFFSETS)
+        return OneTable(path, _load_table(path), ids, offsets if offsets.is_file() and offsets != path else None)
+    if suffix in CONTAINERS:
+        return open_container(path, naming)
+    raise UsageError(
+        f"{path}: {suffix or 'no suffix'}: features are imported from a folder of .npy, .npz or .pt files, "
+        f"or from a file {', '.join(('.npy', *CONTAINERS))}"
+    )
+
+
+def read_ids(path: Path) -> list[str]:
+    """Read an id list, one a line; UsageError names the line that is empty or a repetition."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file: check the path of the id list")
+    try:
+        with telling("read the id list", path):
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    if lines and not lines[-1]:
+        lines.pop()
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        clip_id = line.removesuffix("\r")
+        if not clip_id.strip():
+            raise UsageError(f"{path}: line {number} is empty: one clip id a line")
+        if clip_id in seen:
+            raise UsageError(
+                f"{path}: line {number} names {clip_id!r} again, after line {seen[clip_id]}: each clip once"
+            )
+        seen[clip_id] = number
+    return list(seen)
+
+
+def _load_table(path: Path) -> Array:
+    try:
+        table: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    except DAMAGE as error:
+        raise SupportsetError(f"{path}: not readable as a NumPy array ({one_line(error)}): write it anew") from None
+    if not isinstance(table, np.ndarray):
+        raise SupportsetError(f"{path}: is an .npz file by its content: give it that suffix")
+    return table
+
+
+def _stat(path: Path, name: str) -> Source:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise Fault("unreadable", f"cannot be read: {error.strerror or error}") from None
+    return Source(name, found.st_size, found.st_mtime_ns)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Files below a folder, relative, with ``/``; linked folders are followed, each once."""
+    seen = set()
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    with telling("list the folder", root):
+        for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refuse):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                subfolders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            subfolders.sort()
+            yield from ((Path(folder) / name).relative_to(root).as_posix() for name in files)
