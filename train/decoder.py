@@ -70,9 +70,10 @@ class CaptionDecoder(nn.Module):
             use_cache=False,
         ).last_hidden_state
         # Only real tokens meet the vocabulary: its projection is the largest product of a small decoder.
-        logits = self.t5.lm_head(hidden[real] * self.scale)
-        losses = F.cross_entropy(logits, labels[real], reduction="none")
-        tokens = torch.zeros_like(labels, dtype=losses.dtype).masked_scatter(real, losses)
+        rows = real.flatten().nonzero().squeeze(1)
+        logits = self.t5.lm_head(hidden.flatten(0, 1)[rows] * self.scale)
+        losses = F.cross_entropy(logits, labels.flatten()[rows], reduction="none")
+        tokens = losses.new_zeros(real.numel()).index_copy(0, rows, losses).view_as(real)
         return tokens.sum(1) / real.sum(1).clamp(min=1)
 
     @torch.no_grad()

@@ -264,4 +264,4 @@ def _unit(vectors: Tensor) -> Tensor:
 
 def _similarity_stats(similarities: Tensor, own: Tensor) -> dict[str, Tensor]:
     nearest = similarities.masked_fill(own, -1.0).amax(1)  # -1 where there is no other clip
-    return {"positive": similarities[own].mean(), "negative": nearest.mean()}
+    return {"positive": similarities.masked_fill(~own, 0.0).sum(1).mean(), "negative": nearest.mean()}

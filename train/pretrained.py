@@ -122,7 +122,7 @@ def _told(source: str, name: str, key: str, what: str = "it") -> Iterator[None]:
     # The library raises all of these, by cause: absent or unreadable files and no network (OSError), an unknown
     # model type or tensor shapes that don't fit (ValueError, RuntimeError, KeyError), an absent tokenizer library.
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
         where = "cannot be read from that folder" if local else "is no local folder and the hub could not give it"
         raise UsageError(
             f"{key} = {name!r}: {what} {where} ({reason}); give the path of a local model folder "
