@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import Any
 
 import click
@@ -22,6 +23,14 @@ VERBS = {
     "protocols": "commands.known",
     "demo": "commands.demo",
 }
+
+
+class OneLine(click.ClickException):
+    """An error of ours as click shows one: ``Error: ...`` on standard error."""
+
+    def __init__(self, error: SupportsetError) -> None:
+        super().__init__(" ".join(str(error).split()))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class
 
 
 class Verbs(click.Group):
@@ -43,9 +52,7 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except SupportsetError as error:
-            problem = click.ClickException(" ".join(str(error).split()))
-            problem.exit_code = error.exit_code
-            raise problem from error
+            raise OneLine(error) from error
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,4 +66,4 @@ def main() -> None:
     # A library that asks a hub about telemetry or updates would stall machines without a network.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    cli(prog_name="supportset" if not os.path.basename(__import__("sys").argv[0]).endswith(".py") else "python cli.py")
+    cli(prog_name="python cli.py" if sys.argv[0].endswith(".py") else "supportset")

@@ -1,0 +1,89 @@
+"""``extract``: from annotations and videos to feature shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands.options import Part, Share, device_option, json_option, print_json, store_option
+
+
+@click.command("extract")
+@click.argument("dataset")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the annotation files.  [default: data/DATASET]")
+@click.option("--videos", type=click.Path(path_type=Path), help="Folder of the videos.  [default: that of --data]")
+@click.option("--name", help="Name in the store.  [default: DATASET; for 'folder' the folder's own name]")
+@store_option
+@click.option("--backbone", "backbones", multiple=True, metavar="NAME", help="May be given several times; see `backbones`.")
+@click.option("--fps", type=float, help="Steps per second.  [default: 1]")
+@click.option("--frames", type=int, help="Steps per clip, instead of --fps.")
+@click.option("--max-steps", type=int, default=512, show_default=True, help="Longer clips are thinned evenly.")
+@click.option("--stride", type=int, help="Distance of a window's frames, for clip models.  [default: 1]")
+@click.option("--protocol", help="Only the clips of this protocol.")
+@click.option("--split", help="Only the clips of this split.")
+@click.option("--limit", type=int, help="Only the first N clips.")
+@click.option("--shard", type=Part(), help="Only the i-th of n parts, to share the work by hand.")
+@click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Of the forward.")
+@click.option("--workers", type=int, help="Decode processes.  [default: by cores]")
+@click.option("--batch-size", type=int, help="Steps of one forward.  [default: by device]")
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds a clip may make no progress.")
+@device_option
+@click.option("--retry-failed", is_flag=True, help="Try clips again that failed before.")
+@click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True)
+@click.option("--on-damage", type=click.Choice(["keep", "drop"]), default="keep", show_default=True)
+@click.option("--max-failures", type=Share(), default="5%", show_default=True, help="More of the present clips failed: exit code 1.")
+@click.option("--strict", is_flag=True, help="Anything missing, failed or damaged: exit code 1.")
+@click.option("--annotations-only", is_flag=True, help="Write the dataset's tables and stop: for imported features.")
+@json_option
+@click.pass_context
+def extract_command(
+    ctx: click.Context,
+    dataset: str,
+    data: Path | None,
+    videos: Path | None,
+    name: str | None,
+    store: str,
+    backbones: tuple[str, ...],
+    fps: float | None,
+    frames: int | None,
+    max_steps: int,
+    stride: int | None,
+    annotations_only: bool,
+    as_json: bool,
+    **run: Any,
+) -> None:
+    """Extract the features of DATASET's clips that the store does not have yet.
+
+    DATASET is one of those that `datasets` lists; 'folder' takes a folder of your own. The same command goes on where an
+    earlier run stopped.
+    """
+    from extract.annotate import annotate
+
+    tables = annotate(dataset, data, videos, name, store)
+    for note in tables.notes:
+        click.echo(f"{tables.dataset.name}: {note}", err=True)
+    if annotations_only:
+        click.echo(f"{tables.dataset.name}: tables written below {Path(store) / tables.dataset.name}", err=True)
+        return
+
+    from extract.backbones import DEFAULT_BACKBONE, load_backbone
+    from extract.run import extract
+    from extract.sampling import Sampling
+
+    sampling = Sampling(fps=fps, frames=frames, max_steps=max_steps, stride=stride)
+    summaries = [
+        extract(tables.dataset, store, tables.videos_root, load_backbone(backbone), sampling, **run)
+        for backbone in backbones or (DEFAULT_BACKBONE,)
+    ]
+    for summary in summaries:
+        counts = ", ".join(f"{count:,} {status}" for status, count in summary.status.items())
+        click.echo(f"{summary.dataset}: {counts} of {summary.clips:,} clips in {summary.seconds:.0f} s", err=True)
+        click.echo(f"features: {summary.path}", err=True)
+    if as_json:
+        told = [summary.to_json() for summary in summaries]
+        print_json(told[0] if len(told) == 1 else {"feature_sets": told})
+    ctx.exit(max(summary.exit_code for summary in summaries))
