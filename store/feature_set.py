@@ -113,7 +113,7 @@ class FeatureSet:
         clip_ids = list(clip_ids)
         row_of = self._row_of
         try:
-            return np.array([row_of[clip_id] for clip_id in clip_ids], dtype=np.int64)
+            return np.array(list(map(row_of.__getitem__, clip_ids)), dtype=np.int64)
         except KeyError:
             raise self._absent([clip_id for clip_id in clip_ids if clip_id not in row_of]) from None
 

@@ -41,9 +41,10 @@ def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
     lines += [f"  {'hash':<13} {feature_set.card.recipe.hash}", "made with"]
     lines += [f"  {key:<13} {_in_words(value)}" for key, value in facts["card"]["provenance"].items()]
     clips, steps = facts["clips"], facts["steps"]
+    outcomes = ", ".join(f"{count:,} {status}" for status, count in facts["status"].items())
     lines += [
         "content",
-        f"  clips         {', '.join(f'{count:,} {status}' for status, count in facts['status'].items()) or 'none yet'}",
+        f"  clips         {outcomes or 'none yet'}",
         f"  steps         {steps:,}" + (f" ({steps / clips:.1f} a clip)" if clips else ""),
         f"  size          {facts['bytes'] / 1e6:,.1f} MB",
     ]

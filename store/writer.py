@@ -195,8 +195,8 @@ class FeatureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # After a seal that failed a second try would most likely fail as well, and hide the first error.
-        if not self._broken:
+        # On the way out from a seal that failed, a second try would most likely fail as well, and hide the first error.
+        if error is None or not self._broken:
             self.seal()
 
     def _start_shard(self) -> None:

@@ -18,9 +18,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.core.buffer import cpu
-from zarr.storage import MemoryStore
 
 from store.errors import SupportsetError
 from store.files import Folder, Parts, as_part
@@ -60,6 +57,10 @@ class ZarrFormat(ShardFormat):
 
     def decode(self, folder: Folder, shard: str, name: str) -> Array:
         """Read a whole array with zarr-python."""
+        import zarr  # here: only archives need it, and it takes longer to import than all the rest
+        from zarr.core.buffer import cpu
+        from zarr.storage import MemoryStore
+
         node = f"{self.root(shard)}/{name}"
         metadata, key = self._metadata(folder, shard, node)
         content = {

@@ -111,6 +111,19 @@ def test_a_writer_can_seal_again_once_there_is_room(tmp_path: Path, monkeypatch:
     assert_holds(tmp_path, content)
 
 
+def test_a_failed_seal_that_the_caller_swallows_is_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def swallowing() -> None:
+        with FeatureWriter(tmp_path, card()) as writer:
+            writer.add("clip0", *clips(1)["clip0"])
+            monkeypatch.setattr(os, "write", full_disk)
+            with pytest.raises(SupportsetError):
+                writer.seal()
+
+    with pytest.raises(SupportsetError, match="No space left"):
+        swallowing()
+    assert_holds(tmp_path, {})
+
+
 def test_an_interrupted_seal_is_done_when_leaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         monkeypatch.undo()

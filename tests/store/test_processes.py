@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_concurrent_writers_of_both_formats(tmp_path: Path) -> None:
                 assert values.tobytes() == clip(int(clip_id.partition("-")[2]))[0].tobytes()
             assert len(features) >= before
             before = len(features)
+        time.sleep(0.05)
     assert [writer.wait() for writer in writers] == [0] * 3
     for writer in writers:
         assert writer.stdout is not None
