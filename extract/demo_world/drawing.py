@@ -142,7 +142,7 @@ def draw_thing(frame: Image.Image, placed: Placed) -> None:
     """Draw one thing with a soft shadow onto an RGB frame, at a third of a pixel's precision."""
     size = frame.width
     radius = placed.radius * size
-    reach = math.ceil(radius * 1.25) + 1
+    reach = math.ceil(radius * 1.36) + 1
     left, top = math.floor(placed.x * size) - reach, math.floor(placed.y * size) - reach
     side = 2 * reach + 1
     # Drawn over an enlarged piece of the frame: where nothing is drawn, averaging gives its pixels back exactly.

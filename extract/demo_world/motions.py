@@ -153,20 +153,20 @@ def _place_pair(scene: Scene, other: Thing, look: Look, progress: float) -> list
     other_x, other_y, other_radius = 0.0, 0.0, radius
     match scene.relation:
         case "passes":
-            x, y, other_x, other_y = way * 0.3 * along, -0.15 + shift, 0.12 * look.sway[0], 0.16 + shift
+            x, y, other_x, other_y = way * 0.285 * along, -0.15 + shift, 0.12 * look.sway[0], 0.16 + shift
         case "orbits":
             turn = 2.0 * math.pi * (way * progress * 1.3 + look.phase)
             x, y = 0.27 * math.cos(turn), 0.27 * math.sin(turn)
             radius *= 0.85
         case "follows":
-            x, other_x = way * (0.15 * along - 0.15), way * (0.15 * along + 0.15)
+            x, other_x = way * (0.14 * along - 0.15), way * (0.14 * along + 0.15)
             y = other_y = 2 * shift
         case "jumps over":
-            x, y = way * 0.29 * along, 0.2 - 0.46 * (1.0 - along * along)
+            x, y = way * 0.285 * along, 0.2 - 0.46 * (1.0 - along * along)
             other_y, other_radius = 0.23, 0.9 * radius
         case _:  # pushes: run up, then both go on together
-            x = way * (0.5 * progress - 0.29)
-            other_x = way * max(0.03, 0.5 * progress - 0.29 + 1.75 * radius)
+            run = 0.32 * progress - 0.285
+            x, other_x = way * run, way * max(0.11, run + 1.75 * radius)
             y = other_y = 2 * shift
     if scene.thing.shape in ROUND and scene.relation in ("passes", "follows", "pushes"):
         angle = x / radius

@@ -44,7 +44,7 @@ SIDE = 224  # pixels; frames are square
 FORMAT = "supportset-demo-world"
 FORMAT_VERSION = 1  # rises when the same plan gives other pixels
 
-SEED, TRAIN, VALIDATION, TEST = 7, 600, 100, 200
+SEED, TRAIN, VALIDATION, TEST = 7, 500, 80, 160
 
 Progress = Callable[[int, int], None]
 
@@ -171,7 +171,7 @@ def _rendered(path: Path) -> bool:
 
 def _render_all(clips: list[PlannedClip], videos: Path, workers: int | None) -> Iterator[None]:
     """Render the clips, yielding after each."""
-    number = min(workers or len(os.sched_getaffinity(0)), len(clips))
+    number = min(workers or _cores(), len(clips))
     if number <= 1:
         for clip in clips:
             render_clip(clip, videos)
@@ -186,6 +186,11 @@ def _render_all(clips: list[PlannedClip], videos: Path, workers: int | None) -> 
             yield
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """Cores that this process may use, where the system tells (macOS does not)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_worker() -> None:

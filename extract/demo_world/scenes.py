@@ -21,7 +21,10 @@ from store.errors import UsageError
 PAIR_SHARE = 0.2  # of the clips: two different things in a relation
 CLIPS_A_CONCEPT = 5  # training clips that show the same concept
 MAX_CONCEPTS = 500  # of single things: leaves a third of all of them to the held-out clips
-MIN_FRAMES, MAX_FRAMES = 24, 36  # a clip's length varies
+MIN_FRAMES, MAX_FRAMES = 22, 34  # a clip's length varies
+
+# The example of the documents: every world with training clips shows it.
+EXAMPLE = Scene(Thing("red", "ball"), BACKGROUNDS[0], motion="left")
 
 _TRIES = 5000
 T = TypeVar("T")
@@ -130,7 +133,7 @@ def plan_world(seed: int, train: int, validation: int, test: int) -> list[Planne
     rng = random.Random(f"demo world {seed}")
     decks = _Decks(rng)
     singles, pairs = _shares(train)
-    known_singles = _concepts(decks.single_concept, min(-(-singles // CLIPS_A_CONCEPT), MAX_CONCEPTS))
+    known_singles = _concepts(decks.single_concept, min(-(-singles // CLIPS_A_CONCEPT), MAX_CONCEPTS), EXAMPLE)
     known_pairs = _concepts(decks.pair_concept, -(-pairs // CLIPS_A_CONCEPT))
     scenes = _training_scenes(decks, rng, known_singles, singles) + _training_scenes(decks, rng, known_pairs, pairs)
     rng.shuffle(scenes)
@@ -148,8 +151,9 @@ def _shares(clips: int) -> tuple[int, int]:
     return clips - pairs, pairs
 
 
-def _concepts(draw: Callable[[], Scene], number: int) -> list[Scene]:
-    found: dict[str, Scene] = {}
+def _concepts(draw: Callable[[], Scene], number: int, *first: Scene) -> list[Scene]:
+    """Draw different concepts, ``first`` among them."""
+    found = {concept.concept: concept for concept in first[:number]}
     while len(found) < number:
         concept = draw()
         found.setdefault(concept.concept, concept)
