@@ -36,7 +36,7 @@ def load(model: str, path: Path | None = None) -> Backbone:
     """Load ``timm:NAME``, ``timm:hf-hub:ORG/NAME``, ``timm:NAME@FILE``, or a folder with config.json and weights."""
     if path is None and model and Path(model).expanduser().is_dir():
         path, model = Path(model).expanduser(), ""
-    if model and not model.startswith(_HUB):
+    if (model or path is None) and not model.startswith(_HUB):
         _check_name(model)
     if path is None:
         with from_hub(f"timm:{model}", f"timm:{model}@PATH"):

@@ -27,7 +27,7 @@ def full_model() -> torch.nn.Module:
 
 
 def published_transform(picture: np.ndarray) -> torch.Tensor:
-    """The evaluation of the TensorFlow release, written out: crop 224/256 of the shorter edge, resize, (x - 127)/128."""
+    """The evaluation of the TensorFlow release: crop 224 / 256 of the shorter edge, resize, (x - 127) / 128."""
     height, width = picture.shape[:2]
     edge = int(224 / (224 + 32) * min(height, width))
     top, left = ((height - edge) + 1) // 2, ((width - edge) + 1) // 2
