@@ -123,7 +123,10 @@ def test_a_killed_rendering_goes_on_and_leaves_no_process(world: Path, tmp_path:
     deadline = time.monotonic() + 30
     while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(alive(worker) for worker in workers)
+    left = [worker for worker in workers if alive(worker)]
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left
     there = files(tmp_path)
     assert 3 <= len(there) < 400
     for name, content in there.items():
