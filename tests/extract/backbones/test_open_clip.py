@@ -107,7 +107,7 @@ def test_the_tag_decides_activation_and_preparation(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("architectures")
 def test_a_quickgelu_architecture_refuses_weights_trained_with_gelu(tmp_path: Path) -> None:
     torch.save(tiny().state_dict(), tmp_path / "checkpoint.pt")
-    with pytest.raises(UsageError, match="trained with GELU.*name the architecture without -quickgelu"):
+    with pytest.raises(UsageError, match=r"trained with GELU.*name the architecture without -quickgelu"):
         load_backbone(f"open_clip:Tiny-quickgelu/mine_b1k@{tmp_path / 'checkpoint.pt'}")
 
 
@@ -176,7 +176,7 @@ def test_a_folder_that_contradicts_the_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="describes another architecture"):
         load_backbone(f"open_clip:ViT-B-32@{folder}")
     (folder / "open_clip_pytorch_model.bin").unlink()
-    with pytest.raises(UsageError, match="holds no .safetensors"):
+    with pytest.raises(UsageError, match=r"holds no \.safetensors"):
         load_backbone(f"open_clip:{folder}")
 
 
