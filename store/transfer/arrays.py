@@ -6,6 +6,8 @@ import io
 import pickle
 import re
 import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -34,6 +36,7 @@ DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
+    tokenize.TokenError,  # numpy parses a header's text as Python literals
 )
 # The restricted unpickler of torch.load stumbles over garbage in a few more ways.
 TORCH_DAMAGE = (*DAMAGE, pickle.UnpicklingError, AttributeError, IndexError, ImportError, AssertionError)
@@ -131,7 +134,9 @@ def load_torch(file: Any) -> Any:
     """
     torch = import_torch()
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of odd pickle protocols, which damage brings about: the error says enough
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
     except TORCH_DAMAGE as error:
         if isinstance(error, pickle.UnpicklingError):
             raise Fault(
@@ -161,6 +166,10 @@ def damaged(error: Exception) -> Fault:
         return error
     if isinstance(error, MemoryError):
         return Fault("out_of_memory", f"does not fit into memory: {error}")
+    if isinstance(error, ValueError) and "file contains pickled" in str(error):  # numpy says so of any unknown content
+        return Fault(
+            "unreadable", "not readable: no NumPy file by its content (a pickle is refused: save plain arrays)"
+        )
     if isinstance(error, ValueError) and "pickle" in str(error):
         return Fault(
             "unreadable", "holds pickled objects, which are refused, as loading them could run code: save plain arrays"

@@ -1,0 +1,290 @@
+"""Convert: the other format in place, with the same rows and bits, and never a moment at which a reader sees less."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import store.transfer.convert as converting
+from store.errors import SupportsetError, UsageError
+from store.feature_set import FeatureSet
+from store.files import LocalFolder, hash_file
+from store.index import StoredFile, index_name, read_all, write_index
+from store.transfer.convert import convert_feature_set
+from store.writer import FeatureWriter, Source
+from tests.store.samples import FORMATS, assert_holds, card, clip, clips, write
+
+OTHER = {"zarr": "hdf5", "hdf5": "zarr"}
+
+
+def state(path: Path) -> list[dict[str, Any]]:
+    """Every effective row but the shard's id, which is new after a conversion."""
+    rows = FeatureSet.open(path).rows().drop_columns("shard").to_pylist()
+    return sorted(rows, key=lambda row: row["clip_id"])
+
+
+def suffixes(path: Path) -> set[str]:
+    return {file.suffix for file in (path / "shards").iterdir()} - {".parquet"}
+
+
+def mixed(path: Path, shard_format: str) -> dict[str, Any]:
+    """A set with shards of one format, failures among the clips, a shard of failures, and a retried clip."""
+    content = clips(9)
+    with FeatureWriter(path, card(), shard_format=shard_format, clips_per_shard=4) as writer:
+        writer.fail("broken", "unreadable", "no codec", source=Source("b.mp4", 3, 4))
+        writer.fail("retried", "missing", "not there yet")
+        for clip_id, (values, times) in content.items():
+            writer.add(clip_id, values, times, source=Source(f"{clip_id}.mp4", 1, 2, "xxh3-128:0"), seconds=0.25)
+    content["retried"] = clip(77)
+    write(path, {"retried": content["retried"]}, shard_format=shard_format)
+    with FeatureWriter(path, card(), shard_format=shard_format) as writer:
+        writer.fail("gone", "missing", "no file")
+    return content
+
+
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_there_and_back(tmp_path: Path, shard_format: str) -> None:
+    content = mixed(tmp_path, shard_format)
+    before = state(tmp_path)
+    told: list[tuple[int, int]] = []
+    for to in (OTHER[shard_format], shard_format, OTHER[shard_format]):
+        told.clear()
+        summary = convert_feature_set(tmp_path, to, progress=lambda done, total: told.append((done, total)))
+        assert (summary.converted, summary.clips, summary.already, summary.removed) == (4, 10, 1, 4)
+        assert suffixes(tmp_path) == {".zarr" if to == "zarr" else ".h5"}
+        assert state(tmp_path) == before
+        assert_holds(tmp_path, content)
+        assert told[-1] == (5, 5)
+        assert len(list((tmp_path / "shards").glob("*.parquet"))) == 5
+        indexes, _ = read_all(LocalFolder(tmp_path / "shards"))
+        for index in indexes:
+            assert len(index.replaces) <= 1  # lists do not grow with each conversion
+            for file in index.files:
+                path = tmp_path / "shards" / file.name
+                assert (path.stat().st_size, hash_file(path)) == (file.size, file.xxh3)
+            assert index.provenance == {"device": "cpu"}
+
+
+def test_what_has_the_format_is_left_alone(tmp_path: Path) -> None:
+    write(tmp_path, clips(3), shard_format="zarr")
+    write(tmp_path, {"x": clip(5)}, shard_format="hdf5")
+    before = {path.name for path in (tmp_path / "shards").glob("*.zarr")}
+    summary = convert_feature_set(tmp_path, "zarr")
+    assert (summary.converted, summary.already, summary.removed) == (1, 1, 1)
+    assert before <= {path.name for path in (tmp_path / "shards").glob("*.zarr")}
+    assert_holds(tmp_path, {**clips(3), "x": clip(5)})
+    assert convert_feature_set(tmp_path, "zarr").converted == 0
+
+
+def test_ties_between_writers_are_decided_as_before(tmp_path: Path) -> None:
+    for trial in range(4):
+        path = tmp_path / str(trial)
+        writers = [FeatureWriter(path, card(), shard_format="zarr") for _ in range(2)]
+        for seed, writer in enumerate(writers):
+            writer.add("a", *clip(seed))
+        for writer in writers:  # both began before either had committed: equal generations
+            writer.seal()
+        winner = FeatureSet.open(path).read(["a"])[0].tobytes()
+        convert_feature_set(path, "hdf5")
+        assert FeatureSet.open(path).read(["a"])[0].tobytes() == winner
+
+
+def test_old_shards_may_be_kept_and_go_later(tmp_path: Path) -> None:
+    content = mixed(tmp_path, "zarr")
+    before = state(tmp_path)
+    reader = FeatureSet.open(tmp_path)  # has mapped nothing yet
+    summary = convert_feature_set(tmp_path, "hdf5", keep_old=True)
+    assert (summary.kept, summary.removed) == (4, 0)
+    assert suffixes(tmp_path) == {".zarr", ".h5"}
+    assert state(tmp_path) == before
+    assert len(reader.read(list(content))[0])
+    # back again, with the first generation of shards still there: they must not come to life again
+    convert_feature_set(tmp_path, "zarr", keep_old=True)
+    write(tmp_path, {"clip3": clip(1000)}, shard_format="zarr")
+    content["clip3"] = clip(1000)
+    summary = convert_feature_set(tmp_path, "zarr")
+    assert (summary.converted, summary.removed) == (0, 8)
+    assert suffixes(tmp_path) == {".zarr"}
+    assert_holds(tmp_path, content)
+
+
+def test_a_stop_at_any_step_loses_nothing_and_a_second_run_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every call that changes the folder is in turn the one before which the process is killed."""
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    calls = {"left": 0}
+
+    def counting(name: str) -> Any:
+        real = getattr(LocalFolder, name)
+
+        def call(self: LocalFolder, *args: Any, **options: Any) -> Any:
+            if calls["left"] == 0:
+                raise Killed
+            calls["left"] -= 1
+            return real(self, *args, **options)
+
+        return call
+
+    content = mixed(tmp_path / "before", "zarr")
+    before = state(tmp_path / "before")
+    stops = 0
+    while True:
+        path = tmp_path / str(stops)
+        shutil.copytree(tmp_path / "before", path)
+        calls["left"] = stops
+        with monkeypatch.context() as patched:
+            for name in ("put", "remove"):
+                patched.setattr(LocalFolder, name, counting(name))
+            try:
+                convert_feature_set(path, "hdf5")
+                break
+            except Killed:
+                stops += 1
+        assert state(path) == before
+        assert_holds(path, content)
+        convert_feature_set(path, "hdf5")
+        assert state(path) == before
+        assert_holds(path, content)
+        indexes, _ = read_all(LocalFolder(path / "shards"))
+        assert {index.shard_format for index in indexes if index.files} == {"hdf5"}
+        assert len(indexes) == len(list((path / "shards").glob("*.parquet")))
+    assert stops == 4 * 2 + 4 * 2  # shard and index of each new one; index and shard of each old one
+
+
+@pytest.mark.parametrize("shard_format", FORMATS)
+@pytest.mark.parametrize("part", ["values", "timestamps"])
+def test_a_damaged_shard_stays_and_is_named(tmp_path: Path, shard_format: str, part: str) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    write(tmp_path, clips(3, "other"), shard_format=shard_format)
+    index = next(i for i in read_all(LocalFolder(tmp_path / "shards"))[0])
+    path = tmp_path / "shards" / index.arrays[part].file
+    content = bytearray(path.read_bytes())
+    content[index.arrays[part].offset] ^= 1
+    path.write_bytes(content)
+    summary = convert_feature_set(tmp_path, OTHER[shard_format])
+    assert (summary.converted, summary.removed) == (1, 1)
+    (told,) = summary.damaged
+    assert index.shard in told
+    assert "do not fit their checksum" in told
+    assert path.read_bytes() == content
+    assert FeatureSet.open(tmp_path).statuses() == {"ok": 6}
+
+
+@pytest.mark.parametrize("shard_format", FORMATS)
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_a_cut_or_absent_shard_file_is_named(tmp_path: Path, shard_format: str, harm: str) -> None:
+    write(tmp_path, clips(3), shard_format=shard_format)
+    ((index,), _) = read_all(LocalFolder(tmp_path / "shards"))
+    path = tmp_path / "shards" / index.arrays["values"].file
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-10])
+    else:
+        path.unlink()
+    summary = convert_feature_set(tmp_path, OTHER[shard_format])
+    assert (summary.converted, summary.removed) == (0, 0)
+    assert path.name in summary.damaged[0]
+    assert ("is gone" if harm == "gone" else "its index says") in summary.damaged[0]
+
+
+def test_what_the_disk_does_not_hold_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, clips(3), shard_format="zarr")
+    real = LocalFolder.put
+
+    def lossy(self: LocalFolder, files: Any, **options: Any) -> bool:
+        done = real(self, files, **options)
+        for name in files:
+            if name.endswith(".h5"):
+                content = bytearray((self.path / name).read_bytes())
+                content[-1] ^= 1
+                (self.path / name).write_bytes(content)
+        return done
+
+    monkeypatch.setattr(LocalFolder, "put", lossy)
+    with pytest.raises(SupportsetError, match="does not read back as written"):
+        convert_feature_set(tmp_path, "hdf5")
+    assert suffixes(tmp_path) == {".zarr"}
+    assert_holds(tmp_path, clips(3))
+
+
+def test_compressed_archives_are_unpacked(tmp_path: Path) -> None:
+    content = clips(3)
+    write(tmp_path, content, shard_format="zarr")
+    folder = LocalFolder(tmp_path / "shards")
+    ((index,), (rows,)) = read_all(folder)
+    root = tmp_path / "shards" / f"{index.shard}.zarr"
+    group = zarr.open_group(root, mode="r+")
+    for name in ("values", "timestamps", "offsets"):
+        data = group[name][...]
+        del group[name]
+        group.create_array(name, data=data, chunks=data.shape, compressors=[zarr.codecs.ZstdCodec(level=3)])
+    files = [path for path in root.rglob("*") if path.is_file()]
+    stored = tuple(
+        StoredFile(str(path.relative_to(folder.path)), path.stat().st_size, hash_file(path)) for path in files
+    )
+    write_index(folder, replace(index, files=stored, arrays={}), rows)
+    before = state(tmp_path)
+    assert convert_feature_set(tmp_path, "hdf5").converted == 1
+    assert state(tmp_path) == before
+    assert_holds(tmp_path, content)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "fail", "zarr", "hdf5", "keep zarr", "keep hdf5"]),
+        st.integers(0, 4),
+        st.integers(0, 99),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_any_history_reads_as_a_model_in_memory(tmp_path_factory: pytest.TempPathFactory, steps: Any) -> None:
+    path = tmp_path_factory.mktemp("set")
+    model: dict[str, Any] = {}
+    failed: set[str] = set()
+    FeatureWriter(path, card())
+    for action, number, seed in steps:
+        clip_id = f"clip{number}"
+        if action == "add":
+            model[clip_id] = clip(seed)
+            write(path, {clip_id: model[clip_id]}, shard_format=FORMATS[seed % 2])
+        elif action == "fail":
+            failed.add(clip_id)
+            with FeatureWriter(path, card()) as writer:
+                writer.fail(clip_id, "unreadable", str(seed))
+        else:
+            convert_feature_set(path, action.split()[-1], keep_old="keep" in action)
+        assert_holds(path, model)
+        told = {row["clip_id"] for row in FeatureSet.open(path).rows().to_pylist() if row["status"] != "ok"}
+        assert told == failed - set(model)
+
+
+def test_new_ids_sort_where_the_old_ones_do() -> None:
+    rng = random.Random(0)
+    ids = sorted(f"{rng.getrandbits(64):016x}" for _ in range(200))
+    found = [converting._successor(shard, [f"{shard}.zarr", index_name(shard)]) for shard in ids]
+    assert found == sorted(found)
+    assert not set(found) & set(ids)
+
+
+def test_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a feature set"):
+        convert_feature_set(tmp_path, "hdf5")
+    write(tmp_path, clips(1))
+    with pytest.raises(UsageError, match="'netcdf'"):
+        convert_feature_set(tmp_path, "netcdf")
+    assert convert_feature_set(tmp_path, "zarr").to_json()["path"] == str(tmp_path)
