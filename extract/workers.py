@@ -77,6 +77,7 @@ class DecodePool:
         self._setup, self._timeout = setup, timeout
         self._workers: list[_Process] = []
         self._idle_deaths = 0
+        self._stopped = False
         try:
             for _ in range(workers):
                 self._workers.append(_Process(setup))
@@ -95,7 +96,7 @@ class DecodePool:
             If workers cannot start.
         """
         left = True
-        while True:
+        while not self._stopped:
             while left and len((least := min(self._workers, key=lambda worker: len(worker.jobs))).jobs) < _AHEAD:
                 job = next(jobs, None)
                 left = job is not None
@@ -112,6 +113,10 @@ class DecodePool:
                     yield from self._replace(place, None)
                 elif worker.silent_for() > (self._timeout if worker.started else _START_SECONDS):
                     yield from self._replace(place, f"no progress for {self._timeout:g} s")
+
+    def stop(self) -> None:
+        """Make :meth:`run` end soon, whatever is left; may be called from another thread than runs it."""
+        self._stopped = True
 
     def close(self) -> None:
         """Stop all workers at once; running clips are dropped."""

@@ -56,3 +56,14 @@ class Unloadable:
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         return frame
+
+
+@dataclass(frozen=True)
+class Slow(Shrink):
+    """As :class:`Shrink`, but takes its time."""
+
+    seconds: float = 0.1
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        time.sleep(self.seconds)
+        return super().__call__(frame)

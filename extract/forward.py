@@ -1,0 +1,82 @@
+"""The model's side of a run: device, batches through the backbone, and what to do when memory runs out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from store.errors import SupportsetError, UsageError
+
+if TYPE_CHECKING:
+    from extract.backbones.base import Backbone
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is there.
+
+    Raises
+    ------
+    UsageError
+        If the name is none of these, or the device is not there.
+    """
+    kind, _, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise UsageError(f"device {name!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    if kind == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else mps)
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r}: PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device 'mps': PyTorch sees no such device; use cpu or auto")
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """Name the kind of device for the card: ``cpu``, or a GPU's model."""
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+class Forward:
+    """Runs a backbone on batches of steps, in smaller parts once the device's memory has run out."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._part: int | None = None
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Compute features; on a GPU the result may still be on its way.
+
+        Parameters
+        ----------
+        frames : (N, window, h, w, 3) uint8
+
+        Returns
+        -------
+        (N, dim) float32
+            On the backbone's device.
+
+        Raises
+        ------
+        SupportsetError
+            If not even one step fits into the device's memory.
+        """
+        steps = frames.squeeze(1) if self._backbone.window == 1 else frames
+        if not len(steps):
+            return torch.empty((0, self._backbone.dim))
+        while True:
+            try:
+                if self._part is None:
+                    return self._backbone.forward(steps)
+                return torch.cat([self._backbone.forward(part) for part in steps.split(self._part)])
+            except torch.OutOfMemoryError as error:
+                tried = min(self._part or len(steps), len(steps))
+                if tried == 1:
+                    raise SupportsetError(
+                        f"{self._backbone.name}: one step does not fit into the device's memory; "
+                        "free some, use another --device or a smaller --backbone"
+                    ) from error
+            self._part = tried // 2  # outside of `except`, where the failed tensors are let go
+            torch.cuda.empty_cache()

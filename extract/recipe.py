@@ -1,0 +1,73 @@
+"""The card of a feature set that a run writes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import av
+
+from extract.sampling import Sampling
+from store.card import FeatureCard, Recipe
+from store.errors import UsageError
+
+if TYPE_CHECKING:
+    from extract.backbones.base import Backbone
+
+_LIBRARIES = ("torch", "torchvision", "av", "pillow", "numpy", "open_clip_torch", "timm", "transformers")
+
+
+def fit_sampling(sampling: Sampling, backbone: Backbone) -> Sampling:
+    """Give the sampling the window of the backbone, which alone knows it.
+
+    Raises
+    ------
+    UsageError
+        If the sampling has another window already.
+    """
+    if sampling.window not in (1, backbone.window):
+        raise UsageError(
+            f"{backbone.name} takes {backbone.window} frames a step, not {sampling.window}: leave the window out"
+        )
+    return replace(sampling, window=backbone.window)
+
+
+def make_recipe(backbone: Backbone, sampling: Sampling, dtype: str) -> Recipe:
+    """Write down everything that decides the features."""
+    return Recipe(
+        kind="video",
+        backbone=backbone.name,
+        weights=backbone.weights,
+        weights_hash=backbone.weights_hash,
+        transform=backbone.transform_json,
+        sampling=sampling.to_json(),
+        layer=backbone.layer,
+        pooling=backbone.pooling,
+        dim=backbone.dim,
+        dtype=dtype,
+    )
+
+
+def make_card(recipe: Recipe, device: str, precision: str) -> FeatureCard:
+    """Add what is told but decides nothing: versions, device kind, precision and date; never the machine's name."""
+    provenance: dict[str, Any] = {
+        "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
+        "decoder": {"pyav": av.__version__, "ffmpeg": _ffmpeg()},
+        "device": device,
+        "precision": precision,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return FeatureCard(recipe, provenance)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _ffmpeg() -> dict[str, str]:
+    return {name: ".".join(map(str, numbers)) for name, numbers in av.library_versions.items()}

@@ -1,0 +1,115 @@
+"""From features of steps to rows of the store: clips are put together, and written by a thread of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from extract.batches import Batch
+from extract.outcome import DAMAGED, OK, OVERFLOW
+from extract.progress import Progress
+from extract.selection import Clip, Task
+from extract.workers import ClipEnd
+from store.errors import SupportsetError, ValueOverflow
+from store.writer import FeatureWriter
+
+_PENDING = 64  # clips on their way to the writer; beyond these the run waits for the disk
+
+
+class Recorder:
+    """Gathers the features of each clip and hands complete clips to the writer.
+
+    Parameters
+    ----------
+    writer : FeatureWriter
+        Used by the recorder's thread only, until the recorder is left.
+    tasks : sequence of Task
+        By job number.
+    progress : Progress
+    keep_damaged : bool
+        Whether a damaged clip's features are stored, with the damage as their message, or dropped.
+    stop_on_error : bool
+        Whether the first clip that fails ends the run (after it is recorded).
+    """
+
+    def __init__(
+        self,
+        writer: FeatureWriter,
+        tasks: Sequence[Task],
+        progress: Progress,
+        keep_damaged: bool,
+        stop_on_error: bool,
+    ) -> None:
+        self._writer, self._tasks, self._progress = writer, tasks, progress
+        self._keep_damaged, self._stop_on_error = keep_damaged, stop_on_error
+        self._features: dict[int, list[np.ndarray]] = {}
+        self._spans: dict[int, list[tuple[float, float]]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._pending: deque[Future[None]] = deque()
+
+    def fail(self, clips: list[Clip], status: str, message: str) -> None:
+        """Record clips that were not tried."""
+        for clip in clips:
+            self._submit(self._thread.submit(self._writer.fail, clip.clip_id, status, message))
+
+    def take(self, batch: Batch, features: np.ndarray) -> None:
+        """Take the features (N, D) of a batch, and write the clips that are complete with it.
+
+        Raises
+        ------
+        SupportsetError
+            If the disk refused an earlier clip, or one failed and the run is to stop then.
+        """
+        for (number, start, end), feature in zip(batch.rows, features, strict=True):
+            self._features.setdefault(number, []).append(feature)
+            self._spans.setdefault(number, []).append((start, end))
+        self._progress.frames(len(batch.rows))
+        for end_of_clip in batch.ends:
+            number = end_of_clip.job.number
+            values, spans = self._features.pop(number, []), self._spans.pop(number, [])
+            self._submit(self._thread.submit(self._write, self._tasks[number], end_of_clip, values, spans))
+
+    def flush(self) -> None:
+        """Wait until everything taken so far is with the writer; raises as :meth:`take`."""
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True)
+
+    def _submit(self, future: Future[None]) -> None:
+        self._pending.append(future)
+        while self._pending and (self._pending[0].done() or len(self._pending) > _PENDING):
+            self._pending.popleft().result()
+
+    def _write(self, task: Task, end: ClipEnd, values: list[np.ndarray], spans: list[tuple[float, float]]) -> None:
+        clip_id, source = task.clip.clip_id, replace(task.source, hash=end.hash)
+        status, message = end.status, end.message
+        kept = status == DAMAGED and self._keep_damaged and bool(values)
+        if status == OK or kept:
+            told = f"{DAMAGED}: {message}" if kept else message
+            try:
+                self._writer.add(
+                    clip_id, np.stack(values), np.array(spans), source=source, seconds=end.seconds, message=told
+                )
+            except ValueOverflow as error:
+                status, message, kept = OVERFLOW, str(error), False
+        if status != OK and not kept:
+            self._writer.fail(clip_id, status, message, source=source, seconds=end.seconds)
+        self._progress.clip(status, clip_id, message)
+        if self._stop_on_error and status != OK and not kept:
+            raise SupportsetError(
+                f"clip {clip_id!r} ({task.source.path}) is {status}: {message}; what was done before is stored; "
+                "--on-error skip goes on past such clips"
+            )
