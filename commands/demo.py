@@ -1,0 +1,103 @@
+"""``demo``: the whole pipeline on a rendered world, from pixels to a picture of what was retrieved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from commands.options import device_option
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = 8  # queries on the contact sheet
+
+
+class Stages:
+    """Announces stages as they begin, and remembers how long each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, what: str) -> Iterator[None]:
+        """Time one stage."""
+        click.secho(f"\n== {name}: {what}", bold=True, err=True)
+        began = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - began
+
+
+@click.command("demo")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Everything goes here.")
+@click.option("--config", default=str(ROOT / "configs" / "demo.toml"), show_default=False, help="[default: configs/demo.toml]")
+@device_option
+def demo_command(out: Path, config: str, device: str) -> None:
+    """Render a small captioned world, extract its features, train, evaluate, and draw a contact sheet.
+
+    A second run finds the videos and the shards there and trains anew on them.
+    """
+    from extract.annotate import annotate
+    from extract.backbones import load_backbone
+    from extract.run import extract
+    from extract.sampling import Sampling
+    from train.config import load_config
+    from train.evaluate import describe, evaluate
+    from train.loop import train
+
+    stages = Stages()
+    data, store, run = out / "world", out / "features", out / "runs" / time.strftime("%Y%m%d-%H%M%S")
+    with stages.stage("render", "moving shapes as real H.264 files, each with five captions"):
+        world = annotate("demo", data, None, None, store)
+        for note in world.notes:
+            click.echo(note, err=True)
+    with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
+        extract(world.dataset, store, data, load_backbone("efficientnet_lite:0"), Sampling(frames=4), device=device)
+    with stages.stage("train", "the support-set bottleneck and the text encoder, from the shards alone"):
+        train(load_config(config), store, run, device=device)
+    with stages.stage("evaluate", "held-out clips, in combinations that training has not shown"):
+        result = evaluate(run, store=store, device=device)
+        click.echo(describe(result))
+    with stages.stage("show", "a picture of queries and the clips found for them"):
+        picture = _picture(run, store, data, out / "contact-sheet.png", result, device)
+
+    chance = 100.0 / result["gallery"]
+    score = result["t2v"]["R@1"]
+    click.echo(f"\ntext to video R@1 {score:.1f} % on {result['gallery']} held-out clips: {score / chance:.0f} times chance")
+    click.echo("\n".join(f"  {name:<9} {seconds:6.1f} s" for name, seconds in stages.seconds.items()))
+    click.echo(f"  {'in all':<9} {sum(stages.seconds.values()):6.1f} s")
+    for name, place in (("videos", data), ("features", store), ("run", run), ("picture", picture)):
+        click.echo(f"{name:<9} {place}")
+    click.echo(f'try: python cli.py search {run} "two red balls roll to the left" --store {store}')
+
+
+def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict, device: str) -> Path:
+    """The contact sheet: evenly chosen test queries, their five best clips, and which was right."""
+    from extract import contact_sheet as sheet
+    from train.search import Searcher
+
+    searcher = Searcher(run, store, protocol=result["protocol"], split=result["split"], device=device)
+    captions = searcher.tables.split_captions(result["protocol"], result["split"])
+    chosen = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
+    rows = []
+    for caption, hits in zip(chosen, searcher.search([c.text for c in chosen], result["gallery"]), strict=True):
+        rank = next((place for place, hit in enumerate(hits, 1) if hit.clip_id == caption.clip_id), None)
+        best = [
+            sheet.Hit(
+                hit.clip_id,
+                videos / hit.path if hit.path else None,
+                hit.score,
+                hit.clip_id == caption.clip_id,
+                hit.start_s,
+                hit.end_s,
+            )
+            for hit in hits[:5]
+        ]
+        rows.append(sheet.SheetRow(caption.text, best, rank))
+    subtitle = (
+        f"protocol {result['protocol']}, split {result['split']}, gallery {result['gallery']} clips, "
+        f"text to video R@1 {result['t2v']['R@1']:.1f} %"
+    )
+    return sheet.contact_sheet(rows, out, f"supportset demo: {len(rows)} queries and their five best clips", subtitle)
