@@ -71,7 +71,8 @@ IMAGE_MODELS: dict[str, Case] = {
 VIDEO_MODELS: dict[str, Case] = {
     "videomae": (
         lambda: tf.VideoMAEModel(tf.VideoMAEConfig(**VISION, num_frames=4)),
-        "VideoMAEImageProcessor", CROPPED, lambda model, pixels: model(pixel_values=pixels).last_hidden_state.mean(1), 32,
+        "VideoMAEImageProcessor", CROPPED,
+        lambda model, pixels: model(pixel_values=pixels).last_hidden_state.mean(1), 32,
     ),
     "xclip": (
         lambda: tf.XCLIPModel(
@@ -79,7 +80,8 @@ VIDEO_MODELS: dict[str, Case] = {
                 "num_frames": 4, "mit_hidden_size": 20, "mit_intermediate_size": 32, "mit_num_attention_heads": 2,
             })
         ),
-        "VideoMAEImageProcessor", CROPPED, lambda model, pixels: tensor(model.get_video_features(pixel_values=pixels)), 20,
+        "VideoMAEImageProcessor", CROPPED,
+        lambda model, pixels: tensor(model.get_video_features(pixel_values=pixels)), 20,
     ),
 }  # fmt: skip
 
@@ -135,22 +137,24 @@ def test_video_models(name: str, tmp_path: Path) -> None:
 def test_frames_are_those_of_the_pil_processor_and_near_those_of_torchvision(
     size: tuple[int, int], kind: str, options: dict[str, Any]
 ) -> None:
-    """Equal to the PIL processor; within two grey levels of the torchvision one, 0.3 of a level on average."""
+    """Equal to the PIL processor; a grey level here and there from the torchvision one of transformers 5."""
     raw = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
     picture = frame(*size)
     reference = pil(kind)(**options)
     ours = read_processor("hf:x", reference)[0](picture).astype(int)
     expected = reference(Image.fromarray(picture), **raw)["pixel_values"][0].transpose(1, 2, 0)
     np.testing.assert_array_equal(ours, expected)
-    fast = getattr(tf, kind) if hasattr(tf, f"{kind}Pil") else getattr(tf, f"{kind}Fast")
-    other = fast(**options)(Image.fromarray(picture), **{**raw, "return_tensors": "pt"})["pixel_values"][0]
+    if not hasattr(tf, f"{kind}Pil"):
+        return  # before transformers 5 the processors that use torchvision also crop one pixel beside the PIL ones
+    other = getattr(tf, kind)(**options)(Image.fromarray(picture), **{**raw, "return_tensors": "pt"})["pixel_values"][0]
     difference = np.abs(ours - other.permute(1, 2, 0).numpy().astype(int))
-    assert difference.max() <= 2
-    assert difference.mean() < 0.3
+    assert difference.mean() < 0.5
+    assert (difference > 2).mean() < 0.05
 
 
+@pytest.mark.skipif(not hasattr(tf, "VideoMAEVideoProcessor"), reason="this transformers has no such processor")
 def test_the_video_processor_is_read_where_there_is_no_image_processor(tmp_path: Path) -> None:
-    model, _ = saved(VIDEO_MODELS["videomae"], tmp_path)
+    saved(VIDEO_MODELS["videomae"], tmp_path)
     for file in tmp_path.glob("*processor*.json"):
         file.unlink()
     tf.VideoMAEVideoProcessor(**CROPPED).save_pretrained(tmp_path)
@@ -210,7 +214,7 @@ def test_other_models_and_processors_are_refused_in_one_line(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="there is no folder"):
         load_backbone("hf:./nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="empty: cannot be loaded as the weights of backbone hf:empty"):
+    with pytest.raises(UsageError, match=r"empty: cannot be loaded .* backbone hf:empty \(there is no config"):
         load_backbone(f"hf:{tmp_path / 'empty'}")
 
 
