@@ -44,20 +44,19 @@ def run(*arguments: Any, code: int = 0) -> Result:
     result = CliRunner().invoke(cli, ["store", *map(str, arguments)])
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
-    if code == 1 or "Error:" in result.stderr:
+    if code == 1:  # click tells a missing option in several lines
         assert result.stderr.rstrip().splitlines()[-1].startswith("Error: ")
     return result
 
 
 def test_import_export_convert_from_end_to_end(tmp_path: Path, source: Path, store: str) -> None:
-    result = run("import", "d", source, "--name", "net", "--fps", 2, "--state", "resize=224=x", "--store", store)
+    arguments = ("import", "d", source, "--name", "net", "--fps", 2, "--state", "resize=224=x", "--store", store)
+    result = run(*arguments)
     assert result.stdout.startswith("4 clips imported in ")
     assert "`extract d --data DIR --annotations-only`" in result.stderr
     features = find_feature_set(store, "d/net")
     assert features.card.recipe.transform == {"stated": {"resize": "224=x"}}
-    assert run(
-        "import", "d", source, "--name", "net", "--fps", 2, "--state", "resize=224=x", "--store", store
-    ).stdout.startswith("0 clips imported, 4 were there")
+    assert run(*arguments).stdout.startswith("0 clips imported, 4 were there")
     result = run("convert", "d/net", "--to", "hdf5", "--store", store)
     assert result.stdout.startswith("1 shards with 4 clips converted to hdf5")
     assert [index.shard_format for index in read_all(LocalFolder(features.path / "shards"))[0]] == ["hdf5"]

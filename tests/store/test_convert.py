@@ -17,7 +17,7 @@ import store.transfer.convert as converting
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
 from store.files import LocalFolder, hash_file
-from store.index import StoredFile, index_name, read_all, write_index
+from store.index import SCHEMA, ShardIndex, StoredFile, index_name, read_all, write_index
 from store.transfer.convert import convert_feature_set
 from store.writer import FeatureWriter, Source
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, write
@@ -279,6 +279,17 @@ def test_new_ids_sort_where_the_old_ones_do() -> None:
     found = [converting._successor(shard, [f"{shard}.zarr", index_name(shard)]) for shard in ids]
     assert found == sorted(found)
     assert not set(found) & set(ids)
+
+
+def test_of_a_chain_the_eldest_goes_first(tmp_path: Path) -> None:
+    """Else a stop in between would bring back what was replaced."""
+    folder = LocalFolder(tmp_path)
+    chain = ["c" * 16, "a" * 16, "b" * 16, "0" * 16]  # each stands for the one before
+    for i, shard in enumerate(chain):
+        write_index(
+            folder, ShardIndex(shard, "zarr", "-", replaces=tuple(chain[max(i - 1, 0) : i])), SCHEMA.empty_table()
+        )
+    assert list(converting._replaced(folder)) == chain[:-1]
 
 
 def test_wrong_use(tmp_path: Path) -> None:
