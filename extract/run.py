@@ -1,49 +1,37 @@
-"""The extraction run: from the clips of a dataset to features in the store.
-
-Decode workers, the model and the writer work at the same time: workers fill shared memory, a thread packs steps of many
-clips into full batches, the main thread runs the model on them, and another thread writes clips that are complete.
-"""
+"""The extraction run: from the clips of a dataset to features in the store."""
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from math import prod
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
+import pyarrow as pa
 
-from extract.batches import Batch, BatchStream
-from extract.decode_worker import Job, Setup
-from extract.forward import Forward, describe_device, pick_device
+from extract.forward import describe_device, pick_device
 from extract.outcome import MISSING
+from extract.pipeline import Plan, run_pipeline
 from extract.progress import Progress
 from extract.recipe import fit_sampling, make_card, make_recipe
 from extract.recorder import Recorder
 from extract.sampling import Sampling
 from extract.selection import Clip, Work, plan_work, require_videos, rows_of, select_clips
 from extract.summary import Summary, count_statuses, exit_code
-from extract.workers import DecodePool
 from store.card import CARD
 from store.catalog import feature_set_path
 from store.dataset import Dataset
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
+from store.index import SCHEMA
 from store.shard import shard_format as check_shard_format
 from store.writer import FeatureWriter
 
 if TYPE_CHECKING:
     from extract.backbones.base import Backbone
-
-_RING_BYTES = 512 * 2**20  # of shared memory for all workers together, at most
 
 
 class Interrupted(SupportsetError):  # noqa: N818 - named for what it tells
@@ -128,14 +116,13 @@ def extract(
     clips = select_clips(dataset, protocol, split, limit, shard)
     recipe = make_recipe(backbone, sampling, dtype)
     path = feature_set_path(root, dataset.name, recipe)
-    rows = FeatureSet.open(path).rows() if (path / CARD).exists() else None
-    work = plan_work(clips, videos_root, rows, retry_failed=retry_failed)
+    work = plan_work(clips, videos_root, _rows(path, clips), retry_failed=retry_failed)
     if not work.found and not work.done:
         require_videos(clips, videos_root)
     if work.tasks or work.absent:
         backbone.to(place, precision)
         card = make_card(recipe, describe_device(place), precision)
-        plan = _Plan.make(backbone, sampling, place, len(work.tasks), workers, batch_size, timeout)
+        plan = Plan.make(backbone, sampling, place, len(work.tasks), workers, batch_size, timeout)
         with Progress(len(work.tasks), quiet=not progress) as shown, _sigterm_interrupts():
             shown.note(_announcement(dataset, path, clips, work))
             try:
@@ -151,15 +138,15 @@ def extract(
                 ):
                     recorder.fail(work.absent, MISSING, "no file of this clip was found")
                     if work.tasks:
-                        _work(work, videos_root, backbone, plan, recorder, shown)
+                        run_pipeline(work, videos_root, backbone, plan, recorder, shown)
                     recorder.flush()
             except KeyboardInterrupt:
-                there = len(rows_of(FeatureSet.open(path).rows(), clips))
+                there = len(_rows(path, clips))
                 raise Interrupted(
                     f"stopped: {there:,} of {len(clips):,} clips are done and stored in {path}; "
                     "the same command goes on from there"
                 ) from None
-    final = rows_of(FeatureSet.open(path).rows(), clips)
+    final = _rows(path, clips)
     return Summary(
         dataset.name,
         path.name,
@@ -171,71 +158,11 @@ def extract(
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Sizes of a run."""
-
-    setup: Setup
-    workers: int
-    batch_size: int
-    pinned: bool
-    timeout: float
-
-    @classmethod
-    def make(
-        cls,
-        backbone: Backbone,
-        sampling: Sampling,
-        device: torch.device,
-        tasks: int,
-        workers: int | None,
-        batch_size: int | None,
-        timeout: float,
-    ) -> _Plan:
-        transform = backbone.frame_transform()
-        shape = (sampling.window, *transform(np.zeros((48, 64, 3), np.uint8)).shape)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = workers or max(1, cores // 2 if device.type == "cpu" else cores - 1)
-        workers = max(1, min(workers, tasks))
-        many = 32 if device.type == "cpu" else 256
-        batch_size = batch_size or (many if sampling.window == 1 else max(4, 2 * many // sampling.window))
-        slots = min(-(-2 * batch_size // workers), _RING_BYTES // workers // prod(shape))
-        return cls(
-            Setup(sampling, transform, shape, max(2, slots)), workers, batch_size, device.type == "cuda", timeout
-        )
-
-
-def _work(work: Work, videos_root: Path, backbone: Backbone, plan: _Plan, recorder: Recorder, shown: Progress) -> None:
-    """Decode, forward and record all tasks; the batch before is read back while the next one is computed."""
-    forward, held, waited, since = Forward(backbone), None, 0.0, time.monotonic()
-    began = since
-    with ExitStack() as stack:
-        pool = stack.enter_context(DecodePool(plan.setup, plan.workers, plan.timeout))
-        stream = stack.enter_context(
-            BatchStream(pool, _jobs(work, videos_root), plan.setup.shape, plan.batch_size, pinned=plan.pinned)
-        )
-
-        def finish(batch: Batch, features: Tensor) -> None:
-            values = features.cpu().numpy()
-            stream.recycle(batch)
-            recorder.take(batch, values)
-
-        for batch in stream:
-            waited += time.monotonic() - since
-            features = forward(batch.frames)
-            if held is not None:
-                finish(*held)
-            held, since = (batch, features), time.monotonic()
-        if held is not None:
-            finish(*held)
-    share = waited / max(time.monotonic() - began, 1e-9)
-    slower = "decoding" if share > 0.5 else "the model"
-    shown.note(f"extract: the model waited for frames {share:.0%} of the time: {slower} sets the pace")
-
-
-def _jobs(work: Work, videos_root: Path) -> Iterator[Job]:
-    for number, task in enumerate(work.tasks):
-        yield Job(number, str(videos_root / task.source.path), task.clip.start_s, task.clip.end_s)
+def _rows(path: Path, clips: list[Clip]) -> pa.Table:
+    """What the index has of the clips; nothing where there is no feature set yet."""
+    if not (path / CARD).exists():
+        return SCHEMA.empty_table()
+    return rows_of(FeatureSet.open(path).rows(), clips)
 
 
 def _announcement(dataset: Dataset, path: Path, clips: list[Clip], work: Work) -> str:

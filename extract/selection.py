@@ -98,9 +98,7 @@ def select_clips(
     return clips
 
 
-def plan_work(
-    clips: Iterable[Clip], videos_root: Path, rows: pa.Table | None = None, *, retry_failed: bool = False
-) -> Work:
+def plan_work(clips: Iterable[Clip], videos_root: Path, rows: pa.Table, *, retry_failed: bool = False) -> Work:
     """Compare what is wanted with what the index has and what is on disk.
 
     A clip is left alone if the index has its features, or a failure (which ``retry_failed`` tries again). A clip whose
@@ -111,8 +109,8 @@ def plan_work(
     ----------
     clips : iterable of Clip
     videos_root : Path
-    rows : pyarrow.Table, optional
-        :meth:`store.feature_set.FeatureSet.rows`; None if there is no feature set yet.
+    rows : pyarrow.Table
+        Of the index, see :meth:`store.feature_set.FeatureSet.rows`.
     retry_failed : bool
     """
     known = _known(rows)
@@ -171,9 +169,7 @@ def _members(dataset: Dataset, protocol: str | None, split: str | None) -> set[s
     return members
 
 
-def _known(rows: pa.Table | None) -> dict[str, tuple[Any, Any, Any]]:
-    if rows is None:
-        return {}
+def _known(rows: pa.Table) -> dict[str, tuple[Any, Any, Any]]:
     columns = [rows[name].to_pylist() for name in ("clip_id", "status", "source_size", "source_mtime_ns")]
     return {clip_id: (status, size, mtime) for clip_id, status, size, mtime in zip(*columns, strict=True)}
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from extract import pipeline
 from extract.run import extract
 from extract.sampling import Sampling
 from extract.selection import Clip, Work, plan_work
@@ -106,7 +107,7 @@ def test_nothing_is_done_twice(tmp_path: Path, videos: Path, films: Films, monke
     before = sorted(Path(first.path).rglob("*"))
     for file in videos.iterdir():
         file.unlink()
-    monkeypatch.setattr(sys.modules[extract.__module__], "DecodePool", None)
+    monkeypatch.setattr(pipeline, "DecodePool", None)
     second = run(tmp_path, films)
     assert second.status == first.status
     assert sorted(Path(first.path).rglob("*")) == before, "nothing is written"

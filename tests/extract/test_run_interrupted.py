@@ -80,7 +80,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 def shards(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "features").glob("films/features/*/shards/*.parquet"))
+    return sorted((tmp_path / "features").glob("films/features/*/shards/[!.]*.parquet"))
 
 
 def finish(tmp_path: Path, films: Any, backbone: MeanColour | None = None) -> Summary:

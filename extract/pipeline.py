@@ -1,0 +1,128 @@
+"""Decoding, the model and the writer at work at the same time.
+
+Workers fill shared memory, a thread packs steps of many clips into full batches, the main thread runs the model on
+them, and the recorder's thread writes clips that are complete.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from extract.batches import Batch, BatchStream
+from extract.decode_worker import Job, Setup
+from extract.forward import Forward
+from extract.progress import Progress
+from extract.recorder import Recorder
+from extract.sampling import Sampling
+from extract.selection import Work
+from extract.workers import DecodePool
+
+if TYPE_CHECKING:
+    from extract.backbones.base import Backbone
+
+_RING_BYTES = 512 * 2**20  # of shared memory for all workers together, at most
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a run.
+
+    Attributes
+    ----------
+    setup : what each decode worker is told
+    workers : decode processes
+    batch_size : steps of one forward
+    pinned : whether batches lie in page-locked memory
+    timeout : seconds a clip may go without progress
+    """
+
+    setup: Setup
+    workers: int
+    batch_size: int
+    pinned: bool
+    timeout: float
+
+    @classmethod
+    def make(
+        cls,
+        backbone: Backbone,
+        sampling: Sampling,
+        device: torch.device,
+        tasks: int,
+        workers: int | None,
+        batch_size: int | None,
+        timeout: float,
+    ) -> Plan:
+        """Fill in what was not asked for: workers by the cores that the model leaves, the batch by the device."""
+        transform = backbone.frame_transform()
+        shape = (sampling.window, *transform(np.zeros((48, 64, 3), np.uint8)).shape)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = workers or max(1, cores // 2 if device.type == "cpu" else cores - 1)
+        workers = max(1, min(workers, tasks))
+        many = 32 if device.type == "cpu" else 256
+        batch_size = batch_size or (many if sampling.window == 1 else max(4, 2 * many // sampling.window))
+        slots = min(-(-2 * batch_size // workers), _RING_BYTES // workers // prod(shape))
+        return cls(
+            Setup(sampling, transform, shape, max(2, slots)), workers, batch_size, device.type == "cuda", timeout
+        )
+
+
+def run_pipeline(
+    work: Work, videos_root: Path, backbone: Backbone, plan: Plan, recorder: Recorder, shown: Progress
+) -> None:
+    """Decode, forward and record all tasks; a batch is read back while the next one is computed.
+
+    Parameters
+    ----------
+    work : the tasks
+    videos_root : folder that their paths are relative to
+    backbone : on its device
+    plan : sizes
+    recorder : takes the features, clip by clip
+    shown : is told which part set the pace
+
+    Raises
+    ------
+    SupportsetError
+        From the workers, the model, or the writer.
+    """
+    forward, held, waited, since = Forward(backbone), None, 0.0, time.monotonic()
+    began = since
+    with ExitStack() as stack:
+        pool = stack.enter_context(DecodePool(plan.setup, plan.workers, plan.timeout))
+        stream = stack.enter_context(
+            BatchStream(pool, _jobs(work, videos_root), plan.setup.shape, plan.batch_size, pinned=plan.pinned)
+        )
+
+        def finish(batch: Batch, features: Tensor) -> None:
+            values = features.cpu().numpy()
+            stream.recycle(batch)
+            recorder.take(batch, values)
+
+        for batch in stream:
+            waited += time.monotonic() - since
+            features = forward(batch.frames)
+            if held is not None:
+                finish(*held)
+            held, since = (batch, features), time.monotonic()
+        if held is not None:
+            finish(*held)
+    share = waited / max(time.monotonic() - began, 1e-9)
+    slower = "decoding" if share > 0.5 else "the model"
+    shown.note(f"extract: the model waited for frames {share:.0%} of the time: {slower} sets the pace")
+
+
+def _jobs(work: Work, videos_root: Path) -> Iterator[Job]:
+    for number, task in enumerate(work.tasks):
+        yield Job(number, str(videos_root / task.source.path), task.clip.start_s, task.clip.end_s)
