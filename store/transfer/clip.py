@@ -87,7 +87,7 @@ def prepare(array: Array, form: Form, times: Array | None = None) -> Features:
         raise Fault("empty", f"all of its {len(steps)} steps are zero")
     with np.errstate(over="ignore"):
         values = np.array(steps[:kept], dtype=stored, order="C")
-    if not np.isfinite(values).all():
+    if values.dtype != steps.dtype and not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise Fault("overflow", f"{steps[row, column]} at step {row}, feature {column} does not fit {form.dtype}")
     return Features(values, _spans(times, len(steps), kept, form.fps), zero_rows)
