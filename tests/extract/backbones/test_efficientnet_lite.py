@@ -84,3 +84,15 @@ def test_one_parameter_changes_the_hash(tmp_path: Path) -> None:
     original = load_backbone("efficientnet_lite:0").weights_hash
     assert load_backbone(f"efficientnet_lite:0@{tmp_path / 'same.pth'}").weights_hash == original
     assert load_backbone(f"efficientnet_lite:0@{tmp_path / 'changed.pth'}").weights_hash != original
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("bf16", 0.995), ("fp16", 0.9999)])
+def test_short_types_keep_their_stated_tolerance(precision: str, cosine: float) -> None:
+    pictures = [frame(240, 320, seed) for seed in range(4)]
+    backbone = load_backbone("efficientnet_lite:0")
+    full = features(backbone, pictures)
+    backbone.to("cpu", precision)
+    short = features(backbone, pictures)
+    assert short.dtype == torch.float32
+    assert not torch.equal(short, full)
+    assert torch.cosine_similarity(short, full).min() > cosine
