@@ -24,18 +24,22 @@ class Batch:
 
     Attributes
     ----------
-    frames : (N, window, h, w, 3) uint8
-        Shared with the stream: give it back with :meth:`BatchStream.recycle`. N is the batch size but for the
-        last batch, where it may also be 0.
+    buffer : (batch size, window, h, w, 3) uint8
+        Belongs to the stream: give it back with :meth:`BatchStream.recycle`.
     rows : list of (job number, start_s, end_s)
-        What each of the N steps is.
+        What each of the N steps in the buffer is. N is the batch size but for the last batch, where it may be 0.
     ends : list of ClipEnd
         Jobs whose last step is in this batch or an earlier one.
     """
 
-    frames: torch.Tensor
+    buffer: torch.Tensor
     rows: list[tuple[int, float, float]] = field(default_factory=list)
     ends: list[ClipEnd] = field(default_factory=list)
+
+    @property
+    def frames(self) -> torch.Tensor:
+        """The steps: (N, window, h, w, 3) uint8."""
+        return self.buffer[: len(self.rows)]
 
 
 class _Stopped(Exception):  # noqa: N818 - a signal between threads, not a failure
@@ -89,8 +93,7 @@ class BatchStream:
 
     def recycle(self, batch: Batch) -> None:
         """Let the frames' memory be filled again."""
-        whole = batch.frames._base if batch.frames._base is not None else batch.frames
-        self._free.put(whole)
+        self._free.put(batch.buffer)
 
     def _run(self) -> None:
         try:
@@ -102,20 +105,19 @@ class BatchStream:
             self._ready.put(error)
 
     def _fill(self) -> None:
-        buffer = self._take()
-        batch, room = Batch(buffer), buffer.numpy()
+        batch = Batch(self._take())
+        room = batch.buffer.numpy()
         for event in self._pool.run(self._jobs):
             if isinstance(event, StepFrames):
                 room[len(batch.rows)] = event.frames
                 batch.rows.append((event.job.number, event.start_s, event.end_s))
                 if len(batch.rows) == self._size:
                     self._ready.put(batch)
-                    buffer = self._take()
-                    batch, room = Batch(buffer), buffer.numpy()
+                    batch = Batch(self._take())
+                    room = batch.buffer.numpy()
             else:
                 batch.ends.append(event)
         if batch.rows or batch.ends:
-            batch.frames = buffer[: len(batch.rows)]
             self._ready.put(batch)
 
     def _take(self) -> torch.Tensor:

@@ -25,12 +25,14 @@ def fit_sampling(sampling: Sampling, backbone: Backbone) -> Sampling:
     Raises
     ------
     UsageError
-        If the sampling has another window already.
+        If the sampling has another window already, or a stride where the backbone takes single frames.
     """
     if sampling.window not in (1, backbone.window):
         raise UsageError(
             f"{backbone.name} takes {backbone.window} frames a step, not {sampling.window}: leave the window out"
         )
+    if (sampling.stride or 1) > 1 and backbone.window == 1:
+        raise UsageError(f"{backbone.name} takes single frames: a stride of {sampling.stride} is for clip models only")
     return replace(sampling, window=backbone.window)
 
 

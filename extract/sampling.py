@@ -88,8 +88,6 @@ class Sampling:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"sampling needs a whole number of at least 1 for {name}, not {value!r}")
-        if self.stride is not None and self.stride > 1 and self.window == 1:
-            raise UsageError(f"a stride of {self.stride} means something for windows of several frames only")
 
     def to_json(self) -> dict[str, Any]:
         """Describe the sampling for the feature card: only what decides the frames."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -133,7 +133,16 @@ def plan_work(clips: Iterable[Clip], videos_root: Path, rows: pa.Table, *, retry
     return Work(tasks, absent, found, done)
 
 
-def require_videos(clips: Iterable[Clip], videos_root: Path) -> None:
+class HasPath(Protocol):
+    """A clip of a dataset's table, or of an annotation that was just read."""
+
+    @property
+    def path(self) -> str | None:
+        """Relative to the videos' root, None where no file was found."""
+        ...
+
+
+def require_videos(clips: Iterable[HasPath], videos_root: Path) -> None:
     """Check, before anything is written, that there is something to extract.
 
     Raises
@@ -174,7 +183,7 @@ def _known(rows: pa.Table) -> dict[str, tuple[Any, Any, Any]]:
     return {clip_id: (status, size, mtime) for clip_id, status, size, mtime in zip(*columns, strict=True)}
 
 
-def _source(clip: Clip, videos_root: Path) -> Source | None:
+def _source(clip: HasPath, videos_root: Path) -> Source | None:
     if clip.path is None:
         return None
     try:

@@ -86,6 +86,12 @@ def test_clip_models_get_windows(tmp_path: Path, videos: Path, films: Films) -> 
     assert stored.card.recipe.sampling == {"fps": 2, "max_steps": 512, "window": 6, "stride": 1}
 
 
+def test_stride_of_a_clip_model(tmp_path: Path, videos: Path) -> None:
+    summary = run(tmp_path, {"c4": "film4.mp4"}, MeanColour(window=4), sampling=Sampling(frames=2, stride=3))
+    values, _ = expected_features(videos / "film4.mp4", Sampling(frames=2, window=4, stride=3))
+    np.testing.assert_allclose(FeatureSet.open(summary.path).read(["c4"])[0], values, rtol=1e-6)
+
+
 def test_summary_is_that_of_the_contract(tmp_path: Path, videos: Path, films: Films) -> None:
     told = run(tmp_path, films | {"gone": "gone.mp4"}).to_json()
     assert list(told) == ["dataset", "feature_set", "path", "clips", "status", "seconds"]
@@ -309,6 +315,7 @@ def test_selection_by_split_and_limit(tmp_path: Path, videos: Path, films: Films
         ({"batch_size": -1}, "batch_size=-1"),
         ({"timeout": 0.0}, "timeout=0.0"),
         ({"sampling": Sampling(window=3)}, "takes 1 frames a step, not 3"),
+        ({"sampling": Sampling(stride=2)}, "a stride of 2 is for clip models only"),
     ],
 )
 def test_wrong_values_are_named_and_nothing_is_written(

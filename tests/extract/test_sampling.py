@@ -119,7 +119,6 @@ def test_card_says_only_what_decides_the_frames() -> None:
         ({"max_steps": 0}, "max_steps"),
         ({"window": 0}, "window"),
         ({"window": 4, "stride": 0}, "stride"),
-        ({"stride": 2}, "stride"),
     ],
 )
 def test_wrong_values_are_named(wrong: dict, named: str) -> None:
