@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,10 +32,12 @@ class Stages:
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Everything goes here.")
-@click.option("--config", default=str(ROOT / "configs" / "demo.toml"), show_default=False, help="[default: configs/demo.toml]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Everything goes here."
+)
+@click.option("--config", type=click.Path(), help="Of the training.  [default: configs/demo.toml]")
 @device_option
-def demo_command(out: Path, config: str, device: str) -> None:
+def demo_command(out: Path, config: str | None, device: str) -> None:
     """Render a small captioned world, extract its features, train, evaluate, and draw a contact sheet.
 
     A second run finds the videos and the shards there and trains anew on them.
@@ -56,7 +59,7 @@ def demo_command(out: Path, config: str, device: str) -> None:
     with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
         extract(world.dataset, store, data, load_backbone("efficientnet_lite:0"), Sampling(frames=4), device=device)
     with stages.stage("train", "the support-set bottleneck and the text encoder, from the shards alone"):
-        train(load_config(config), store, run, device=device)
+        train(load_config(config or ROOT / "configs" / "demo.toml"), store, run, device=device)
     with stages.stage("evaluate", "held-out clips, in combinations that training has not shown"):
         result = evaluate(run, store=store, device=device)
         click.echo(describe(result))
@@ -65,7 +68,9 @@ def demo_command(out: Path, config: str, device: str) -> None:
 
     chance = 100.0 / result["gallery"]
     score = result["t2v"]["R@1"]
-    click.echo(f"\ntext to video R@1 {score:.1f} % on {result['gallery']} held-out clips: {score / chance:.0f} times chance")
+    click.echo(
+        f"\nR@1 {score:.1f} % text to video among {result['gallery']} held-out clips: {score / chance:.0f} x chance"
+    )
     click.echo("\n".join(f"  {name:<9} {seconds:6.1f} s" for name, seconds in stages.seconds.items()))
     click.echo(f"  {'in all':<9} {sum(stages.seconds.values()):6.1f} s")
     for name, place in (("videos", data), ("features", store), ("run", run), ("picture", picture)):
@@ -73,7 +78,7 @@ def demo_command(out: Path, config: str, device: str) -> None:
     click.echo(f'try: python cli.py search {run} "two red balls roll to the left" --store {store}')
 
 
-def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict, device: str) -> Path:
+def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, Any], device: str) -> Path:
     """The contact sheet: evenly chosen test queries, their five best clips, and which was right."""
     from extract import contact_sheet as sheet
     from train.search import Searcher

@@ -12,11 +12,15 @@ from commands.options import Part, Share, device_option, json_option, print_json
 
 @click.command("extract")
 @click.argument("dataset")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of the annotation files.  [default: data/DATASET]")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of the annotation files.  [default: data/DATASET]"
+)
 @click.option("--videos", type=click.Path(path_type=Path), help="Folder of the videos.  [default: that of --data]")
 @click.option("--name", help="Name in the store.  [default: DATASET; for 'folder' the folder's own name]")
 @store_option
-@click.option("--backbone", "backbones", multiple=True, metavar="NAME", help="May be given several times; see `backbones`.")
+@click.option(
+    "--backbone", "backbones", multiple=True, metavar="NAME", help="May be given several times; see `backbones`."
+)
 @click.option("--fps", type=float, help="Steps per second.  [default: 1]")
 @click.option("--frames", type=int, help="Steps per clip, instead of --fps.")
 @click.option("--max-steps", type=int, default=512, show_default=True, help="Longer clips are thinned evenly.")
@@ -26,8 +30,16 @@ from commands.options import Part, Share, device_option, json_option, print_json
 @click.option("--limit", type=int, help="Only the first N clips.")
 @click.option("--shard", type=Part(), help="Only the i-th of n parts, to share the work by hand.")
 @click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Of the forward.")
+@click.option(
+    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the forward.",
+)
 @click.option("--workers", type=int, help="Decode processes.  [default: by cores]")
 @click.option("--batch-size", type=int, help="Steps of one forward.  [default: by device]")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds a clip may make no progress.")
@@ -35,7 +47,13 @@ from commands.options import Part, Share, device_option, json_option, print_json
 @click.option("--retry-failed", is_flag=True, help="Try clips again that failed before.")
 @click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True)
 @click.option("--on-damage", type=click.Choice(["keep", "drop"]), default="keep", show_default=True)
-@click.option("--max-failures", type=Share(), default="5%", show_default=True, help="More of the present clips failed: exit code 1.")
+@click.option(
+    "--max-failures",
+    type=Share(),
+    default="5%",
+    show_default=True,
+    help="More of the present clips failed: exit code 1.",
+)
 @click.option("--strict", is_flag=True, help="Anything missing, failed or damaged: exit code 1.")
 @click.option("--annotations-only", is_flag=True, help="Write the dataset's tables and stop: for imported features.")
 @json_option
@@ -58,8 +76,8 @@ def extract_command(
 ) -> None:
     """Extract the features of DATASET's clips that the store does not have yet.
 
-    DATASET is one of those that `datasets` lists; 'folder' takes a folder of your own. The same command goes on where an
-    earlier run stopped.
+    DATASET is one of those that `datasets` lists; 'folder' takes a folder of your own. The same command goes on
+    where an earlier run stopped.
     """
     from extract.annotate import annotate
 

@@ -12,7 +12,7 @@ store_option: Callable[[Any], Any] = click.option(
     "--store", "store", default="features", show_default=True, help="Folder of the feature store."
 )
 json_option: Callable[[Any], Any] = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output; everything else goes to standard error."
+    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, the rest on standard error."
 )
 device_option: Callable[[Any], Any] = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."

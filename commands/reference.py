@@ -10,9 +10,8 @@ from commands.main import cli
 
 
 def _help(command: click.Command, path: str, parent: click.Context | None) -> Iterator[str]:
-    context = click.Context(command, info_name=path.rpartition(" ")[2] if parent else path, parent=parent)
-    context.max_content_width = 100
-    context.terminal_width = 100
+    name = path.rpartition(" ")[2] if parent else path
+    context = click.Context(command, parent, name, **{**command.context_settings, "terminal_width": 100})
     yield f"## `{path}`\n\n```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

@@ -7,11 +7,16 @@ from typing import Any
 import click
 
 from commands.options import json_option, print_json, store_option
+from commands.store_transfer import convert_command, export_command, import_command
 
 
 @click.group("store")
 def store_command() -> None:
-    """List and show feature sets."""
+    """List and show feature sets; import, export and convert them."""
+
+
+for _command in (import_command, export_command, convert_command):
+    store_command.add_command(_command)
 
 
 @store_command.command("ls")

@@ -26,9 +26,7 @@ class Annotated:
     notes: list[str]
 
 
-def annotate(
-    reader: str, data: Path | None, videos: Path | None, name: str | None, root: str | Path
-) -> Annotated:
+def annotate(reader: str, data: Path | None, videos: Path | None, name: str | None, root: str | Path) -> Annotated:
     """Read a dataset's annotation and write its tables into the store.
 
     Parameters

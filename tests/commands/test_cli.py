@@ -1,0 +1,99 @@
+"""The command line itself: its documentation is true, and mistakes are answered in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from commands.main import cli
+from commands.reference import reference
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_reference_is_current() -> None:
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == reference(), "run `make docs`"
+
+
+def test_every_option_is_documented() -> None:
+    silent = [
+        f"{verb} {option.opts[0]}"
+        for verb in cli.list_commands(None)  # type: ignore[arg-type]
+        for option in cli.get_command(None, verb).params  # type: ignore[arg-type, union-attr]
+        if option.param_type_name == "option" and not option.help and not getattr(option.type, "choices", None)
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["extract", "msrvt", "--data", "."], "msrvtt"),
+        (["extract", "msrvtt", "--data", "EMPTY"], "train_val_videodatainfo.json"),
+        (["extract", "msvd", "--data", "EMPTY"], "AllVideoDescriptions.txt"),
+        (["extract", "vatex", "--data", "EMPTY"], "vatex_training_v1.0.json"),
+        (["extract", "activitynet", "--data", "EMPTY"], "val_1.json"),
+        (["extract", "flickr8k", "--data", "EMPTY"], "captions.txt"),
+        (["extract", "folder", "--data", "EMPTY"], "video"),
+        (["extract", "folder", "--data", "absent"], "absent"),
+        (["extract", "folder", "--data", "FILMS", "--backbone", "efficientnet:0"], "efficientnet_lite"),
+        (["extract", "folder", "--data", "FILMS", "--fps", "0"], "fps"),
+        (["extract", "folder", "--data", "FILMS", "--fps", "1", "--frames", "2"], "frames"),
+        (["extract", "folder", "--data", "FILMS", "--device", "gpu", "--backbone", "efficientnet_lite:0"], "gpu"),
+        (["extract", "folder", "--data", "FILMS", "--shard", "3/2"], "3/2"),
+        (["train", "absent.toml"], "absent.toml"),
+        (["train", "CONFIG", "data.datset=x"], "dataset"),
+        (["train", "CONFIG", "optim.epochs=many"], "optim.epochs"),
+        (["train", "CONFIG"], "demo"),
+        (["eval", "absent"], "absent"),
+        (["search", "absent", "a ball"], "absent"),
+        (["store", "show", "nothing", "--store", "EMPTY"], "nothing"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_two(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"EMPTY": tmp_path / "empty", "FILMS": tmp_path / "films", "CONFIG": ROOT / "configs" / "demo.toml"}
+    places["EMPTY"].mkdir()
+    places["FILMS"].mkdir()
+    (places["FILMS"] / "a.mp4").write_text("text with another name")
+    store = [] if "--store" in words or words[0] == "store" else ["--store", str(tmp_path / "store")]
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, [str(places.get(word, word)) for word in words] + store)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1, result.stderr
+    assert says in lines[0]
+    assert not list(tmp_path.rglob("*.zarr"))
+    assert not list(tmp_path.rglob("card.json"))
+
+
+def test_no_traceback_and_nothing_on_stdout_from_a_real_process(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "eval", str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert "Traceback" not in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['cli.py', '--help']\n"
+        "from commands.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, env={**os.environ, "LC_ALL": "C"}
+    )
+    assert answer.returncode == 0, answer.stderr
