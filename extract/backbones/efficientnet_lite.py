@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from extract.backbones.base import Backbone
 from extract.backbones.transforms import CropFraction, FrameTransform, Resize
@@ -43,7 +44,7 @@ def load(model: str, path: Path | None = None) -> Backbone:
     # The published evaluation: the central square of 224/256 of the shorter edge, resized with bicubic
     # interpolation, values (x - 127) / 128. PIL's bicubic filter stands for TensorFlow's.
     transform = FrameTransform((CropFraction(7, 8), Resize(_SIZE, _SIZE, "bicubic")), _SIZE, _SIZE)
-    return EfficientNetLite(
+    backbone = EfficientNetLite(
         network,
         name="efficientnet_lite:0",
         weights=file.name,
@@ -55,3 +56,22 @@ def load(model: str, path: Path | None = None) -> Backbone:
         layer="last convolution",
         pooling="global average",
     )
+    _ = backbone.weights_hash  # of the published parameters, before they are folded
+    _fold_batch_norms(network)
+    return backbone
+
+
+def _fold_batch_norms(network: nn.Module) -> None:
+    """Fold every batch norm into the convolution before it: half the time on a CPU, equal up to rounding."""
+
+    def fold(module: nn.Module, convolution: str, norm: str) -> None:
+        if hasattr(module, convolution):
+            setattr(module, convolution, fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm)))
+            setattr(module, norm, nn.Identity())
+
+    fold(network, "_conv_stem", "_bn0")
+    fold(network, "_conv_head", "_bn1")
+    for block in network._blocks:  # type: ignore[union-attr]
+        fold(block, "_expand_conv", "_bn0")
+        fold(block, "_depthwise_conv", "_bn1")
+        fold(block, "_project_conv", "_bn2")
