@@ -75,6 +75,7 @@ class Backbone(ABC):
         self._transform = transform
         self._rescale, self._mean, self._std = float(rescale), [float(m) for m in mean], [float(s) for s in std]
         self._device, self._precision = torch.device("cpu"), "fp32"
+        self._offset, self._scale = self._constants()
         self._hash: str | None = None
 
     @abstractmethod
@@ -124,6 +125,7 @@ class Backbone(ABC):
         if precision not in PRECISIONS:
             raise UsageError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
         self._device, self._precision = torch.device(device), precision
+        self._offset, self._scale = self._constants()
         self.model.to(self._device)
         if self.window == 1:  # convolutions run faster so; layers without images are left as they are
             self.model.to(memory_format=torch.channels_last)
@@ -164,6 +166,9 @@ class Backbone(ABC):
 
     def _normalise(self, frames: Tensor) -> Tensor:
         pixels = frames.movedim(-1, -3).float()  # a view: (N, 3, h, w) stays channels-last in memory
-        shape = (3, 1, 1)
-        mean, std = (torch.tensor(value, device=pixels.device).view(shape) for value in (self._mean, self._std))
-        return pixels.mul_(self._rescale).sub_(mean).div_(std)
+        return pixels.mul_(self._rescale).sub_(self._offset).div_(self._scale)
+
+    def _constants(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation on the device, (3, 1, 1) each: made once, a copy a batch would make it wait."""
+        mean, std = (torch.tensor(value, device=self._device).view(3, 1, 1) for value in (self._mean, self._std))
+        return mean, std

@@ -179,7 +179,9 @@ def read_processor(name: str, processor: Any) -> tuple[FrameTransform, float, li
     steps: list[Step] = []
     height = width = 0
     if processor.do_resize:
-        size, interpolation = dict(processor.size), _INTERPOLATIONS[int(processor.resample)]
+        resample = processor.resample  # PIL's number, or torchvision's enum of names
+        interpolation = _INTERPOLATIONS[resample] if isinstance(resample, int) else str(resample.value)
+        size = dict(processor.size)
         if size.get("shortest_edge") and not size.get("longest_edge"):
             height = width = size["shortest_edge"]
             steps.append(ResizeShortest(height, interpolation))

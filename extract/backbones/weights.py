@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from store.errors import UsageError
 
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError)
+# What the libraries raise on files that are not what they should be: configurations of other types included
+_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError,
+               TypeError, AttributeError, AssertionError)  # fmt: skip
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:

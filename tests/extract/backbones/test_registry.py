@@ -91,7 +91,10 @@ def test_every_family_and_preset_is_described_and_documented() -> None:
 def test_weights_out_of_reach_are_one_line_with_the_mend(
     name: str, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    asked: list[object] = []
+
     def unknown_host(*args: object, **options: object) -> None:
+        asked.append(args)
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown_host)
@@ -106,6 +109,7 @@ def test_weights_out_of_reach_are_one_line_with_the_mend(
     assert mend in message
     assert "\n" not in message
     assert len(message) < 600
+    assert len(asked) <= 2, "what does not resolve is not asked again and again"
     assert constants.HF_HUB_OFFLINE is False
     assert logging.getLogger().handlers == handlers
     assert logging.getLogger("huggingface_hub").level < logging.CRITICAL
