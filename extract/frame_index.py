@@ -83,7 +83,9 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """
     try:
         # `file:` and the whitelist keep odd names and playlist files from being taken for addresses.
-        container = av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+        container = av.open(
+            f"file:{path.absolute()}", container_options={"protocol_whitelist": "file"}, metadata_errors="ignore"
+        )
     except FileNotFoundError as error:
         raise DecodeError(MISSING, "the file is not there any more") from error
     except PermissionError as error:

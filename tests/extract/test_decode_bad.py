@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import pytest
 from PIL import Image
 
 from extract.decode import decode_clip
+from extract.decode_worker import Job, Setup
 from extract.sampling import Sampling
+from extract.workers import DecodePool, StepFrames
 from tests.extract.films import outcome_of, write_audio, write_video
+from tests.extract.fragile import Shrink
 
 CUT: dict[str, dict[str, Any]] = {
     "front.mp4": {"muxer": {"movflags": "faststart"}},
@@ -77,19 +82,29 @@ def test_cut_file_without_its_header_is_unreadable(tmp_path: Path) -> None:
     assert outcome_of(film)[0] == "unreadable"
 
 
-@pytest.mark.parametrize("name", FLIPPED)
-def test_flipped_bits_are_damage(tmp_path: Path, name: str) -> None:
-    film = write_video(tmp_path / name, 75, size=(160, 120), **FLIPPED[name])
-    assert outcome_of(film)[0] == "ok"
-    data = bytearray(film.read_bytes())
-    for at in np.random.default_rng(5).integers(len(data) // 4, len(data) // 2, 12):
-        data[at] ^= 0x55
-    film.write_bytes(data)
-    status, message, steps = outcome_of(film)
-    assert status == "damaged"
-    assert "corrupt data" in message
-    assert "%" in message
-    assert steps, "what can be decoded is yielded before the damage is told"
+def test_flipped_bits_are_damage(tmp_path: Path) -> None:
+    """In a worker process, as such files can kill a decoder."""
+    films = [write_video(tmp_path / name, 75, size=(160, 120), **options) for name, options in FLIPPED.items()]
+    for film in films:
+        assert outcome_of(film)[0] == "ok"
+        data = bytearray(film.read_bytes())
+        for at in np.random.default_rng(5).integers(len(data) // 4, len(data) // 2, 12):
+            data[at] ^= 0x55
+        film.write_bytes(data)
+    steps: Counter[str] = Counter()
+    ends: dict[str, tuple[str, str]] = {}
+    with DecodePool(Setup(Sampling(), Shrink(), (1, 8, 8, 3), 4), workers=1) as pool:
+        for event in pool.run(Job(number, str(film)) for number, film in enumerate(films)):
+            name = films[event.job.number].name
+            if isinstance(event, StepFrames):
+                steps[name] += 1
+            else:
+                ends[name] = (event.status, event.message)
+    for name, (status, message) in ends.items():
+        assert status == "damaged", name
+        assert re.fullmatch(r"corrupt data: \d+ of 7\d frames lost \(\d+\.\d%\)", message), name
+        assert steps[name], "what can be decoded comes before the damage is told"
+    assert len(ends) == len(films)
 
 
 def test_bytes_appended_behind_a_film_are_no_damage(tmp_path: Path) -> None:
