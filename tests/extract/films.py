@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from extract.decode import DecodeError, Step, decode_clip
 from extract.sampling import Sampling
 
 
+@lru_cache(maxsize=1024)
 def picture(number: int, size: tuple[int, int] = (64, 48)) -> np.ndarray:
     """A picture that differs from its neighbours, with a corner that differs from the other corners."""
     width, height = size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,12 +52,18 @@ except SupportsetError as error:
 """
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    for i in range(COUNT):
+        write_video(folder / f"{i:02}.mp4", 20 + i)
+    return folder
+
+
 @pytest.fixture
-def films(tmp_path: Path) -> dict[str, str | None]:
-    (tmp_path / "videos").mkdir()
+def films(tmp_path: Path, made: Path) -> dict[str, str | None]:
+    shutil.copytree(made, tmp_path / "videos")
     paths: dict[str, str | None] = {f"c{i:02}": f"{i:02}.mp4" for i in range(COUNT)}
-    for i, path in enumerate(paths.values()):
-        write_video(tmp_path / "videos" / str(path), 20 + i)
     dataset_of(tmp_path / "features", paths)
     return paths
 

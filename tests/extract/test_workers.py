@@ -87,14 +87,14 @@ def test_failures_come_as_ends(tmp_path: Path, films: list[Path]) -> None:
         ("segfault", "crashed", "signal 11: a decoder's last words"),
         ("raise", "error", "RuntimeError: this frame is red"),
         ("memory", "out_of_memory", "memory"),
-        ("hang", "timeout", "no progress for 1 s"),
+        ("hang", "timeout", "no progress for 0.5 s"),
     ],
 )
 def test_a_poisonous_file_costs_only_its_clip(
     tmp_path: Path, films: list[Path], how: str, status: str, said: str
 ) -> None:
     paths = [films[0], red(tmp_path / "a.png"), films[1], red(tmp_path / "b.png"), films[2]]
-    with DecodePool(setup(Fragile(how=how)), workers=1, timeout=1.0) as pool:
+    with DecodePool(setup(Fragile(how=how)), workers=1, timeout=0.5) as pool:
         steps, ends = decode(pool, paths)
         again, _ = decode(pool, films)
     assert [ends[i].status for i in range(5)] == ["ok", status, "ok", status, "ok"]
