@@ -111,8 +111,8 @@ class DecodePool:
                     alive = yield from self._receive(worker)
                 if not alive:
                     yield from self._replace(place, None)
-                elif worker.silent_for() > (self._timeout if worker.started else _START_SECONDS):
-                    yield from self._replace(place, f"no progress for {self._timeout:g} s")
+                elif worker.silent_for() > (limit := self._timeout if worker.started else _START_SECONDS):
+                    yield from self._replace(place, f"no progress for {limit:g} s")
 
     def stop(self) -> None:
         """Make :meth:`run` end soon, whatever is left; may be called from another thread than runs it."""
