@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from commands.memory import keep_freed_memory
 from store.errors import SupportsetError
 
 # verb -> (module, attribute): imported only when the verb is used or listed
@@ -66,4 +67,5 @@ def main() -> None:
     # A library that asks a hub about telemetry or updates would stall machines without a network.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    keep_freed_memory()
     cli(prog_name="python cli.py" if sys.argv[0].endswith(".py") else "supportset")

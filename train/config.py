@@ -35,6 +35,9 @@ class DataConfig(Section):
     max_steps: int = Field(64, ge=1)  # longest feature sequence; longer ones are thinned evenly
     max_words: int = Field(32, ge=2)  # longest caption, in tokens; longer ones are cut
     captions_per_clip: Literal["one", "all"] = "all"  # an epoch: one random caption a clip, or every caption
+    # Batches cut together, by length of caption: less padding, so faster, but the negatives of a caption are then
+    # of about its length. 1: at random.
+    bucket: int = Field(1, ge=1)
 
 
 class VideoConfig(Section):

@@ -115,6 +115,7 @@ class TrainingData:
     batch_size : captions in a batch
     per_epoch : ``one`` random caption a clip, or ``all`` captions
     seed : with the epoch's number, decides everything random
+    bucket : batches that are cut together, by length of caption, so that little is padded; 1 cuts at random
     """
 
     def __init__(
@@ -127,12 +128,13 @@ class TrainingData:
         batch_size: int,
         per_epoch: Literal["one", "all"],
         seed: int,
+        bucket: int = 1,
     ) -> None:
         row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self.captions = list(captions)
         self.features, self.text, self.labels = features, text, labels
         self.clip_rows = np.asarray([row_of[caption.clip_id] for caption in captions], dtype=np.int64)
-        self.batch_size, self.per_epoch, self.seed = batch_size, per_epoch, seed
+        self.batch_size, self.per_epoch, self.seed, self.bucket = batch_size, per_epoch, seed, bucket
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Rows of the captions that the epoch shows, in its order."""
@@ -151,8 +153,21 @@ class TrainingData:
         no support set.
         """
         order = self.order(epoch)
+        if self.bucket > 1:
+            order = self._by_length(order, epoch)
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         return [rows for rows in batches if len(np.unique(self.clip_rows[rows])) >= 2]
+
+    def _by_length(self, order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """The order, cut into buckets of some batches; in each, captions by length and then whole batches at random."""
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        size, arranged = self.batch_size, []
+        for start in range(0, len(order), self.bucket * size):
+            rows = order[start : start + self.bucket * size]
+            rows = rows[np.argsort(self.text.lengths[rows], kind="stable")]
+            whole = len(rows) // size * size  # what is left over stays last, so that only the last batch is small
+            arranged += [rows[:whole].reshape(-1, size)[rng.permutation(whole // size)].ravel(), rows[whole:]]
+        return np.concatenate(arranged)
 
     @property
     def steps_per_epoch(self) -> int:

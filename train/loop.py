@@ -212,6 +212,7 @@ def make_loader(config: Config, data: RunData, model: SupportSetModel, texts: li
         batch_size=config.optim.batch_size,
         per_epoch=config.data.captions_per_clip,
         seed=config.seed,
+        bucket=config.data.bucket,
     )
 
 
