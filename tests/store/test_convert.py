@@ -18,6 +18,7 @@ from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
 from store.files import LocalFolder, hash_file
 from store.index import SCHEMA, ShardIndex, StoredFile, index_name, read_all, write_index
+from store.replacement import replaced_shards
 from store.transfer.convert import convert_feature_set
 from store.writer import FeatureWriter, Source
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, write
@@ -289,7 +290,7 @@ def test_of_a_chain_the_eldest_goes_first(tmp_path: Path) -> None:
         write_index(
             folder, ShardIndex(shard, "zarr", "-", replaces=tuple(chain[max(i - 1, 0) : i])), SCHEMA.empty_table()
         )
-    assert list(converting._replaced(folder)) == chain[:-1]
+    assert list(replaced_shards(folder)) == chain[:-1]
 
 
 def test_wrong_use(tmp_path: Path) -> None:
