@@ -42,7 +42,7 @@ def demo_command(out: Path, config: str | None, device: str) -> None:
 
     A second run finds the videos and the shards there and trains anew on them.
     """
-    from extract.annotate import annotate
+    from extract.annotate import read_dataset
     from extract.backbones import load_backbone
     from extract.run import extract
     from extract.sampling import Sampling
@@ -53,11 +53,12 @@ def demo_command(out: Path, config: str | None, device: str) -> None:
     stages = Stages()
     data, store, run = out / "world", out / "features", out / "runs" / time.strftime("%Y%m%d-%H%M%S")
     with stages.stage("render", "moving shapes as real H.264 files, each with five captions"):
-        world = annotate("demo", data, None, None, store)
-        for note in world.notes:
+        world = read_dataset("demo", data, need_videos=False)
+        for note in world.annotations.notes:
             click.echo(note, err=True)
+        tables = world.write(store)
     with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
-        extract(world.dataset, store, data, load_backbone("efficientnet_lite:0"), Sampling(frames=4), device=device)
+        extract(tables, store, data, load_backbone("efficientnet_lite:0"), Sampling(frames=4), device=device)
     with stages.stage("train", "the support-set bottleneck and the text encoder, from the shards alone"):
         train(load_config(config or ROOT / "configs" / "demo.toml"), store, run, device=device)
     with stages.stage("evaluate", "held-out clips, in combinations that training has not shown"):

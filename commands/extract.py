@@ -79,24 +79,27 @@ def extract_command(
     DATASET is one of those that `datasets` lists; 'folder' takes a folder of your own. The same command goes on
     where an earlier run stopped.
     """
-    from extract.annotate import annotate
+    from extract.annotate import read_dataset
 
-    tables = annotate(dataset, data, videos, name, store)
-    for note in tables.notes:
-        click.echo(f"{tables.dataset.name}: {note}", err=True)
+    found = read_dataset(dataset, data, videos, name, need_videos=not annotations_only)
+    for note in found.annotations.notes:
+        click.echo(f"{found.name}: {note}", err=True)
     if annotations_only:
-        click.echo(f"{tables.dataset.name}: tables written below {Path(store) / tables.dataset.name}", err=True)
+        found.write(store)
+        click.echo(f"{found.name}: tables written below {Path(store) / found.name}", err=True)
         return
 
     from extract.backbones import DEFAULT_BACKBONE, load_backbone
+    from extract.forward import pick_device
     from extract.run import extract
     from extract.sampling import Sampling
 
+    # Everything that a typing mistake can spoil comes before the first write.
     sampling = Sampling(fps=fps, frames=frames, max_steps=max_steps, stride=stride)
-    summaries = [
-        extract(tables.dataset, store, tables.videos_root, load_backbone(backbone), sampling, **run)
-        for backbone in backbones or (DEFAULT_BACKBONE,)
-    ]
+    pick_device(run["device"])
+    loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
+    tables = found.write(store)
+    summaries = [extract(tables, store, found.videos_root, backbone, sampling, **run) for backbone in loaded]
     for summary in summaries:
         counts = ", ".join(f"{count:,} {status}" for status, count in summary.status.items())
         click.echo(f"{summary.dataset}: {counts} of {summary.clips:,} clips in {summary.seconds:.0f} s", err=True)

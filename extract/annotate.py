@@ -6,28 +6,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extract.readers import get_reader
+from extract.readers.base import Annotations
+from extract.selection import require_videos
 from store.dataset import Dataset, write_dataset
 from store.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """A dataset whose tables are in the store.
+class AnnotatedDataset:
+    """A dataset as its annotation describes it, not yet in the store.
 
     Attributes
     ----------
-    dataset : its tables
+    name : in the store
     videos_root : folder that the clips' paths are relative to
-    notes : one-line messages for the user
+    annotations : the rows, and what the user should be told
     """
 
-    dataset: Dataset
+    name: str
     videos_root: Path
-    notes: list[str]
+    annotations: Annotations
+
+    def write(self, root: str | Path) -> Dataset:
+        """Write the tables into the store ``root``; equal ones that are there are left as they are."""
+        found = self.annotations
+        return write_dataset(
+            root,
+            self.name,
+            clips=found.clips,
+            captions=found.captions,
+            splits=found.splits,
+            protocols=found.protocols,
+            sources=found.sources,
+        )
 
 
-def annotate(reader: str, data: Path | None, videos: Path | None, name: str | None, root: str | Path) -> Annotated:
-    """Read a dataset's annotation and write its tables into the store.
+def read_dataset(
+    reader: str, data: Path | None, videos: Path | None = None, name: str | None = None, *, need_videos: bool = True
+) -> AnnotatedDataset:
+    """Read a dataset's annotation and find its videos; nothing is written.
 
     Parameters
     ----------
@@ -35,27 +52,19 @@ def annotate(reader: str, data: Path | None, videos: Path | None, name: str | No
     data : folder of the annotation files; default ``data/<reader>``
     videos : folder of the videos; default ``data``
     name : in the store; default the reader's name, for ``folder`` that of ``data``
-    root : the store
+    need_videos : refuse a dataset without a single video file
 
     Raises
     ------
     UsageError
-        Unknown reader, absent or malformed annotation.
+        Unknown reader, absent or malformed annotation, no videos where there should be.
     """
     read = get_reader(reader)
     data = data or Path("data") / read.name
-    if read.name == "folder" and name is None:
-        name = data.resolve().name
     if videos is not None and not videos.is_dir():
         raise UsageError(f"{videos}: no such folder; --videos names the folder that the videos are in")
     found = read.read(data, videos)
-    dataset = write_dataset(
-        root,
-        name or read.name,
-        clips=found.clips,
-        captions=found.captions,
-        splits=found.splits,
-        protocols=found.protocols,
-        sources=found.sources,
-    )
-    return Annotated(dataset, videos or data, found.notes)
+    if need_videos:
+        require_videos(found.clips, videos or data)
+    default = data.resolve().name if read.name == "folder" else read.name
+    return AnnotatedDataset(name or default, videos or data, found)

@@ -16,10 +16,12 @@ def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
     -------
     dict
         ``path``, ``card`` (as in ``card.json``), ``status`` (clips by outcome), ``clips`` (with features), ``steps``
-        (rows of features in all), ``bytes`` (of values), ``failures`` (``clip_id``, ``status``, ``message``).
+        (rows of features in all), ``bytes`` (of values), ``failures`` and ``remarks`` (``clip_id``, ``status``,
+        ``message`` of clips without features, and of clips with features and a reservation, such as damage).
     """
     rows = feature_set.rows()
-    failed = rows.filter(pc.not_equal(rows["status"], "ok")).select(["clip_id", "status", "message"])
+    told = rows.select(["clip_id", "status", "message"])
+    ok = pc.equal(rows["status"], "ok")
     steps = int(feature_set.lengths(feature_set.clip_ids).sum())
     return {
         "path": str(feature_set.path),
@@ -28,12 +30,13 @@ def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
         "clips": len(feature_set),
         "steps": steps,
         "bytes": steps * feature_set.dim * feature_set.dtype.itemsize,
-        "failures": failed.to_pylist(),
+        "failures": told.filter(pc.invert(ok)).to_pylist(),
+        "remarks": told.filter(pc.and_(ok, pc.not_equal(pc.fill_null(rows["message"], ""), ""))).to_pylist(),
     }
 
 
 def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
-    """The same in words; at most ``failures`` clips without features are listed."""
+    """The same in words; at most ``failures`` clips without features, or with remarks, are listed."""
     facts = feature_set_json(feature_set)
     recipe = facts["card"]["recipe"]
     lines = [facts["path"], "", "recipe"]
@@ -48,11 +51,13 @@ def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
         f"  steps         {steps:,}" + (f" ({steps / clips:.1f} a clip)" if clips else ""),
         f"  size          {facts['bytes'] / 1e6:,.1f} MB",
     ]
-    if facts["failures"] and failures > 0:
-        lines.append("without features")
-        lines += [f"  {row['clip_id']}: {row['status']}, {row['message']}" for row in facts["failures"][:failures]]
-        if (more := len(facts["failures"]) - failures) > 0:
-            lines.append(f"  ... and {more:,} more: --failures {len(facts['failures'])}, or --json")
+    for title, listed in (("without features", facts["failures"]), ("with remarks", facts["remarks"])):
+        if not listed or failures < 1:
+            continue
+        lines.append(f"{title}: {len(listed):,} clips")
+        lines += [f"  {row['clip_id']}: {row['status']}, {row['message']}" for row in listed[:failures]]
+        if (more := len(listed) - failures) > 0:
+            lines.append(f"  ... and {more:,} more: --failures {len(listed)}, or --json")
     return "\n".join(lines)
 
 

@@ -72,7 +72,7 @@ def test_mistakes_are_one_line_and_exit_code_two(
     assert len(lines) == 1, result.stderr
     assert says in lines[0]
     assert not list(tmp_path.rglob("*.zarr"))
-    assert not list(tmp_path.rglob("card.json"))
+    assert not (tmp_path / "store").exists()
 
 
 def test_no_traceback_and_nothing_on_stdout_from_a_real_process(tmp_path: Path) -> None:
