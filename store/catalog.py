@@ -47,13 +47,19 @@ def list_feature_sets(root: str | Path, dataset: str | None = None) -> list[Feat
     """Feature sets of a store, or of one dataset in it, sorted by name; empty where there is no such folder."""
     cards = Path(root).glob(f"*/{FEATURES}/*/{CARD}")
     found = [FeatureSetInfo(card.parents[2].name, card.parent.name, card.parent) for card in cards]
+    found = [info for info in found if not (info.name.startswith(".") or info.dataset.startswith("."))]  # being removed
     return sorted(
         (info for info in found if dataset in (None, info.dataset)), key=lambda info: (info.dataset, info.name)
     )
 
 
 def find_feature_set(root: str | Path, words: str) -> FeatureSet:
-    """Open the one feature set that some words name.
+    """Open the one feature set that some words name, as :func:`locate_feature_set` finds it."""
+    return locate_feature_set(root, words).open()
+
+
+def locate_feature_set(root: str | Path, words: str) -> FeatureSetInfo:
+    """Find the one feature set that some words name, without a look into it: it may be damaged.
 
     Parameters
     ----------
@@ -78,7 +84,7 @@ def find_feature_set(root: str | Path, words: str) -> FeatureSet:
     wanted = [re.sub(r"[^a-z0-9._+]+", "-", word.lower()) for word in rest.split()]
     fitting = exact or [info for info in of_dataset if all(word in info.name.lower() for word in wanted)]
     if len(fitting) == 1:
-        return fitting[0].open()
+        return fitting[0]
     which = "several feature sets fit" if fitting else "no feature set fits"
     listing = ", ".join(f"{info.dataset}/{info.name}" for info in fitting or of_dataset)
     raise UsageError(f"{root}: {which} {words!r}: name one of {listing}")

@@ -5,6 +5,7 @@ Shard files are mapped, and slices of plain arrays are copied out of them; no ca
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +21,13 @@ from store.files import open_folder
 from store.index import OK, SCHEMA, ShardIndex, effective, index_name, read_all
 from store.shard import Array, shard_format
 
+_RELOCATING = threading.Lock()  # of all sets: it happens rarely, and a lock of each would not travel to other processes
+
 
 class FeatureSet:
     """The features of one dataset by one recipe, as committed when it was opened.
+
+    It keeps to what it saw: clips that a compaction or a conversion moves meanwhile are found in their new place.
 
     Attributes
     ----------
@@ -42,10 +47,11 @@ class FeatureSet:
         self._rows = _effective_rows(tables)
         ok = self._rows.filter(pc.equal(self._rows["status"], OK))
         self._ids = ok["clip_id"].combine_chunks()
-        self._shard = ok["shard_rank"].to_numpy()
-        self._start = ok["offset"].to_numpy()
+        # Of each clip, the number of its shard and its first row there. One tuple, replaced as a whole: see _relocate.
+        self._places: tuple[Array, Array] = ok["shard_rank"].to_numpy(), ok["offset"].to_numpy()
         self._length = ok["length"].to_numpy()
-        self._views: dict[str, list[Array | None]] = {}
+        self._views = self._no_views()
+        self._needed: tuple[tuple[Array, Array], Array] | None = None
 
     @classmethod
     def open(cls, path: str | Path, recipe: Recipe | None = None) -> FeatureSet:
@@ -96,7 +102,7 @@ class FeatureSet:
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps do not travel to another process; they are made again there.
-        return {**self.__dict__, "_views": {}}
+        return {**self.__dict__, "_views": self._no_views()}
 
     def find(self, clip_ids: Iterable[str]) -> Array:
         """Rows of clips, for :meth:`read_rows`: look ids up once, read many times.
@@ -186,9 +192,11 @@ class FeatureSet:
         timestamps : (T, 2) float64 seconds, a read-only view
         """
         for row, clip_id in enumerate(self.clip_ids):
-            rank, start, stop = self._shard[row], self._start[row], self._start[row] + self._length[row]
-            values, timestamps = (self._mapped(name, [rank])[rank] for name in ("values", "timestamps"))
-            yield clip_id, values[start:stop], timestamps[start:stop]
+            arrays = []
+            for name in ("values", "timestamps"):
+                (shard,), (start,), views = self._located(name, np.array([row]))
+                arrays.append(views[shard][start : start + self._length[row]])
+            yield clip_id, arrays[0], arrays[1]
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
@@ -200,9 +208,7 @@ class FeatureSet:
         return offsets
 
     def _gather(self, name: str, rows: Array, offsets: Array, out: Array) -> Array:
-        shards = self._shard[rows].tolist()
-        views = self._mapped(name, shards)
-        starts = self._start[rows]
+        shards, starts, views = self._located(name, rows)
         stops = starts + self._length[rows]
         bounds = offsets.tolist()
         # The loop that decides the speed: one slice copy a clip, nothing else.
@@ -212,13 +218,63 @@ class FeatureSet:
             out[low:high] = views[shard][start:stop]
         return out
 
-    def _mapped(self, name: str, shards: Iterable[int]) -> Any:
-        """Views on one array of each shard, of which those asked for are mapped."""
-        views = self._views.setdefault(name, [None] * len(self._indexes))
-        for shard in set(shards):
-            if views[shard] is None:
-                views[shard] = self._map(name, shard)
-        return views
+    def _no_views(self) -> dict[str, list[Any]]:
+        return {name: [None] * len(self._indexes) for name in ("values", "timestamps")}
+
+    def _located(self, name: str, rows: Array) -> tuple[list[int], Array, list[Any]]:
+        """The shard and the first row in it of each clip, and views on one array of those shards."""
+        while True:
+            places = self._places
+            shards = places[0][rows].tolist()
+            views = self._views[name]
+            try:
+                for shard in set(shards):
+                    if views[shard] is None:
+                        views[shard] = self._map(name, shard)
+            except SupportsetError:
+                with _RELOCATING:
+                    if self._places is places and not self._relocate():
+                        raise
+            else:
+                return shards, places[1][rows], views
+
+    def _relocate(self) -> bool:
+        """Find clips again whose shards were replaced and removed since; False where no shard was.
+
+        Raises
+        ------
+        SupportsetError
+            The features of a clip are not the same any more, or gone.
+        """
+        shards, starts = (part.copy() for part in self._places)
+        gone = [
+            shard
+            for shard in np.unique(shards).tolist()
+            if self._folder.size(index_name(self._indexes[shard].shard)) is None
+        ]
+        rows = np.flatnonzero(np.isin(shards, gone))
+        if not len(rows):
+            return False
+        now = FeatureSet.open(self.path, self.card.recipe)
+        there = np.array([now._row_of.get(self.clip_ids[row], -1) for row in rows], np.int64)
+        same = there >= 0
+        for column in ("checksum", "timestamps_checksum", "length"):
+            before, after = (_of_ok(feature_set, column) for feature_set in (self, now))
+            same[same] &= before[rows[same]] == after[there[same]]
+        if not same.all():
+            changed = [self.clip_ids[row] for row in rows[~same]]
+            raise SupportsetError(
+                f"{self.path}: {len(changed):,} clips have other features, or none, since the set was opened "
+                f"({changed[0]!r}{', ...' if len(changed) > 1 else ''}): open the set again"
+            )
+        shards[rows] = now._places[0][there] + len(self._indexes)
+        starts[rows] = now._places[1][there]
+        # Another thread may be reading: numbers of shards stay what they are, and the places come last.
+        self._indexes = [*self._indexes, *now._indexes]
+        self._views = {name: views + [None] * len(now._indexes) for name, views in self._views.items()}
+        self._rows = _with_places(self._rows, shards, starts)
+        self._places = shards, starts
+        return True
 
     def _map(self, name: str, shard: int) -> Array:
         index = self._indexes[shard]
@@ -238,20 +294,23 @@ class FeatureSet:
             if location.offset + location.nbytes > index.file(location.file).size:
                 raise SupportsetError(f"{self._folder}/{location.file}: shorter than its index says {name} are: {mend}")
             array = location.view(self._folder.map(location.file))
+        steps = self._steps_needed(shard)
         dtype, columns = {"values": (self.dtype, self.dim), "timestamps": (np.dtype(np.float64), 2)}[name]
-        if array.dtype != dtype or array.shape[1:] != (columns,) or len(array) < self._steps_needed[shard]:
+        if array.dtype != dtype or array.shape[1:] != (columns,) or len(array) < steps:
             raise SupportsetError(
                 f"{self._folder}/{index_name(index.shard)}: its {name} are {array.dtype} {array.shape}, needed are "
-                f"{dtype} ({self._steps_needed[shard]}, {columns}): {mend}"
+                f"{dtype} ({steps}, {columns}): {mend}"
             )
         return array
 
-    @cached_property
-    def _steps_needed(self) -> Array:
-        """Number of rows that each shard's arrays must have at least."""
-        needed = np.zeros(len(self._indexes), np.int64)
-        np.maximum.at(needed, self._shard, self._start + self._length)
-        return needed
+    def _steps_needed(self, shard: int) -> int:
+        """Number of rows that a shard's arrays must have at least."""
+        places, cached = self._places, self._needed
+        if cached is None or cached[0] is not places:
+            needed = np.zeros(len(self._indexes), np.int64)
+            np.maximum.at(needed, places[0], places[1] + self._length)
+            cached = self._needed = places, needed
+        return int(cached[1][shard])
 
     def _absent(self, clip_ids: Sequence[str]) -> SupportsetError:
         failed = self._rows.filter(pc.is_in(self._rows["clip_id"], pa.array(clip_ids[:3], pa.string())))
@@ -270,3 +329,21 @@ def _effective_rows(tables: list[pa.Table]) -> pa.Table:
     table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
     table = table.append_column("shard_rank", pa.array(rank, pa.int64()))
     return table.take(effective(table, rank))
+
+
+def _of_ok(feature_set: FeatureSet, column: str) -> Array:
+    """A column of numbers of the clips that have features."""
+    rows = feature_set._rows
+    return rows.filter(pc.equal(rows["status"], OK))[column].to_numpy()
+
+
+def _with_places(rows: pa.Table, shards: Array, starts: Array) -> pa.Table:
+    """The rows with other shards and offsets for the clips that have features."""
+    ok = pc.equal(rows["status"], OK).to_numpy()
+    for column, places in (("shard_rank", shards), ("offset", starts)):
+        numbers = pc.fill_null(rows[column], 0).to_numpy().copy()
+        numbers[ok] = places
+        mask = ~ok if column == "offset" else None
+        at = rows.column_names.index(column)
+        rows = rows.set_column(at, rows.schema.field(at), pa.array(numbers, mask=mask))
+    return rows

@@ -184,17 +184,27 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
 
 
 def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[ShardIndex], list[pa.Table]]:
-    """Read every index file that counts, or some columns of each, in the order of the shards' ids."""
-    for last in (False, False, True):
-        shards = [shard for name in folder.names() if (shard := shard_of(name))]
-        try:
-            found = [read_index(folder, shard, columns) for shard in shards]
+    """Read every index file that counts, or some columns of each, in the order of the shards' ids.
+
+    A compaction may go on meanwhile. A listing is no snapshot: it may miss a shard that is removed while it is made,
+    and also the one that was put in its place a moment before. So the folder is listed until nothing new is found;
+    what was read and is gone by then is either replaced by something that was found, or harmless.
+    """
+    found: dict[str, tuple[ShardIndex, pa.Table]] = {}
+    vanished: dict[str, int] = {}
+    while True:
+        new = [shard for name in folder.names() if (shard := shard_of(name)) and shard not in found]
+        if not new:
             break
-        except Vanished:  # since our look at the folder: another shard replaces it, so look again
-            if last:
-                raise
-    replaced = {shard for index, _ in found for shard in index.replaces}
-    counted = [(index, table) for index, table in found if index.shard not in replaced]
+        for shard in new:
+            try:
+                found[shard] = read_index(folder, shard, columns)
+            except Vanished:  # since our look at the folder: another shard replaces it, so look again
+                vanished[shard] = vanished.get(shard, 0) + 1
+                if vanished[shard] == 3:  # listed again and again: a broken link
+                    raise
+    replaced = {shard for index, _ in found.values() for shard in index.replaces}
+    counted = [found[shard] for shard in sorted(found) if shard not in replaced]
     return [index for index, _ in counted], [table for _, table in counted]
 
 
