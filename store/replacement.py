@@ -6,6 +6,7 @@ instead. The others are removed afterwards, the eldest first. A stop anywhere in
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace as changed
@@ -162,6 +163,29 @@ def still_replaced(indexes: Iterable[ShardIndex], names: Iterable[str]) -> tuple
     """
     there = set(names)
     return tuple(older for index in indexes for older in index.replaces if index_name(older) in there)
+
+
+def place(highest: str, replaced: set[str], names: Sequence[str]) -> str:
+    """An id for a shard that takes the place of others, so that its rows win and lose against all others as they did.
+
+    Only between rows of equal status and generation does the id decide. The new one lies between the same neighbours as
+    the highest of the old ones; that is right for all rows if it replaces one shard, and, if it replaces several, for
+    rows that count: they must beat the others' rows, and no row that lost is kept.
+
+    Parameters
+    ----------
+    highest : of the ids that are replaced
+    replaced : all of them
+    names : in the ``shards`` folder
+    """
+    others = sorted(int(shard, 16) for name in names if (shard := shard_of(name)) and shard not in replaced)
+    at = int(highest, 16)
+    low = max((other for other in others if other < at), default=-1) + 1
+    high = min((other for other in others if other > at), default=1 << 64)
+    taken = {name.partition(".")[0] for name in names}
+    while (found := f"{low + secrets.randbelow(high - low):016x}") in taken:
+        pass
+    return found
 
 
 def replaced_shards(folder: Folder) -> Iterable[str]:

@@ -1,0 +1,148 @@
+"""``store verify``, ``compact`` and ``rm``: is everything there, in good order, and no longer needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from commands.options import json_option, print_json, store_option
+from commands.store_transfer import SHOWN, Progress
+from store.errors import SupportsetError, UsageError
+
+
+@click.command("verify")
+@click.argument("words", nargs=-1)
+@click.option(
+    "--drop-damaged",
+    is_flag=True,
+    help="Write damaged shards anew without the damaged clips: the same `extract` then redoes only those.",
+)
+@store_option
+@json_option
+def verify_command(words: tuple[str, ...], drop_damaged: bool, store: str, as_json: bool) -> None:
+    """Compare every file of the feature sets DATASET/WORDS-OF-ITS-NAME with its size and hash; without WORDS, of all.
+
+    Exit code 0: all is well; 1: something is damaged. Files that no reader looks at are told, and do not count.
+    """
+    from store.catalog import list_feature_sets, locate_feature_set
+    from store.salvage import drop_damaged as drop
+    from store.verify import verify
+
+    sets = [locate_feature_set(store, each) for each in words] or list_feature_sets(store)
+    if not sets:
+        raise UsageError(f"{store}: no feature sets here: run `extract` first, or give --store")
+    reports: list[dict[str, Any]] = []
+    harmful = 0
+    for info in sets:
+        report = verify(info.path, progress=Progress("verify", "bytes"))
+        told = report.to_json()
+        if not as_json:
+            click.echo(
+                f"{info.dataset}/{info.name}: {report.clips:,} clips in {report.shards:,} shards, "
+                f"{report.bytes / 1e6:,.1f} MB checked in {report.seconds:.1f} s: "
+                f"{len(report.harmful) or 'no'} problem{'s' if len(report.harmful) != 1 else ''}"
+            )
+        for problem in report.problems:
+            click.echo(f"{'note' if problem.harmless else problem.kind}: {problem}", err=True)
+            _list_clips(problem.clips)
+        if drop_damaged:
+            damaged = {problem.shard for problem in report.harmful if problem.shard}
+            if damaged:
+                told["dropped_clips"] = drop(info.path, damaged)
+                click.echo(
+                    f"{info.path}: {len(damaged):,} shards written anew, {len(told['dropped_clips']):,} damaged clips "
+                    "dropped: run the same `extract` again to have them redone",
+                    err=True,
+                )
+        reports.append(told)
+        harmful += sum(not (drop_damaged and problem.shard) for problem in report.harmful)
+    if as_json:
+        print_json({"problems": harmful, "sets": reports})
+    if harmful:
+        raise SupportsetError(f"{store}: {harmful:,} problem{'s' if harmful > 1 else ''} found: see above")
+
+
+@click.command("compact")
+@click.argument("words")
+@click.option("--clips-per-shard", type=click.IntRange(1), default=1000, show_default=True, help="At most.")
+@click.option(
+    "--now",
+    is_flag=True,
+    help="Remove unfinished files of any age: only where nothing writes to the set. [default: after an hour unchanged]",
+)
+@store_option
+@json_option
+def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_json: bool) -> None:
+    """Merge small shards of the feature set DATASET/WORDS-OF-ITS-NAME, drop rows that count no more, and rubbish.
+
+    Others may read and write meanwhile.
+    """
+    from store.catalog import locate_feature_set
+    from store.compact import SAFE_AGE, compact
+
+    path = locate_feature_set(store, words).path
+    summary = compact(
+        path,
+        clips_per_shard=clips_per_shard,
+        safe_age=0.0 if now else SAFE_AGE,
+        progress=Progress("compact", "shards"),
+    )
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        click.echo(
+            f"{summary.shards_before:,} shards are now {summary.shards_after:,}, {summary.rows_dropped:,} rows that "
+            f"counted no more dropped, {len(summary.rubbish):,} pieces of rubbish removed: {path}"
+        )
+    if summary.left:
+        click.echo(
+            f"note: {len(summary.left):,} unfinished files are left, a running writer may have them "
+            f"({summary.left[0]}): run again in an hour, or with --now if nothing writes",
+            err=True,
+        )
+    for line in summary.damaged:
+        click.echo(f"damaged: {line}", err=True)
+    if summary.damaged:
+        raise SupportsetError(f"{path}: {len(summary.damaged):,} damaged shards are left as they are: see above")
+
+
+@click.command("rm")
+@click.argument("words")
+@click.option("--dataset", "whole", is_flag=True, help="WORDS is a dataset: delete its tables and all its features.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@store_option
+@json_option
+def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) -> None:
+    """Delete the feature set DATASET/WORDS-OF-ITS-NAME, or with --dataset a whole dataset."""
+    from store.catalog import locate_feature_set
+    from store.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
+
+    dataset, _, rest = words.strip().partition("/")
+    if whole and rest.strip():
+        raise UsageError(
+            f"rm: {words!r} names a feature set: leave --dataset out, or name the dataset {dataset!r} alone"
+        )
+    if not whole and not rest.strip():
+        raise UsageError(f"rm: {words!r} names no feature set: write {dataset}/WORDS, or --dataset to delete all of it")
+    info = None if whole else locate_feature_set(store, words)
+    plan = plan_removal(info) if info else plan_dataset_removal(store, dataset)
+    if not yes:
+        kind = f"with {len(plan.feature_sets)} feature sets" if whole else "(features)"
+        click.confirm(
+            f"Delete {plan.path} {kind}, {plan.files:,} files, {plan.bytes / 1e6:,.1f} MB?", abort=True, err=True
+        )
+    done = remove_feature_set(info) if info else remove_dataset(store, dataset)
+    if as_json:
+        print_json(done.to_json())
+    else:
+        click.echo(f"deleted {done.path}: {done.files:,} files, {done.bytes / 1e6:,.1f} MB")
+    if whole and done.path.exists():
+        click.echo(f"note: {done.path} stays, it holds files that are not the store's", err=True)
+
+
+def _list_clips(clips: tuple[str, ...]) -> None:
+    for clip_id in clips[:SHOWN]:
+        click.echo(f"  {clip_id}", err=True)
+    if len(clips) > SHOWN:
+        click.echo(f"  ... and {len(clips) - SHOWN:,} more: --json lists them", err=True)

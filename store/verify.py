@@ -1,0 +1,303 @@
+"""Is every byte of a feature set what was written? Each fault is found, named, and told with its mend."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from store.card import CARD, load_card
+from store.errors import SupportsetError, UsageError
+from store.files import Folder, open_folder, telling
+from store.index import OK, ShardIndex, StoredFile, Vanished, index_name, read_index, shard_of
+from store.leftovers import SHARDS, find_leftovers
+from store.salvage import salvage
+from store.shard import shard_format
+
+PIECE = 1 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be.
+
+    Attributes
+    ----------
+    kind : ``card``, ``folder_name``, ``index``, ``recipe``, ``missing_file``, ``size``, ``content``; and the harmless
+        ``orphan``, ``temporary``, ``replaced``, ``foreign``
+    path : of the file
+    says : what is wrong with it
+    mend : what to do
+    clips : ids of the clips whose features are damaged or gone
+    shard : id of the damaged shard, empty where it is something else
+    harmless : whether readers are not concerned
+    """
+
+    kind: str
+    path: str
+    says: str
+    mend: str
+    clips: tuple[str, ...] = ()
+    shard: str = ""
+    harmless: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return {**vars(self), "clips": list(self.clips)}
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.says}: {self.mend}"
+
+
+@dataclass
+class VerifyReport:
+    """What a check found.
+
+    Attributes
+    ----------
+    path : of the feature set
+    shards : committed ones that were checked
+    clips : rows with features in them
+    bytes : that were read and hashed
+    seconds : it took
+    problems : all of them, the harmless ones last
+    """
+
+    path: Path
+    shards: int = 0
+    clips: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def harmful(self) -> list[Problem]:
+        """Those that a reader meets."""
+        return [problem for problem in self.problems if not problem.harmless]
+
+    @property
+    def damaged_clips(self) -> list[str]:
+        """Ids of all clips whose features are damaged or gone."""
+        return sorted({clip_id for problem in self.problems for clip_id in problem.clips})
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return {
+            **vars(self),
+            "path": str(self.path),
+            "problems": [problem.to_json() for problem in self.problems],
+            "damaged_clips": self.damaged_clips,
+        }
+
+
+def verify(path: str | Path, *, progress: Progress | None = None) -> VerifyReport:
+    """Check every file of a feature set against its size and hash. Nothing is changed.
+
+    Files are read once from their first byte to their last; only where a hash differs are the clips compared, one by
+    one, to say which are damaged.
+
+    Parameters
+    ----------
+    path : the feature set's folder
+    progress : called with the number of bytes done and of all
+
+    Raises
+    ------
+    UsageError
+        No feature set in the folder.
+    SupportsetError
+        The disk refuses; the set is of a newer format version.
+    """
+    started = time.monotonic()
+    report = VerifyReport(Path(path))
+    root = open_folder(path)
+    recipe_hash = _check_card(root, report)
+    folder = root.child(SHARDS)
+    committed = list(_committed(folder, recipe_hash, report))
+    total = sum(file.size for index, _ in committed for file in index.files)
+    hasher = _Hasher(lambda done: progress(done, total) if progress else None)
+    for index, rows in committed:
+        problems = list(_check_shard(folder, index, rows, hasher))
+        if problems and folder.size(index_name(index.shard)) is None:
+            continue  # removed by another process in the meantime: another shard holds its clips
+        report.problems += problems
+        report.shards += 1
+        report.clips += len(rows) - rows["offset"].null_count
+    report.problems += _leftovers(report.path)
+    report.problems.sort(key=lambda problem: problem.harmless)
+    report.bytes = hasher.done
+    report.seconds = round(time.monotonic() - started, 3)
+    return report
+
+
+def _check_card(root: Folder, report: VerifyReport) -> str | None:
+    try:
+        recipe = load_card(root).recipe
+    except UsageError:
+        raise
+    except SupportsetError as error:
+        report.problems.append(_told("card", f"{root}/{CARD}", error, "restore the file"))
+        return None
+    name = report.path.resolve().name
+    if name != recipe.folder:
+        report.problems.append(
+            Problem(
+                "folder_name",
+                str(report.path),
+                f"its card is that of {recipe.folder}",
+                "rename the folder to that, or restore the card",
+            )
+        )
+    return recipe.hash
+
+
+def _committed(folder: Folder, recipe_hash: str | None, report: VerifyReport) -> Iterator[tuple[ShardIndex, pa.Table]]:
+    """Shards that count, with their rows."""
+    found = []
+    for name in folder.names():
+        if (shard := shard_of(name)) is None:
+            continue
+        try:
+            found.append(read_index(folder, shard))
+        except Vanished as error:
+            if name in folder.names():
+                report.problems.append(_told("index", f"{folder}/{name}", error, "remove the broken link"))
+        except SupportsetError as error:
+            mend = (
+                "restore the file, or delete it and run the same `extract` again: the clips that only it has are redone"
+                if "damaged" in str(error)
+                else ""
+            )
+            report.problems.append(_told("index", f"{folder}/{name}", error, mend))
+    replaced = {shard for index, _ in found for shard in index.replaces}
+    for index, rows in found:
+        name = f"{folder}/{index_name(index.shard)}"
+        if index.shard in replaced:
+            mend = "harmless, `store compact` removes it"
+            report.problems.append(Problem("replaced", name, "another shard took its place", mend, harmless=True))
+            continue
+        if recipe_hash is not None and index.recipe_hash != recipe_hash:
+            says = f"belongs to the recipe {index.recipe_hash}, the card is of {recipe_hash}"
+            report.problems.append(Problem("recipe", name, says, "move the shard to the set it came from"))
+        yield index, rows
+
+
+def _check_shard(folder: Folder, index: ShardIndex, rows: pa.Table, hasher: _Hasher) -> Iterator[Problem]:
+    """Compare a shard's files with its index."""
+    if says := _contradiction(index, rows):
+        mend = f"delete it and run the same `extract` again: only these {len(_ok(rows)):,} clips are redone"
+        yield Problem("index", f"{folder}/{index_name(index.shard)}", says, mend, tuple(_ok(rows)))
+        return
+    faults = [fault for file in index.files if (fault := _file_fault(folder, file, hasher))]
+    if faults:
+        whole, _, _ = salvage(folder, index, rows)
+        clips = tuple(rows.filter(pa.array(~whole))["clip_id"].to_pylist())
+        for kind, file, says in faults:
+            yield Problem(kind, f"{folder}/{file.name}", says, _mend(len(clips)), clips, index.shard)
+    root = shard_format(index.shard_format).root(index.shard)
+    stated = {file.name for file in index.files}
+    for name in _files_below(folder, root):
+        if name not in stated:
+            mend = "harmless, move it away"
+            yield Problem("foreign", f"{folder}/{name}", "is no file of the shard", mend, harmless=True)
+
+
+def _mend(clips: int) -> str:
+    if not clips:
+        return "no clip is concerned: restore the file, or `store verify --drop-damaged` writes the shard anew"
+    redone = f"only {clips:,} clips are redone" if clips > 1 else "only 1 clip is redone"
+    return f"restore the file, or run `store verify --drop-damaged` and then the same `extract` again: {redone}"
+
+
+def _file_fault(folder: Folder, file: StoredFile, hasher: _Hasher) -> tuple[str, StoredFile, str] | None:
+    size = folder.size(file.name)
+    if size is None:
+        return "missing_file", file, "the shard file is gone"
+    if size != file.size:
+        return "size", file, f"the shard file has {size} bytes, its index says {file.size}"
+    try:
+        found = hasher.hash(Path(str(folder), file.name))
+    except SupportsetError as error:  # a bad sector: the other shards are still worth a look
+        return "content", file, str(error).partition(": ")[2] or str(error)
+    return None if found == file.xxh3 else ("content", file, "is not what was written, a bit or more differs")
+
+
+def _contradiction(index: ShardIndex, rows: pa.Table) -> str | None:
+    """What in an index cannot be, though its own hashes are right."""
+    sizes = {file.name: file.size for file in index.files}
+    for name, location in index.arrays.items():
+        if location.file not in sizes or location.offset + location.nbytes > sizes[location.file]:
+            return f"says that {name} lie where there is no file"
+    steps = min(
+        (index.arrays[name].shape[0] for name in ("values", "timestamps") if name in index.arrays), default=None
+    )
+    ends = np.array(
+        [o + n for o, n in zip(*(rows[c].to_pylist() for c in ("offset", "length")), strict=True) if o is not None]
+    )
+    if len(ends) and not index.files:
+        return "states features and no file that holds them"
+    if steps is not None and len(ends) and ends.max() > steps:
+        return f"has a clip that ends at step {ends.max()} of {steps}"
+    return None
+
+
+class _Hasher:
+    """Hashes files one after another through one small buffer."""
+
+    def __init__(self, told: Callable[[int], None]) -> None:
+        self.done = 0
+        self._told = told
+        self._buffer = memoryview(bytearray(PIECE))
+
+    def hash(self, path: Path) -> str:
+        digest = xxhash.xxh3_128()
+        with telling("read the file", path), open(path, "rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            while count := file.readinto(self._buffer):
+                digest.update(self._buffer[:count])
+                self.done += count
+        self._told(self.done)
+        return f"xxh3-128:{digest.hexdigest()}"
+
+
+def _leftovers(path: Path) -> Iterator[Problem]:
+    told = {
+        "orphan": (
+            "a shard without an index, of a killed writer or of one that runs now",
+            "`store compact` removes it",
+        ),
+        "temporary": ("unfinished, of a killed writer or of one that runs now", "`store compact` removes it"),
+        "foreign": ("is no file of the store", "move it away"),
+    }
+    for leftover in find_leftovers(path):
+        says, mend = told[leftover.kind]
+        yield Problem(leftover.kind, str(leftover.path), says, f"harmless, {mend}", harmless=True)
+
+
+def _files_below(folder: Folder, root: str) -> list[str]:
+    base = Path(str(folder))
+    return sorted(str(file.relative_to(base)) for file in (base / root).rglob("*") if file.is_file())
+
+
+def _ok(rows: pa.Table) -> list[str]:
+    return [
+        i for i, status in zip(rows["clip_id"].to_pylist(), rows["status"].to_pylist(), strict=True) if status == OK
+    ]
+
+
+def _told(kind: str, path: str, error: SupportsetError, mend: str) -> Problem:
+    """A problem from an error, whose line begins with the path and ends with a mend of its own."""
+    says = re.sub("^" + re.escape(path) + ": ", "", str(error))
+    said, colon, own = says.rpartition(": ")
+    return Problem(kind, path, said if colon else says, mend or own)
