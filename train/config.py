@@ -18,7 +18,7 @@ from store.errors import UsageError
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values are not coerced across kinds."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -128,8 +128,8 @@ class OptimConfig(Section):
 class Config(Section):
     """A whole run."""
 
-    name: str
-    seed: int = 0
+    name: str = Field(min_length=1)
+    seed: int = Field(0, ge=0, lt=2**63)
     dim: int = Field(1024, ge=1)  # d, the joint space (*)
     data: DataConfig
     video: VideoConfig = VideoConfig()

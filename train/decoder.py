@@ -147,7 +147,7 @@ def build_decoder(config: DecoderConfig, code_width: int, fitted: Any) -> tuple[
 
 def restore_decoder(config: DecoderConfig, code_width: int, folder: Path) -> tuple[CaptionDecoder, Any]:
     """Rebuild what `CaptionDecoder.save` wrote, with weights yet to be loaded."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return CaptionDecoder(T5ForConditionalGeneration(T5Config.from_pretrained(folder)), code_width), tokenizer
 
 

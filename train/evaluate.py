@@ -22,8 +22,8 @@ from train.encode import encode_gallery, encode_tokens, tokenize
 from train.model import SupportSetModel
 from train.run_folder import RunFolder
 from train.scores import RetrievalScores, intervals, score_embeddings
-from train.source import HOLDOUT, open_recorded_features
-from train.splits import Split, read_split
+from train.source import HOLDOUT, open_recorded_features, source_videos
+from train.splits import Split, leakage, read_captions, read_split
 
 
 def evaluate(
@@ -53,8 +53,9 @@ def evaluate(
         ``protocol``, ``split``, ``dataset``, ``gallery`` (clips, missing ones included), ``expected_gallery`` (None:
         the protocol asks for no number), ``gallery_complete``, ``queries`` (captions), ``missing`` (clips without
         features: misses), ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
-        ``rsum``; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage`` as the run recorded it; ``run``,
-        ``model``, ``features``, ``files``.
+        ``rsum``; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares with the
+        clips trained on, as the run recorded it, or as counted now for another protocol (None: another dataset, or the
+        training split itself); ``run``, ``model``, ``features``, ``files``.
 
     Raises
     ------
@@ -92,7 +93,7 @@ def evaluate(
         "v2t": scores.v2t,
         "rsum": scores.rsum,
         "intervals": intervals(part, scores),
-        "leakage": record["leakage"].get(split) if own_dataset and protocol == config.data.protocol else None,
+        "leakage": _leakage(tables, protocol, part, record, config),
         "run": str(folder.path),
         "model": folder.model_hash(),
         "features": [entry["folder"] for entry in record["features"]],
@@ -172,7 +173,36 @@ def _read(
         raise UsageError(
             f"the run held out no clips of protocol {protocol!r} of {tables.name!r}; name a split of the protocol"
         )
-    return read_split(tables, protocol, config.data.train_split, available).of_clips(HOLDOUT, set(record["holdout"]))
+    held = set(record["holdout"])
+    part = read_split(tables, protocol, config.data.train_split, available).of_clips(HOLDOUT, held)
+    if gone := held.difference(part.clip_ids):
+        raise UsageError(
+            f"{len(gone)} of the {len(held)} clips that the run held out are no longer in split "
+            f"{config.data.train_split!r} of {tables.name!r} (as {min(gone)!r}); give the store that "
+            "the run was trained on"
+        )
+    if not part.present:
+        raise UsageError(
+            f"{tables.name}: none of the {len(held)} clips that the run held out has features in this store; run "
+            "extract for them"
+        )
+    return part
+
+
+def _leakage(
+    tables: Dataset, protocol: str, part: Split, record: dict[str, Any], config: Config
+) -> dict[str, int] | None:
+    trained = config.data.protocol
+    if tables.name != config.data.dataset or trained not in tables.protocols():
+        return None
+    if protocol == trained:
+        recorded: dict[str, int] | None = record["leakage"].get(part.name)
+        return recorded
+    # One protocol's test clips may be another's training clips (MSR-VTT's full split and 1k-A's).
+    whole = read_captions(tables, trained, config.data.train_split)
+    unseen = {*record["holdout"], *record["train"]["clips_without_features"]}
+    train = whole.of_clips(whole.name, set(whole.clip_ids) - unseen)
+    return leakage(train, part, source_videos(tables))
 
 
 def _ranks_file(part: Split, scores: RetrievalScores) -> bytes:

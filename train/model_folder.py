@@ -66,7 +66,9 @@ def read_config(folder: Path) -> tuple[Config, int]:
         raise UsageError(
             f"{path}: format version {tree.get('format_version')!r}, this program reads {FORMAT_VERSION}: update it"
         )
-    return parse_config(tree.get("config", {}), str(path)), int(tree["feature_dim"])
+    if not isinstance(tree.get("feature_dim"), int):
+        raise SupportsetError(f"{path}: damaged, feature_dim is absent; copy the folder again, or train again")
+    return parse_config(tree.get("config", {}), str(path)), tree["feature_dim"]
 
 
 @contextmanager

@@ -64,6 +64,8 @@ def collapse_hint(loss: LossConfig, epoch: EpochMeans, negatives: Negatives | No
     """One line where the hinge loss stayed at 2α for an epoch: every embedding is the same."""
     if loss.contrastive != "hinge" or loss.negatives != "hardest" or loss.intra or negatives is not None:
         return None
+    if not epoch.steps:  # a resume at the very end of an epoch measures nothing of it
+        return None
     mean = epoch.mean("contrastive")
     if abs(mean - 2 * loss.margin) > 0.02 * loss.margin:
         return None

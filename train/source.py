@@ -62,6 +62,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
     if config.data.validation_split:
         _refuse_as_validation(config)
         validation = read_split(dataset, protocol, config.data.validation_split, available)
+        _refuse_overlap(dataset, protocol, config.data.train_split, train, validation)
     elif config.data.holdout > 0:
         # The same clips whatever the run's seed, so that runs can be compared on them.
         train, validation = hold_out(train, sources, config.data.holdout, seed=0)
@@ -91,7 +92,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
             "captions": len(train.captions),
             "clips_without_features": sorted(whole.missing),
             "captions_without_features": sum(caption.clip_id in whole.missing for caption in whole.captions),
-            "clips_without_captions": sorted(set(whole.present) - {caption.clip_id for caption in whole.captions}),
+            "clips_without_captions": sorted(set(whole.present) - set(_with_captions(whole).clip_ids)),
             "blank_captions": sum(not caption.text.strip() for caption in whole.captions),
         },
         "validation": None
@@ -208,11 +209,28 @@ def _refuse_as_validation(config: Config) -> None:
     name = config.data.validation_split
     if name == config.data.train_split:
         raise UsageError(f"data.validation_split = {name!r} is the training split; leave it empty to hold out a part")
-    if name.startswith("test"):
+    if name == HOLDOUT:
+        raise UsageError(
+            f"data.validation_split = {name!r} is what a part cut off from the training clips is called; leave it "
+            "empty to cut one off, or give the dataset's split another name"
+        )
+    if name.lower().startswith("test"):
         raise UsageError(
             f"data.validation_split = {name!r}: models are never selected on a test split; leave it empty to hold out "
             "a part of the training clips"
         )
+
+
+def _refuse_overlap(dataset: Dataset, protocol: str, train_split: str, train: Split, validation: Split) -> None:
+    """A model is selected neither on clips it was trained on nor on those of the protocol's test gallery."""
+    test = set(dataset.split_clips(protocol, "test")) if "test" in dataset.split_names(protocol) else set()
+    for others, words in ((set(train.clip_ids), f"of split {train_split!r}, trained on"), (test, "of split 'test'")):
+        if shared := [clip_id for clip_id in validation.clip_ids if clip_id in others]:
+            raise UsageError(
+                f"data.validation_split = {validation.name!r}: {len(shared)} of its {len(validation.clip_ids)} clips "
+                f"are also {words} (the first: {shared[0]!r}); name splits that share no clip, or leave it empty to "
+                "hold out a part of the training clips"
+            )
 
 
 def _with_captions(split: Split) -> Split:

@@ -162,7 +162,7 @@ def restore_text_encoder(config: TextConfig, dim: int, folder: Path) -> tuple[Te
     if config.encoder in ("words", "scratch"):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if config.encoder == "words":
         backbone: Any = _word_vectors(config, len(tokenizer))
     elif config.encoder == "hf":

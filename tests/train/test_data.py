@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from store.aligned import AlignedFeatures
-from store.catalog import find_feature_set
-from store.dataset import Caption
+from store.card import FeatureCard
+from store.catalog import feature_set_path, find_feature_set
+from store.dataset import Caption, write_dataset
 from store.errors import UsageError
+from store.writer import FeatureWriter
 from tests.train.small_store import config, plant, recipe
 from train.data import ResidentFeatures, TokenTable, TrainingData, thinned
 from train.source import open_features, open_run_data, source_videos
@@ -242,6 +244,8 @@ def vars_of(row: object) -> dict[str, object]:
         ({"train_split": "empty"}, "split 'empty' of protocol 'planted' is empty"),
         ({"validation_split": "test"}, "never selected on a test split"),
         ({"validation_split": "train"}, "is the training split"),
+        ({"validation_split": "Test"}, "never selected on a test split"),
+        ({"validation_split": "holdout"}, "give the dataset's split another name"),
         ({"holdout": 0.0}, "needs validation clips"),
     ],
 )
@@ -250,6 +254,54 @@ def test_a_wrong_name_is_one_line(root: Path, changes: dict[str, object], messag
         open_run_data(config(data=changes), root)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_validation_shares_no_clip_with_training_and_none_with_the_test_gallery(tmp_path: Path) -> None:
+    clips = [f"clip{number}" for number in range(6)]
+    parts = {"train": clips[:3], "val": clips[3:4], "test": clips[4:], "all": clips, "rest": clips[3:5]}
+    captions = [{"caption_id": f"{clip}#0", "clip_id": clip, "text": f"about {clip}"} for clip in clips]
+    write_small(tmp_path, captions, parts)
+    assert open_run_data(config(data={"validation_split": "val"}), tmp_path).record["validation"]["clips"] == 1
+    for changes, message in (
+        ({"train_split": "all", "validation_split": "val"}, "1 of its 1 clips are also of split 'all', trained on"),
+        ({"validation_split": "rest"}, r"1 of its 2 clips are also of split 'test' \(the first: 'clip4'\)"),
+    ):
+        with pytest.raises(UsageError, match=message) as error:
+            open_run_data(config(data=changes), tmp_path)
+        assert "\n" not in str(error.value)
+
+
+def test_a_clip_with_blank_captions_alone_is_named(tmp_path: Path) -> None:
+    said = {"clip0": "one", "clip1": "two", "clip2": " ", "clip3": "four"}
+    captions = [{"caption_id": f"{clip}#0", "clip_id": clip, "text": text} for clip, text in said.items()]
+    write_small(tmp_path, captions, {"train": ["clip0", "clip1", "clip2", "clip4"], "val": ["clip3"]})
+    data = open_run_data(config(data={"validation_split": "val"}), tmp_path)
+    assert data.train.clip_ids == ("clip0", "clip1")
+    assert data.record["train"]["blank_captions"] == 1
+    assert data.record["train"]["clips_without_captions"] == ["clip2", "clip4"]
+    assert "left out: 2 training clips without captions" in data.notes
+
+
+def write_small(root: Path, captions: list[dict[str, str]], parts: dict[str, list[str]]) -> None:
+    """A dataset ``small`` with these captions and splits, and one step of features for every clip of a split."""
+    clips = sorted({clip for members in parts.values() for clip in members})
+    write_dataset(
+        root,
+        "small",
+        clips=[{"clip_id": clip, "path": f"{clip}.mp4"} for clip in clips],
+        captions=captions,
+        splits=[
+            {"protocol": "planted", "split": name, "clip_id": clip}
+            for name, members in parts.items()
+            for clip in members
+        ],
+        protocols={"planted": dict.fromkeys(parts)},
+        sources=[],
+    )
+    card = FeatureCard(recipe(), {})
+    with FeatureWriter(feature_set_path(root, "small", card.recipe), card) as writer:
+        for number, clip in enumerate(clips):
+            writer.add(clip, np.full((1, card.recipe.dim), float(number)), np.array([[0.0, 1.0]]))
 
 
 def test_words_that_fit_two_sets_are_refused_and_longer_ones_are_not(tmp_path: Path) -> None:

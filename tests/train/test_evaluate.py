@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,14 +13,15 @@ import pytest
 import torch
 
 from store.catalog import find_feature_set
-from store.dataset import Caption, open_dataset
+from store.dataset import Caption, open_dataset, write_dataset
 from store.errors import SupportsetError, UsageError
-from tests.train.small_store import config, plant, recipe
+from tests.train.small_store import SmallStore, config, plant, recipe
 from train.evaluate import describe, evaluate
 from train.loop import train
 from train.metrics import MISS
 from train.model import SupportSetModel
 from train.scores import score_embeddings
+from train.source import source_videos
 from train.splits import Split
 
 MISSING = ("clip03-2", "clip40-2")
@@ -151,6 +153,48 @@ def test_another_dataset_of_the_same_recipe_is_scored_under_its_own_name(root: P
     assert result["leakage"] is None
     assert (run / "eval" / "twin-planted-test.json").exists()
     shutil.rmtree(root / "twin")
+
+
+def test_held_out_clips_that_a_store_has_not_are_told(run: Path, tmp_path: Path) -> None:
+    held = json.loads((run / "data.json").read_text())["holdout"]
+    store = plant(tmp_path, missing=tuple(held))
+    with pytest.raises(UsageError, match="none of the 12 clips that the run held out has features"):
+        evaluate(run, split="holdout", store=tmp_path, device="cpu")
+    rewrite(store, [row for row in store.dataset.splits.to_pylist() if row["clip_id"] != held[0]])
+    with pytest.raises(UsageError, match=f"1 of the 12 clips .* are no longer in split 'train' .*{held[0]}"):
+        evaluate(run, split="holdout", store=tmp_path, device="cpu")
+
+
+def test_another_protocols_gallery_of_training_clips_is_told(run: Path, tmp_path: Path) -> None:
+    store = plant(tmp_path)
+    record = json.loads((run / "data.json").read_text())
+    out = {*record["holdout"], *record["train"]["clips_without_features"]}
+    rows = store.dataset.splits.to_pylist()
+    seen = [row["clip_id"] for row in rows if row["split"] == "train" and row["clip_id"] not in out][:5]
+    unseen = [row["clip_id"] for row in rows if row["split"] == "test"][:4] + record["holdout"][:3]
+    other = [{"protocol": "other", "split": "test", "clip_id": clip, "caption_id": None} for clip in seen + unseen]
+    rewrite(store, rows + other)
+    result = evaluate(run, "other", store=tmp_path, device="cpu")
+    held_films = {source_videos(store.dataset)[clip] for clip in record["holdout"]}
+    trained_films = {source_videos(store.dataset)[clip] for clip in seen}
+    assert not held_films & trained_films  # the hold-out goes by source, so its clips share none
+    assert (result["leakage"]["clips"], result["leakage"]["shared_source_clips"]) == (12, 5)
+    assert "leakage: 5 of 12 clips share their source video with a training clip" in describe(result)
+
+
+def rewrite(store: SmallStore, splits: list[dict[str, Any]]) -> None:
+    """The same dataset with other splits."""
+    tables = store.dataset
+    protocols = {row["protocol"]: {"train": None, "test": None} for row in splits}
+    write_dataset(
+        store.root,
+        "small",
+        clips=tables.clips,
+        captions=tables.captions,
+        splits=splits,
+        protocols=protocols,
+        sources=[],
+    )
 
 
 def test_a_run_moves_with_its_folder(root: Path, run: Path, tmp_path: Path) -> None:

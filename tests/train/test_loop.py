@@ -308,6 +308,7 @@ def test_a_collapse_is_named() -> None:
     assert "collapsed" in (collapse_hint(LossConfig(margin=0.2), means, None) or "")
     assert collapse_hint(LossConfig(margin=0.2), means, "infonce") is None
     assert collapse_hint(LossConfig(margin=0.3), means, None) is None
+    assert collapse_hint(LossConfig(margin=0.2), EpochMeans(), None) is None  # resumed at an epoch's very end
 
 
 def test_a_run_ends_by_epochs_steps_or_patience() -> None:

@@ -119,6 +119,7 @@ def test_a_folder_that_does_not_load_is_one_line(tmp_path: Path) -> None:
         ({"format": "other"}, "not a model of this project"),
         ({"format_version": 99}, "format version 99"),
         ({"feature_dim": 7}, "does not load"),
+        ({"feature_dim": None}, "feature_dim is absent"),
         ({"config": {**tree["config"], "surprise": 1}}, "unknown key 'surprise'"),
     ):
         config.write_text(json.dumps({**tree, **change}))

