@@ -233,18 +233,18 @@ class FeatureSet:
                         views[shard] = self._map(name, shard)
             except SupportsetError:
                 with _RELOCATING:
-                    if self._places is places and not self._relocate():
+                    if self._places is places and not self._relocate(rows):
                         raise
             else:
                 return shards, places[1][rows], views
 
-    def _relocate(self) -> bool:
-        """Find clips again whose shards were replaced and removed since; False where no shard was.
+    def _relocate(self, asked: Array) -> bool:
+        """Find clips again whose shards were replaced and removed since; False where that befell none of those asked.
 
         Raises
         ------
         SupportsetError
-            The features of a clip are not the same any more, or gone.
+            The features of a clip that was asked for are not the same any more, or gone.
         """
         shards, starts = (part.copy() for part in self._places)
         gone = [
@@ -253,7 +253,7 @@ class FeatureSet:
             if self._folder.size(index_name(self._indexes[shard].shard)) is None
         ]
         rows = np.flatnonzero(np.isin(shards, gone))
-        if not len(rows):
+        if not np.isin(asked, rows).any():
             return False
         now = FeatureSet.open(self.path, self.card.recipe)
         there = np.array([now._row_of.get(self.clip_ids[row], -1) for row in rows], np.int64)
@@ -261,12 +261,12 @@ class FeatureSet:
         for column in ("checksum", "timestamps_checksum", "length"):
             before, after = (_of_ok(feature_set, column) for feature_set in (self, now))
             same[same] &= before[rows[same]] == after[there[same]]
-        if not same.all():
-            changed = [self.clip_ids[row] for row in rows[~same]]
+        if len(lost := np.intersect1d(asked, rows[~same])):
             raise SupportsetError(
-                f"{self.path}: {len(changed):,} clips have other features, or none, since the set was opened "
-                f"({changed[0]!r}{', ...' if len(changed) > 1 else ''}): open the set again"
+                f"{self.path}: {len(lost):,} clips have other features, or none, since the set was opened "
+                f"({self.clip_ids[lost[0]]!r}{', ...' if len(lost) > 1 else ''}): open the set again"
             )
+        rows, there = rows[same], there[same]
         shards[rows] = now._places[0][there] + len(self._indexes)
         starts[rows] = now._places[1][there]
         # Another thread may be reading: numbers of shards stay what they are, and the places come last.
