@@ -85,8 +85,11 @@ def extract_command(
     for note in found.annotations.notes:
         click.echo(f"{found.name}: {note}", err=True)
     if annotations_only:
-        found.write(store)
-        click.echo(f"{found.name}: tables written below {Path(store) / found.name}", err=True)
+        tables, path = found.write(store), Path(store) / found.name
+        click.echo(f"{found.name}: tables written below {path}", err=True)
+        if as_json:
+            counted = {"dataset": found.name, "path": str(path), "clips": len(tables.clips)}
+            print_json(counted | {"captions": len(tables.captions), "protocols": tables.protocols()})
         return
 
     from extract.backbones import DEFAULT_BACKBONE, load_backbone

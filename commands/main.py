@@ -34,6 +34,12 @@ class OneLine(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class
 
 
+class Stopped(SupportsetError):  # noqa: N818 - named for what it tells
+    """Ctrl-C where a verb has nothing of its own to tell of it."""
+
+    exit_code = 130
+
+
 class Verbs(click.Group):
     """Loads a verb's module when it is asked for, and turns our errors into one line."""
 
@@ -49,9 +55,13 @@ class Verbs(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; a :class:`SupportsetError` becomes one line and its exit code."""
+        """Run the verb; a :class:`SupportsetError`, or Ctrl-C, becomes one line and its exit code."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise OneLine(
+                Stopped("stopped: what was stored before stays; the same command, for train with --resume, goes on")
+            ) from None
         except SupportsetError as error:
             raise OneLine(error) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,7 +14,7 @@ import numpy as np
 from extract.frame_index import Beat, FrameIndex, read_index
 from extract.frame_runs import Health, wanted_frames
 from extract.images import is_image, read_image
-from extract.outcome import DAMAGED, TOO_SHORT, DecodeError
+from extract.outcome import DAMAGED, TOO_SHORT, UNREADABLE, DecodeError
 from extract.pictures import PictureMaker
 from extract.sampling import Sampling
 
@@ -83,6 +84,7 @@ def decode_clip(
     """
     path, sampling = Path(path), sampling or Sampling()
     beat, transform = beat or _nothing, transform or _as_is
+    _refuse_endless(path)
     if is_image(path):
         picture = transform(read_image(path))
         yield Step(np.stack([picture] * sampling.window), 0.0, float(_IMAGE_SECONDS))
@@ -161,6 +163,16 @@ class _Held:
     def forget(self, before: int) -> None:
         for number in [n for n in self.pictures if n < before]:
             del self.pictures[number]
+
+
+def _refuse_endless(path: Path) -> None:
+    """Refuse pipes, sockets and devices: opening or reading one may wait for ever. What is absent is told later."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DecodeError(UNREADABLE, "a pipe, socket or device, not a file")
 
 
 def _seconds(value: float) -> Fraction:

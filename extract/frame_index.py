@@ -232,6 +232,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
             return "a folder, not a file"
         if not path.stat().st_size:
             return "the file is empty (0 bytes)"
+        if is_cut_short(path):
+            return "the file is cut short, before what is needed to read any of it: copy or download it again"
     except OSError:
         pass  # the first error says enough
     reason = getattr(error, "strerror", None) or str(error)

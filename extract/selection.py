@@ -91,6 +91,10 @@ def select_clips(
         part, parts = shard
         if not 1 <= part <= parts:
             raise UsageError(f"shard {part}/{parts}: there are the parts 1/{parts} to {parts}/{parts}")
+        if clips and part > len(clips):
+            raise UsageError(
+                f"shard {part}/{parts} is empty: there are only {len(clips):,} clips to share, use fewer parts"
+            )
         clips = clips[part - 1 :: parts]
     if not clips:
         where = "/".join(name for name in (protocol, split) if name)

@@ -273,7 +273,7 @@ def _remarks(summary: ImportSummary, options: ImportOptions, tables: Dataset | N
     if tables is None:
         notes.append(
             f"the store has no captions and splits of {summary.dataset!r}: "
-            f"`extract {summary.dataset} --data DIR --annotations-only` adds them"
+            f"`extract READER --name {summary.dataset} --data DIR --annotations-only` adds them"
         )
     if summary.outside:
         notes.append(f"ids that are no {noun} of the dataset: {len(summary.outside):,} ({_some(summary.outside)})")

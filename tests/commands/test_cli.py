@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -83,6 +84,38 @@ def test_no_traceback_and_nothing_on_stdout_from_a_real_process(tmp_path: Path) 
     assert answer.stdout == ""
     assert "Traceback" not in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
+
+
+def test_tables_alone_are_told_as_json(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").write_text("never opened")
+    words = [
+        "extract",
+        "folder",
+        "--data",
+        tmp_path / "films",
+        "--store",
+        tmp_path / "s",
+        "--annotations-only",
+        "--json",
+    ]
+    result = CliRunner().invoke(cli, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["dataset"], told["clips"], told["captions"]) == ("films", 1, 0)
+    assert (Path(told["path"]) / "clips.parquet").is_file()
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("store.dataset.list_datasets", stopped)
+    result = CliRunner().invoke(cli, ["store", "ls"])
+    assert result.exit_code == 130
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: stopped")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_help_does_not_import_torch() -> None:

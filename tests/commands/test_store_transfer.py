@@ -53,7 +53,7 @@ def test_import_export_convert_from_end_to_end(tmp_path: Path, source: Path, sto
     arguments = ("import", "d", source, "--name", "net", "--fps", 2, "--state", "resize=224=x", "--store", store)
     result = run(*arguments)
     assert result.stdout.startswith("4 clips imported in ")
-    assert "`extract d --data DIR --annotations-only`" in result.stderr
+    assert "`extract READER --name d --data DIR --annotations-only`" in result.stderr
     features = find_feature_set(store, "d/net")
     assert features.card.recipe.transform == {"stated": {"resize": "224=x"}}
     assert run(*arguments).stdout.startswith("0 clips imported, 4 were there")

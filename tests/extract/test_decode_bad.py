@@ -79,7 +79,16 @@ def test_clip_that_ends_before_the_damage_is_whole(tmp_path: Path) -> None:
 def test_cut_file_without_its_header_is_unreadable(tmp_path: Path) -> None:
     film = write_video(tmp_path / "a.mp4", 75)  # its header comes last
     os.truncate(film, film.stat().st_size // 2)
-    assert outcome_of(film)[0] == "unreadable"
+    status, message, _ = outcome_of(film)
+    assert status == "unreadable"
+    assert "cut short" in message
+
+
+def test_pipes_are_refused_at_once(tmp_path: Path) -> None:
+    """Opening one would wait for a writer that never comes."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    status, message, _ = outcome_of(tmp_path / "pipe.mp4")
+    assert (status, message) == ("unreadable", "a pipe, socket or device, not a file")
 
 
 def test_flipped_bits_are_damage(tmp_path: Path) -> None:

@@ -331,6 +331,7 @@ def test_selection_by_split_and_limit(tmp_path: Path, videos: Path, films: Films
         ({"protocol": "p", "split": "dev"}, "no split 'dev'"),
         ({"limit": 0}, "at least 1"),
         ({"shard": (3, 2)}, "3/2"),
+        ({"shard": (1000, 1000)}, "fewer parts"),
         ({"shard_format": "lmdb"}, "lmdb"),
         ({"dtype": "int8"}, "int8"),
         ({"device": "tpu"}, "'tpu'"),

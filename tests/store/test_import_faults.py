@@ -208,7 +208,7 @@ def test_ids_are_compared_with_the_tables(tmp_path: Path) -> None:
 def test_without_tables_the_way_to_them_is_told(tmp_path: Path) -> None:
     summary = run(tmp_path, npy_folder(tmp_path / "src", arrays(3)))
     assert summary.lacking is None
-    assert any("`extract d --data DIR --annotations-only`" in note for note in summary.notes)
+    assert any("`extract READER --name d --data DIR --annotations-only`" in note for note in summary.notes)
 
 
 def test_ids_of_another_world_are_refused(tmp_path: Path) -> None:
