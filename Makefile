@@ -36,10 +36,10 @@ test: $(READY)  ## Run the test suite
 	$(PY) -m pytest $(ARGS)
 
 extract: $(READY)  ## Extract features: make extract DATASET=msrvtt [DATA=data/msrvtt] [ARGS="--fps 2"]
-	$(PY) cli.py extract $(DATASET) --data $(DATA) --store $(STORE) $(ARGS)
+	$(PY) cli.py extract $(DATASET) --data "$(DATA)" --store "$(STORE)" $(ARGS)
 
 train: $(READY)  ## Train on extracted features: make train CONFIG=configs/paper-msrvtt.toml [ARGS="seed=1"]
-	$(PY) cli.py train $(CONFIG) --store $(STORE) $(ARGS)
+	$(PY) cli.py train "$(CONFIG)" --store "$(STORE)" $(ARGS)
 
 lint: $(READY)  ## Check style (ruff) and types (mypy)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
@@ -48,7 +48,7 @@ format: $(READY)  ## Format the code
 	$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
 docs: $(READY)  ## Write docs/cli.md anew from the commands' own help
-	$(PY) -m commands.reference > docs/cli.md
+	$(PY) -m commands.reference > docs/.cli.md && mv docs/.cli.md docs/cli.md
 
 clean:  ## Remove what the demo and the tests leave behind (never features/, runs/ or data/)
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,40 +8,51 @@ import click
 
 from commands.options import json_option, print_json, store_option
 from commands.store_transfer import convert_command, export_command, import_command
+from commands.store_upkeep import compact_command, rm_command, verify_command
+from store.errors import SupportsetError
 
 
 @click.group("store")
 def store_command() -> None:
-    """List and show feature sets; import, export and convert them."""
+    """List and show feature sets; verify, import, export, convert, compact and remove them."""
 
 
-for _command in (import_command, export_command, convert_command):
+for _command in (verify_command, import_command, export_command, convert_command, compact_command, rm_command):
     store_command.add_command(_command)
 
 
 @store_command.command("ls")
 @store_option
 @json_option
-def ls_command(store: str, as_json: bool) -> None:
+@click.pass_context
+def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
     """Datasets and feature sets of a store."""
     from store.catalog import list_feature_sets
     from store.dataset import list_datasets
 
     listing: dict[str, list[dict[str, Any]]] = {name: [] for name in list_datasets(store)}
+    problems: list[SupportsetError] = []
     for info in list_feature_sets(store):
-        feature_set = info.open()
+        try:
+            feature_set = info.open()
+        except SupportsetError as error:  # the others are listed all the same
+            problems.append(error)
+            continue
+        recipe = feature_set.card.recipe
         listing.setdefault(info.dataset, []).append(
             {
                 "name": info.name,
-                "backbone": info.card.recipe.backbone,
-                "dim": info.card.recipe.dim,
-                "dtype": info.card.recipe.dtype,
+                "backbone": recipe.backbone,
+                "dim": recipe.dim,
+                "dtype": recipe.dtype,
                 "status": feature_set.statuses(),
             }
         )
+    for problem in problems:
+        click.echo(f"damaged: {problem}", err=True)
     if as_json:
         print_json(listing)
-        return
+        ctx.exit(1 if problems else 0)
     if not listing:
         click.echo(f"{store}: no datasets here; `extract` makes them")
     for dataset, sets in listing.items():
@@ -49,6 +60,7 @@ def ls_command(store: str, as_json: bool) -> None:
         for entry in sets:
             counts = ", ".join(f"{count:,} {status}" for status, count in entry["status"].items()) or "empty"
             click.echo(f"  {dataset}/{entry['name']}  {entry['dim']} x {entry['dtype']}  {counts}")
+    ctx.exit(1 if problems else 0)
 
 
 @store_command.command("show")

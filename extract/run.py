@@ -141,9 +141,10 @@ def extract(
                         run_pipeline(work, videos_root, backbone, plan, recorder, shown)
                     recorder.flush()
             except KeyboardInterrupt:
-                there = len(_rows(path, clips))
+                there = count_statuses(_rows(path, clips))
+                told = ", ".join(f"{count:,} {status}" for status, count in there.items()) or "none"
                 raise Interrupted(
-                    f"stopped: {there:,} of {len(clips):,} clips are done and stored in {path}; "
+                    f"stopped: of {len(clips):,} clips the store has {told}, in {path}; "
                     "the same command goes on from there"
                 ) from None
     final = _rows(path, clips)
@@ -168,7 +169,7 @@ def _rows(path: Path, clips: list[Clip]) -> pa.Table:
 def _announcement(dataset: Dataset, path: Path, clips: list[Clip], work: Work) -> str:
     words = [f"{len(work.tasks):,} of {len(clips):,} clips of {dataset.name} to do"]
     if work.done:
-        words.append(f"{work.done:,} done before")
+        words.append(f"{work.done:,} settled before")
     if work.absent:
         words.append(f"{len(work.absent):,} without a video")
     return f"extract: {', '.join(words)}; into {path}"

@@ -128,6 +128,18 @@ def test_store_lists_and_shows(workplace: Path) -> None:
     assert "broken: unreadable" in shown
 
 
+def test_a_damaged_card_is_told_and_the_other_sets_are_listed(workplace: Path) -> None:
+    other = workplace / "damaged"
+    shutil.copytree(workplace / "store", other)
+    whole = next(other.rglob("card.json")).parent
+    shutil.copytree(whole, whole.with_name("edited"))
+    (whole.with_name("edited") / "card.json").write_text("{}")
+    result = run("store", "ls", "--store", other, "--json")
+    assert result.exit_code == 1
+    assert "edited/card.json" in result.stderr
+    assert [entry["name"] for entry in json.loads(result.stdout)["mine"]] == [whole.name]
+
+
 def test_features_of_another_recipe_are_refused_by_name(workplace: Path) -> None:
     assert train(workplace, "run3", "optim.epochs=1").exit_code == 0
     other = workplace / "other"
