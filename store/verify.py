@@ -6,12 +6,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from store.card import CARD, load_card
@@ -22,6 +23,7 @@ from store.leftovers import SHARDS, find_leftovers
 from store.salvage import salvage
 from store.shard import shard_format
 
+WORKERS = 2  # shards at a time: one is read while the other is hashed
 PIECE = 1 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
 
 Progress = Callable[[int, int], None]
@@ -125,17 +127,19 @@ def verify(path: str | Path, *, progress: Progress | None = None) -> VerifyRepor
     folder = root.child(SHARDS)
     committed = list(_committed(folder, recipe_hash, report))
     total = sum(file.size for index, _ in committed for file in index.files)
-    hasher = _Hasher(lambda done: progress(done, total) if progress else None)
-    for index, rows in committed:
-        problems = list(_check_shard(folder, index, rows, hasher))
-        if problems and folder.size(index_name(index.shard)) is None:
-            continue  # removed by another process in the meantime: another shard holds its clips
-        report.problems += problems
-        report.shards += 1
-        report.clips += len(rows) - rows["offset"].null_count
+    with ThreadPoolExecutor(WORKERS) as pool:
+        checks = pool.map(lambda shard: _check_shard(folder, *shard), committed)
+        for (index, rows), (problems, read) in zip(committed, checks, strict=True):
+            report.bytes += read
+            if progress:
+                progress(report.bytes, total)
+            if problems and folder.size(index_name(index.shard)) is None:
+                continue  # removed by another process in the meantime: another shard holds its clips
+            report.problems += problems
+            report.shards += 1
+            report.clips += len(rows) - rows["offset"].null_count
     report.problems += _leftovers(report.path)
     report.problems.sort(key=lambda problem: problem.harmless)
-    report.bytes = hasher.done
     report.seconds = round(time.monotonic() - started, 3)
     return report
 
@@ -164,21 +168,21 @@ def _check_card(root: Folder, report: VerifyReport) -> str | None:
 def _committed(folder: Folder, recipe_hash: str | None, report: VerifyReport) -> Iterator[tuple[ShardIndex, pa.Table]]:
     """Shards that count, with their rows."""
     found = []
-    for name in folder.names():
-        if (shard := shard_of(name)) is None:
-            continue
-        try:
-            found.append(read_index(folder, shard))
-        except Vanished as error:
-            if name in folder.names():
-                report.problems.append(_told("index", f"{folder}/{name}", error, "remove the broken link"))
-        except SupportsetError as error:
-            mend = (
-                "restore the file, or delete it and run the same `extract` again: the clips that only it has are redone"
-                if "damaged" in str(error)
-                else ""
-            )
-            report.problems.append(_told("index", f"{folder}/{name}", error, mend))
+    shards = [shard for name in folder.names() if (shard := shard_of(name))]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for shard, outcome in zip(shards, pool.map(lambda shard: _index(folder, shard), shards), strict=True):
+            name = index_name(shard)
+            if isinstance(outcome, tuple):
+                found.append(outcome)
+            elif not isinstance(outcome, Vanished):
+                mend = (
+                    "restore the file, or delete it and run the same `extract` again: the clips that only it has are "
+                    "redone"
+                )
+                damaged = "damaged" in str(outcome)
+                report.problems.append(_told("index", f"{folder}/{name}", outcome, mend if damaged else ""))
+            elif name in folder.names():
+                report.problems.append(_told("index", f"{folder}/{name}", outcome, "remove the broken link"))
     replaced = {shard for index, _ in found for shard in index.replaces}
     for index, rows in found:
         name = f"{folder}/{index_name(index.shard)}"
@@ -192,24 +196,34 @@ def _committed(folder: Folder, recipe_hash: str | None, report: VerifyReport) ->
         yield index, rows
 
 
-def _check_shard(folder: Folder, index: ShardIndex, rows: pa.Table, hasher: _Hasher) -> Iterator[Problem]:
-    """Compare a shard's files with its index."""
+def _index(folder: Folder, shard: str) -> tuple[ShardIndex, pa.Table] | SupportsetError:
+    try:
+        return read_index(folder, shard)
+    except SupportsetError as error:
+        return error
+
+
+def _check_shard(folder: Folder, index: ShardIndex, rows: pa.Table) -> tuple[list[Problem], int]:
+    """Compare a shard's files with its index; say also how many bytes were read."""
     if says := _contradiction(index, rows):
-        mend = f"delete it and run the same `extract` again: only these {len(_ok(rows)):,} clips are redone"
-        yield Problem("index", f"{folder}/{index_name(index.shard)}", says, mend, tuple(_ok(rows)))
-        return
+        clips = tuple(rows.filter(pc.equal(rows["status"], OK))["clip_id"].to_pylist())
+        mend = f"delete it and run the same `extract` again: only these {len(clips):,} clips are redone"
+        return [Problem("index", f"{folder}/{index_name(index.shard)}", says, mend, clips)], 0
+    problems = []
+    hasher = _Hasher()
     faults = [fault for file in index.files if (fault := _file_fault(folder, file, hasher))]
     if faults:
         whole, _, _ = salvage(folder, index, rows)
         clips = tuple(rows.filter(pa.array(~whole))["clip_id"].to_pylist())
-        for kind, file, says in faults:
-            yield Problem(kind, f"{folder}/{file.name}", says, _mend(len(clips)), clips, index.shard)
+        problems = [
+            Problem(kind, f"{folder}/{file.name}", says, _mend(len(clips)), clips, index.shard)
+            for kind, file, says in faults
+        ]
     root = shard_format(index.shard_format).root(index.shard)
-    stated = {file.name for file in index.files}
-    for name in _files_below(folder, root):
-        if name not in stated:
-            mend = "harmless, move it away"
-            yield Problem("foreign", f"{folder}/{name}", "is no file of the shard", mend, harmless=True)
+    for name in sorted(set(_files_below(folder, root)) - {file.name for file in index.files}):
+        mend = "harmless, move it away"
+        problems.append(Problem("foreign", f"{folder}/{name}", "is no file of the shard", mend, harmless=True))
+    return problems, hasher.done
 
 
 def _mend(clips: int) -> str:
@@ -241,9 +255,7 @@ def _contradiction(index: ShardIndex, rows: pa.Table) -> str | None:
     steps = min(
         (index.arrays[name].shape[0] for name in ("values", "timestamps") if name in index.arrays), default=None
     )
-    ends = np.array(
-        [o + n for o, n in zip(*(rows[c].to_pylist() for c in ("offset", "length")), strict=True) if o is not None]
-    )
+    ends = pc.drop_null(pc.add(rows["offset"], rows["length"])).to_numpy()
     if len(ends) and not index.files:
         return "states features and no file that holds them"
     if steps is not None and len(ends) and ends.max() > steps:
@@ -254,9 +266,8 @@ def _contradiction(index: ShardIndex, rows: pa.Table) -> str | None:
 class _Hasher:
     """Hashes files one after another through one small buffer."""
 
-    def __init__(self, told: Callable[[int], None]) -> None:
+    def __init__(self) -> None:
         self.done = 0
-        self._told = told
         self._buffer = memoryview(bytearray(PIECE))
 
     def hash(self, path: Path) -> str:
@@ -267,7 +278,6 @@ class _Hasher:
             while count := file.readinto(self._buffer):
                 digest.update(self._buffer[:count])
                 self.done += count
-        self._told(self.done)
         return f"xxh3-128:{digest.hexdigest()}"
 
 
@@ -286,14 +296,9 @@ def _leftovers(path: Path) -> Iterator[Problem]:
 
 
 def _files_below(folder: Folder, root: str) -> list[str]:
-    base = Path(str(folder))
-    return sorted(str(file.relative_to(base)) for file in (base / root).rglob("*") if file.is_file())
-
-
-def _ok(rows: pa.Table) -> list[str]:
-    return [
-        i for i, status in zip(rows["clip_id"].to_pylist(), rows["status"].to_pylist(), strict=True) if status == OK
-    ]
+    base = str(folder)
+    walk = os.walk(os.path.join(base, root))
+    return [os.path.relpath(os.path.join(at, name), base) for at, _, names in walk for name in names]
 
 
 def _told(kind: str, path: str, error: SupportsetError, mend: str) -> Problem:
