@@ -148,5 +148,5 @@ def test_stopped_run_seals_what_is_complete(
     (committed,) = shards(tmp_path)
     done = len(FeatureSet.open(committed.parents[1]))
     assert 0 < done < COUNT
-    assert f"stopped: {done} of {COUNT} clips" in told
+    assert f"stopped: of {COUNT} clips the store has {done} ok" in told
     check(tmp_path, films, finish(tmp_path, films))
