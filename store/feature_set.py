@@ -293,7 +293,7 @@ class FeatureSet:
         else:
             if location.offset + location.nbytes > index.file(location.file).size:
                 raise SupportsetError(f"{self._folder}/{location.file}: shorter than its index says {name} are: {mend}")
-            array = location.view(self._folder.map(location.file))
+            array = location.view(self._folder.map(location.file).content)
         steps = self._steps_needed(shard)
         dtype, columns = {"values": (self.dtype, self.dim), "timestamps": (np.dtype(np.float64), 2)}[name]
         if array.dtype != dtype or array.shape[1:] != (columns,) or len(array) < steps:

@@ -68,7 +68,7 @@ class Hdf5Format(ShardFormat):
         if not folder.size(root):
             raise self.absent(folder, root, shard)
         try:
-            with h5py.File(_Reading(folder.map(root)), "r") as file:
+            with h5py.File(_Reading(folder.map(root).content), "r") as file:
                 yield file
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SupportsetError(

@@ -48,7 +48,7 @@ def checked_arrays(folder: Folder, index: ShardIndex, rows: pa.Table, then: str)
     stored_as = shard_format(index.shard_format)
     try:
         found = {
-            name: index.arrays[name].view(folder.map(index.arrays[name].file))
+            name: index.arrays[name].view(folder.map(index.arrays[name].file).content)
             if name in index.arrays
             else stored_as.decode(folder, index.shard, name)
             for name in ARRAYS
@@ -144,7 +144,7 @@ def commit(folder: Folder, index: ShardIndex, rows: pa.Table, arrays: ShardArray
             index = changed(index, files=describe(encoded), arrays=encoded.arrays)
             folder.put(encoded.files)
         for file in index.files:  # as they are on disk: other shards are given up for them
-            if file.size and hash_parts([folder.map(file.name)]) != file.xxh3:
+            if file.size and hash_parts([folder.map(file.name).content]) != file.xxh3:
                 raise SupportsetError(f"{folder}/{file.name}: does not read back as written: check the disk")
         write_index(folder, index, rows)
     except SupportsetError:

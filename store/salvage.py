@@ -82,7 +82,7 @@ def _what_is_there(folder: Folder, index: ShardIndex, name: str) -> Array:
             part = Location(
                 location.file, location.offset, location.dtype, (min(there, location.shape[0]), *location.shape[1:])
             )
-            return part.view(folder.map(location.file))
+            return part.view(folder.map(location.file).content)
     except SupportsetError:
         pass  # not even readable: nothing of it is there
     return np.empty((0, 1), np.float16)

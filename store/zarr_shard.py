@@ -105,7 +105,7 @@ class ZarrFormat(ShardFormat):
     def _data(self, folder: Folder, shard: str, name: str) -> memoryview:
         if not folder.size(name):
             raise self.absent(folder, name, shard)
-        return folder.map(name)
+        return folder.map(name).content
 
 
 def crc32c(data: bytes) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from store import files
+from store.files import local
 
 OPERATIONS = ("open", "write", "fsync", "close", "mkdir", "makedirs", "rename", "link", "unlink")
 
@@ -21,7 +21,7 @@ class Killed(BaseException):
 
 
 class FaultyDisk:
-    """Replaces the system calls that :mod:`store.files` makes.
+    """Replaces the system calls that :mod:`store.files.local` makes.
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ class FaultyDisk:
         calls = {name: getattr(os, name) for name in dir(os) if not name.startswith("__")}
         calls["fsync"] = lambda descriptor: None  # counted, but not waited for
         calls |= {name: self._faulty(name, calls[name]) for name in OPERATIONS}
-        monkeypatch.setattr(files, "os", SimpleNamespace(**calls))
-        monkeypatch.setattr(files, "shutil", SimpleNamespace(rmtree=self._faulty("rmtree", shutil.rmtree)))
+        monkeypatch.setattr(local, "os", SimpleNamespace(**calls))
+        monkeypatch.setattr(local, "shutil", SimpleNamespace(rmtree=self._faulty("rmtree", shutil.rmtree)))
 
     def _faulty(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from store import files
 from store.dataset import open_dataset, write_dataset
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
-from store.files import LocalFolder
+from store.files import LocalFolder, local
 from store.writer import FeatureWriter
 from tests.store.faults import FAULTS, FaultyDisk, Killed
 from tests.store.samples import FORMATS, Clip, assert_holds, card, clips, write
@@ -131,14 +130,14 @@ def test_an_interrupted_seal_is_done_when_leaving(tmp_path: Path, monkeypatch: p
 
     with pytest.raises(KeyboardInterrupt), FeatureWriter(tmp_path, card()) as writer:  # noqa: PT012
         writer.add("clip0", *clips(1)["clip0"])
-        monkeypatch.setattr(files, "sync_folder", interrupted)
+        monkeypatch.setattr(local, "sync_folder", interrupted)
         writer.seal()
     assert_holds(tmp_path, clips(1))
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
-    monkeypatch.setattr(files.os, "write", lambda descriptor, data: real(descriptor, data[:100]))
+    monkeypatch.setattr(local.os, "write", lambda descriptor, data: real(descriptor, data[:100]))
     write(tmp_path, clips(3))
     assert_holds(tmp_path, clips(3))
 

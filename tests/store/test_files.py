@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store import files
 from store.errors import SupportsetError
-from store.files import LocalFolder, as_part, hash_file, hash_parts
+from store.files import LocalFolder, as_part, hash_file, hash_parts, local
 
 
 def test_file_and_tree_appear_under_their_names_only(tmp_path: Path) -> None:
@@ -23,7 +22,7 @@ def test_file_and_tree_appear_under_their_names_only(tmp_path: Path) -> None:
     assert folder.read("a.bin") == b"onetwo\0\0\1\0"
     assert (folder.read("b/x"), folder.read("b/c/y"), folder.read("b/z")) == (b"1", b"", None)
     assert (folder.size("a.bin"), folder.size("b/z")) == (10, None)
-    assert bytes(folder.map("a.bin")) == b"onetwo\0\0\1\0"
+    assert bytes(folder.map("a.bin").content) == b"onetwo\0\0\1\0"
     assert folder.child("b").names() == ["c", "x"]
 
 
@@ -69,7 +68,7 @@ def test_everything_is_flushed_before_the_rename(tmp_path: Path, monkeypatch: py
             happened.append((name, "tmp" if ".tmp-" in str(where) else Path(str(where)).name))
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(files.os, name, call)
+        monkeypatch.setattr(local.os, name, call)
 
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc to see which file is flushed")
@@ -99,7 +98,7 @@ def test_refusals_are_one_line_with_a_mend(tmp_path: Path, monkeypatch: pytest.M
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(files.os, "open", refuse)
+    monkeypatch.setattr(local.os, "open", refuse)
     with pytest.raises(SupportsetError, match="cannot write: Permission denied; check the permissions"):
         LocalFolder(tmp_path).put({"a": [b""]})
     with pytest.raises(SupportsetError, match="cannot map the file: Permission denied"):

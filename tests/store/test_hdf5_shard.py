@@ -47,7 +47,7 @@ def test_what_h5py_writes_uncompressed_is_found(tmp_path: Path) -> None:
     folder = LocalFolder(tmp_path)
     found = Hdf5Format().locate(folder, SHARD)
     for name, array in ARRAYS.items():
-        assert found[name].view(folder.map(found[name].file)).tobytes() == array.tobytes()
+        assert found[name].view(folder.map(found[name].file).content).tobytes() == array.tobytes()
 
 
 def test_what_is_not_in_one_run_is_not_mapped_but_decoded(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_what_zarr_python_writes_uncompressed_is_found(tmp_path: Path, layout: d
     folder = LocalFolder(tmp_path)
     found = ZarrFormat().locate(folder, SHARD)
     for name, array in ARRAYS.items():
-        assert found[name].view(folder.map(found[name].file)).tobytes() == array.tobytes()
+        assert found[name].view(folder.map(found[name].file).content).tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize(

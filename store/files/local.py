@@ -1,92 +1,21 @@
-"""The one place where the store touches the file system: whole files in, whole files out.
+"""Folders of the local file system.
 
-Everything that is written goes through :meth:`LocalFolder.put`: under a temporary
-name, flushed to disk, renamed, and the folder flushed, so that a name is either
-absent or complete, whatever happens. Nothing else in the store opens a file to
-write it. (Object stores, which cannot rename, write final names at once; the
-order of the `put` calls keeps that safe: see ``docs/store-format.md``.)
+Everything is written under a temporary name, flushed to disk, renamed, and the folder flushed, so that a name is
+either absent or complete, whatever happens.
 """
 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
 
-import numpy as np
-import xxhash
-
-from store.errors import SupportsetError
-
-Part = bytes | memoryview
-Parts = Sequence[Part]
-
-TEMPORARY = ".tmp-"  # how the names of unfinished files begin; a reader never looks at them
-
-_MENDS = {
-    errno.ENOSPC: "free some space and run again, what was committed is kept",
-    errno.EDQUOT: "the quota is used up: free some space and run again, what was committed is kept",
-    errno.EACCES: "check the permissions, or use another folder",
-    errno.EPERM: "check the permissions, or use another folder",
-    errno.EROFS: "the file system is read-only: use another folder",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENOENT: "check the path",
-    errno.ENOTDIR: "a file stands where a folder should be: move it away",
-    errno.EISDIR: "a folder stands where a file should be: move it away",
-    errno.EIO: "the disk reports a fault: check it, then run again",
-}
-
-
-@contextmanager
-def telling(action: str, path: object) -> Iterator[None]:
-    """Turn an ``OSError`` into one line that names the file and the mend."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        mend = _MENDS.get(error.errno or 0)
-        raise SupportsetError(f"{path}: cannot {action}: {reason}" + (f"; {mend}" if mend else "")) from error
-
-
-class Folder(Protocol):
-    """A space of names that appear whole or not at all. One implementation a kind of storage.
-
-    ``str(folder)`` is what messages call it.
-    """
-
-    def child(self, name: str) -> Folder:
-        """A folder in this one."""
-        ...
-
-    def names(self) -> list[str]:
-        """First components of all names in the folder, sorted; empty where the folder is absent."""
-        ...
-
-    def size(self, name: str) -> int | None:
-        """Size of a file in bytes, None where it is absent."""
-        ...
-
-    def read(self, name: str) -> bytes | None:
-        """Content of a file, None where it is absent."""
-        ...
-
-    def map(self, name: str) -> memoryview:
-        """Content of a file as read-only memory, fetched when touched."""
-        ...
-
-    def put(self, files: Mapping[str, Parts], *, replace: bool = True) -> bool:
-        """Write files whose names share their first component: it appears whole, and lasts, or not at all."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a file or a tree; no error where it is absent."""
-        ...
+from store.files.folder import TEMPORARY, Folder, MappedFile, Parts, telling
+from store.files.mapping import LocalMapping
 
 
 class LocalFolder:
@@ -131,14 +60,14 @@ class LocalFolder:
             except FileNotFoundError:
                 return None
 
-    def map(self, name: str) -> memoryview:
-        """Content of a file as read-only mapped memory. The mapping lives as long as something views it."""
+    def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """Contents of files in the order of the names, None for each that is absent."""
+        return map(self.read, names)
+
+    def map(self, name: str) -> MappedFile:
+        """A file as memory. The mapping lives as long as something views its content."""
         with telling("map the file", self.path / name):
-            descriptor = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
-            finally:
-                os.close(descriptor)
+            return LocalMapping(self.path / name)
 
     def put(self, files: Mapping[str, Parts], *, replace: bool = True) -> bool:
         """Write files durably and all at once.
@@ -191,38 +120,6 @@ class LocalFolder:
                 shutil.rmtree(path)
             else:
                 os.unlink(path)
-
-
-def open_folder(path: str | Path) -> Folder:
-    """The folder at a path."""
-    return LocalFolder(path)
-
-
-def as_part(array: np.ndarray[Any, Any]) -> memoryview:
-    """Bytes of a C-contiguous array, without a copy."""
-    return array.reshape(-1).view(np.uint8).data
-
-
-def part_sizes(parts: Parts) -> int:
-    """Number of bytes of a file's parts."""
-    return sum(len(part) for part in parts)
-
-
-def hash_parts(parts: Parts) -> str:
-    """``xxh3-128:<hex>`` of a file's parts, as one run of bytes."""
-    digest = xxhash.xxh3_128()
-    for part in parts:
-        digest.update(part)
-    return f"xxh3-128:{digest.hexdigest()}"
-
-
-def hash_file(path: Path) -> str:
-    """``xxh3-128:<hex>`` of a file, read in pieces of 4 MiB."""
-    digest = xxhash.xxh3_128()
-    with telling("read the file", path), open(path, "rb", buffering=0) as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-    return f"xxh3-128:{digest.hexdigest()}"
 
 
 def sync_folder(path: Path) -> None:

@@ -1,0 +1,26 @@
+"""The one place where the store touches storage: whole files in, whole files or ranges of them out.
+
+:class:`Folder` is what the rest of the store knows; there is one implementation a kind of storage. Nothing else
+in the store opens a file to write it.
+"""
+
+from store.files.folder import TEMPORARY, Folder, MappedFile, Part, Parts, telling
+from store.files.hashing import as_part, hash_file, hash_parts, part_sizes
+from store.files.local import LocalFolder, sync_folder
+from store.files.opening import open_folder
+
+__all__ = [
+    "TEMPORARY",
+    "Folder",
+    "LocalFolder",
+    "MappedFile",
+    "Part",
+    "Parts",
+    "as_part",
+    "hash_file",
+    "hash_parts",
+    "open_folder",
+    "part_sizes",
+    "sync_folder",
+    "telling",
+]
