@@ -164,7 +164,7 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
     if content is None:
         raise Vanished(f"{folder}/{name}: the index file cannot be read though it is listed: remove the broken link")
     try:
-        table = pq.read_table(pa.BufferReader(content), columns=columns, use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(content)).read(columns, use_threads=False)
         metadata = table.schema.metadata or {}
         data = json.loads(metadata[METADATA])
         check_format(data, FORMAT, FORMAT_VERSION, f"{folder}/{name}")
@@ -172,6 +172,9 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
             raise ValueError("its metadata are not those it was written with")
         index = ShardIndex.from_json(data)
         table = table.select(columns or SCHEMA.names).replace_schema_metadata(None)
+        for column in table.schema:
+            if column.type != (expected := SCHEMA.field(column.name).type):
+                raise ValueError(f"its column {column.name} is of type {column.type}, not {expected}")
         if columns is None and hash_rows(table) != data["rows"]:
             raise ValueError("its rows are not those it was written with")
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
