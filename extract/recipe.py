@@ -16,6 +16,7 @@ from store.errors import UsageError
 if TYPE_CHECKING:
     from extract.backbones.base import Backbone
 
+GIVEN = "backbone"  # provenance: the backbone's name as the user gave it; the recipe has the one without folders
 _LIBRARIES = ("torch", "torchvision", "av", "pillow", "numpy", "open_clip_torch", "timm", "transformers")
 
 
@@ -52,9 +53,13 @@ def make_recipe(backbone: Backbone, sampling: Sampling, dtype: str) -> Recipe:
     )
 
 
-def make_card(recipe: Recipe, device: str, precision: str) -> FeatureCard:
-    """Add what is told but decides nothing: versions, device kind, precision and date; never the machine's name."""
+def make_card(recipe: Recipe, device: str, precision: str, given: str) -> FeatureCard:
+    """Add what is told but decides nothing: versions, device kind, precision and date; never the machine's name.
+
+    ``given`` is the backbone as the user named it, paths included, so that `store verify` can load it again.
+    """
     provenance: dict[str, Any] = {
+        GIVEN: given,
         "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
         "decoder": {"pyav": av.__version__, "ffmpeg": _ffmpeg()},
         "device": device,

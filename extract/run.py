@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
 from extract.forward import describe_device, pick_device
+from extract.interrupted import Interrupted, sigterm_interrupts
 from extract.outcome import MISSING
 from extract.pipeline import Plan, run_pipeline
 from extract.progress import Progress
@@ -24,7 +21,7 @@ from extract.summary import Summary, count_statuses, exit_code
 from store.card import CARD
 from store.catalog import feature_set_path
 from store.dataset import Dataset
-from store.errors import SupportsetError, UsageError
+from store.errors import UsageError
 from store.feature_set import FeatureSet
 from store.index import SCHEMA
 from store.shard import shard_format as check_shard_format
@@ -32,12 +29,6 @@ from store.writer import FeatureWriter
 
 if TYPE_CHECKING:
     from extract.backbones.base import Backbone
-
-
-class Interrupted(SupportsetError):  # noqa: N818 - named for what it tells
-    """Ctrl-C or SIGTERM: what was complete is stored."""
-
-    exit_code = 130
 
 
 def extract(
@@ -121,9 +112,9 @@ def extract(
         require_videos(clips, videos_root)
     if work.tasks or work.absent:
         backbone.to(place, precision)
-        card = make_card(recipe, describe_device(place), precision)
+        card = make_card(recipe, describe_device(place), precision, backbone.given)
         plan = Plan.make(backbone, sampling, place, len(work.tasks), workers, batch_size, timeout)
-        with Progress(len(work.tasks), quiet=not progress) as shown, _sigterm_interrupts():
+        with Progress(len(work.tasks), quiet=not progress) as shown, sigterm_interrupts():
             shown.note(_announcement(dataset, path, clips, work))
             try:
                 with (
@@ -173,23 +164,6 @@ def _announcement(dataset: Dataset, path: Path, clips: list[Clip], work: Work) -
     if work.absent:
         words.append(f"{len(work.absent):,} without a video")
     return f"extract: {', '.join(words)}; into {path}"
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Treat SIGTERM (a batch system that ends a job) as Ctrl-C, where signals can be handled."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _check_choices(

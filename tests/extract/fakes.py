@@ -19,6 +19,7 @@ class MeanColour:
     """Features are the mean red, green and blue of a step, times ``scale``."""
 
     name, weights, weights_hash, layer, pooling = "fake:mean", "none", "xxh3-128:00", "pixels", "mean"
+    given = "fake:mean@/some/folder"
     dim = 3
 
     def __init__(

@@ -112,6 +112,7 @@ def test_card_tells_what_the_features_are(tmp_path: Path, videos: Path, films: F
     assert card.recipe.backbone == "fake:mean"
     assert card.recipe.sampling == {"fps": 1, "max_steps": 512}
     assert card.provenance["device"] == "cpu"
+    assert card.provenance["backbone"] == "fake:mean@/some/folder", "as given, to load it again"
     assert "av" in card.provenance["libraries"]
 
 
