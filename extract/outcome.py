@@ -1,4 +1,4 @@
-"""The names of what can happen to a clip, as they stand in the index of a feature set."""
+"""The names of what can happen to a clip, or a caption, as they stand in the index of a feature set."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ OVERFLOW = "overflow"  # a feature value does not fit the stored dtype
 TIMEOUT = "timeout"  # decoding made no progress for too long
 CRASHED = "crashed"  # the decoder took its process down
 OUT_OF_MEMORY = "out_of_memory"
+EMPTY = "empty"  # a caption without a word, so without a token
 ERROR = "error"  # anything else, with the exception's text
 
 

@@ -30,10 +30,15 @@ class Progress:
         To be done.
     quiet : bool
         Show nothing at all.
+    verb, things, steps : str
+        What the run, its clips and their steps are called: a run over text counts captions and tokens.
     """
 
-    def __init__(self, clips: int, *, quiet: bool = False) -> None:
+    def __init__(
+        self, clips: int, *, quiet: bool = False, verb: str = "extract", things: str = "clips", steps: str = "steps"
+    ) -> None:
         self._clips, self._quiet = clips, quiet
+        self._verb, self._things, self._steps = verb, things, steps
         self._console = Console(stderr=True, highlight=False)
         self._began = self._logged = time.monotonic()
         self._frames = 0
@@ -63,7 +68,7 @@ class Progress:
             if told <= _TOLD_FAILURES:
                 self.note(f"{clip_id}: {status}: {message}")
             if told == _TOLD_FAILURES:
-                self.note("more clips that fail are counted, and not told one by one")
+                self.note(f"more {self._things} that fail are counted, and not told one by one")
         self._show()
 
     def note(self, text: str) -> None:
@@ -79,7 +84,7 @@ class Progress:
         """Rates, failures and the time left, in words."""
         seconds, done = max(time.monotonic() - self._began, 1e-9), sum(self._statuses.values())
         failed = done - self._statuses[OK]
-        words = [f"{done / seconds:.1f} clips/s", f"{self._frames / seconds:.0f} steps/s"]
+        words = [f"{done / seconds:.1f} {self._things}/s", f"{self._frames / seconds:.0f} {self._steps}/s"]
         if failed:
             words.append(f"{failed} failed")
         if 0 < done < self._clips:
@@ -107,7 +112,9 @@ class Progress:
 
     def _log(self) -> None:
         self._logged = time.monotonic()
-        self.note(f"extract: {sum(self._statuses.values()):,} of {self._clips:,} clips, {self.status_line()}")
+        self.note(
+            f"{self._verb}: {sum(self._statuses.values()):,} of {self._clips:,} {self._things}, {self.status_line()}"
+        )
 
 
 def _duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from store.card import check_format, load_json
 from store.errors import SupportsetError, UsageError
-from store.files import Folder, hash_file, open_folder
+from store.files import Folder, hash_file, hash_parts, open_folder
 from store.row_hash import hash_rows
 from store.tables import TABLES, Rows, as_table, read_table, to_parquet, validate, with_all_splits
 
@@ -34,6 +34,11 @@ class Caption:
     caption_id: str
     clip_id: str
     text: str
+
+    @property
+    def hash(self) -> str:
+        """Hash of the text's UTF-8 form: what a text feature set keeps as the source's hash."""
+        return hash_parts([self.text.encode("utf-8")])
 
 
 class Dataset:

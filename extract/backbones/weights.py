@@ -63,7 +63,7 @@ def _refuse(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def from_hub(name: str, mend: str) -> Iterator[None]:
+def from_hub(name: str, mend: str, kind: str = "backbone") -> Iterator[None]:
     """Guard the calls that may download: what fails inside becomes a UsageError that names the mend.
 
     A hub whose name does not resolve is not tried again and again: only its local cache is asked.
@@ -77,7 +77,7 @@ def from_hub(name: str, mend: str) -> Iterator[None]:
             yield
     except _UNREADABLE + _network_errors() as error:
         raise UsageError(
-            f"backbone {name}: its weights are neither a local path nor to be had from the hub "
+            f"{kind} {name}: its weights are neither a local path nor to be had from the hub "
             f"({first_line(error)}): download them where there is a network and name them by path, {mend}"
         ) from error
     finally:
@@ -85,14 +85,14 @@ def from_hub(name: str, mend: str) -> Iterator[None]:
 
 
 @contextmanager
-def from_file(name: str, path: Path) -> Iterator[None]:
+def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
     """Guard the calls that read ``path``: what fails inside becomes a UsageError that names the file."""
     try:
         with quiet_libraries():
             yield
     except _UNREADABLE as error:
         raise UsageError(
-            f"{path}: cannot be loaded as the weights of backbone {name} ({first_line(error)}): "
+            f"{path}: cannot be loaded as the weights of {kind} {name} ({first_line(error)}): "
             "give a file or folder that was saved from this model"
         ) from error
 

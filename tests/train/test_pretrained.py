@@ -11,9 +11,10 @@ import pytest
 from transformers import T5Config, T5EncoderModel
 
 from store.errors import UsageError
+from store.user_cache import cache_folder
 from tests.train.small_models import save_small_t5
 from train import pretrained
-from train.pretrained import cache_folder, load_config, load_tokenizer, load_weights, locate
+from train.pretrained import load_config, load_tokenizer, load_weights, locate
 
 
 @pytest.fixture
