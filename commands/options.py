@@ -54,5 +54,5 @@ class Part(click.ParamType):
             return value
         first, _, second = str(value).partition("/")
         if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
-            self.fail(f"{value!r} is not of the form i/n with 1 <= i <= n, such as 1/8", param, ctx)
+            self.fail(f"{value!r} is not of the form i/n: parts count from 1, so 8 of them are 1/8 to 8/8", param, ctx)
         return int(first), int(second)

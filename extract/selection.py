@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from extract.outcome import MISSING, OK
+from extract.parts import take_part
 from store.dataset import Dataset
 from store.errors import UsageError
 from store.writer import Source
@@ -70,8 +71,8 @@ def select_clips(
     limit : int, optional
         Only the first clips of these.
     shard : (i, n), optional
-        Of the clips that are left, every n-th, beginning with the i-th (from 1): the n parts are disjoint, and
-        together everything.
+        Of the clips that are left, the i-th (from 1) of n parts: they are disjoint, and together everything. See
+        :func:`extract.parts.take_part`.
 
     Raises
     ------
@@ -88,14 +89,7 @@ def select_clips(
             raise UsageError(f"a limit of {limit} clips leaves nothing to do: give at least 1")
         clips = clips[:limit]
     if shard is not None:
-        part, parts = shard
-        if not 1 <= part <= parts:
-            raise UsageError(f"shard {part}/{parts}: there are the parts 1/{parts} to {parts}/{parts}")
-        if clips and part > len(clips):
-            raise UsageError(
-                f"shard {part}/{parts} is empty: there are only {len(clips):,} clips to share, use fewer parts"
-            )
-        clips = clips[part - 1 :: parts]
+        clips = take_part(clips, *shard)
     if not clips:
         where = "/".join(name for name in (protocol, split) if name)
         raise UsageError(f"dataset {dataset.name!r} has no clip" + (f" in {where}" if where else "") + " to extract")
