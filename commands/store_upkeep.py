@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import json_option, print_json, store_option
+from commands.options import device_option, json_option, print_json, store_option
 from commands.store_transfer import SHOWN, Progress
 from store.errors import SupportsetError, UsageError
+
+if TYPE_CHECKING:
+    from extract.reextract import Reextraction
+    from store.catalog import FeatureSetInfo
 
 
 @click.command("verify")
@@ -18,12 +24,38 @@ from store.errors import SupportsetError, UsageError
     is_flag=True,
     help="Write damaged shards anew without the damaged clips: the same `extract` then redoes only those.",
 )
+@click.option(
+    "--against-videos",
+    "recheck",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Also extract K random clips again, from their videos, and compare.",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the dataset.  [default: data/DATASET]")
+@click.option("--videos", type=click.Path(path_type=Path), help="Folder of the videos.  [default: that of --data]")
+@click.option("--backbone", metavar="NAME", help="Where the backbone's weights are.  [default: as it was extracted]")
+@click.option("--seed", type=int, help="Of the choice of clips.  [default: another one each time, which is told]")
+@device_option
 @store_option
 @json_option
-def verify_command(words: tuple[str, ...], drop_damaged: bool, store: str, as_json: bool) -> None:
+def verify_command(
+    words: tuple[str, ...],
+    drop_damaged: bool,
+    recheck: int | None,
+    data: Path | None,
+    videos: Path | None,
+    backbone: str | None,
+    seed: int | None,
+    device: str,
+    store: str,
+    as_json: bool,
+) -> None:
     """Compare every file of the feature sets DATASET/WORDS-OF-ITS-NAME with its size and hash; without WORDS, of all.
 
-    Exit code 0: all is well; 1: something is damaged. Files that no reader looks at are told, and do not count.
+    With --against-videos, also compare the features of some clips of one set with what its videos give now.
+
+    Exit code 0: all is well; 1: something is damaged, or differs. Files that no reader looks at are told, and do not
+    count.
     """
     from store.catalog import list_feature_sets, locate_feature_set
     from store.salvage import drop_damaged as drop
@@ -32,6 +64,8 @@ def verify_command(words: tuple[str, ...], drop_damaged: bool, store: str, as_js
     sets = [locate_feature_set(store, each) for each in words] or list_feature_sets(store)
     if not sets:
         raise UsageError(f"{store}: no feature sets here: run `extract` first, or give --store")
+    if recheck and len(words) != 1:
+        raise UsageError("--against-videos is for one feature set: name it, as DATASET/WORDS-OF-ITS-NAME")
     reports: list[dict[str, Any]] = []
     harmful = 0
     for info in sets:
@@ -57,6 +91,16 @@ def verify_command(words: tuple[str, ...], drop_damaged: bool, store: str, as_js
                 )
         reports.append(told)
         harmful += sum(not (drop_damaged and problem.shard) for problem in report.harmful)
+        if recheck:
+            videos_root = videos or data or Path("data") / info.dataset
+            again = _against_videos(info, store, videos_root, recheck, seed, backbone, device, report.damaged_clips)
+            told["against_videos"] = again.to_json()
+            if not as_json:
+                click.echo(f"{info.dataset}/{info.name}: {again.in_words()}")
+            for clip in again.clips:
+                if clip.says:
+                    click.echo(f"{clip.outcome}: {clip.clip_id} ({clip.path}): {clip.says}", err=True)
+            harmful += len(again.wrong)
     if as_json:
         print_json({"problems": harmful, "sets": reports})
     if harmful:
@@ -139,6 +183,36 @@ def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) ->
         click.echo(f"deleted {done.path}: {done.files:,} files, {done.bytes / 1e6:,.1f} MB")
     if whole and done.path.exists():
         click.echo(f"note: {done.path} stays, it holds files that are not the store's", err=True)
+
+
+def _against_videos(
+    info: FeatureSetInfo,
+    store: str,
+    videos_root: Path,
+    count: int,
+    seed: int | None,
+    backbone: str | None,
+    device: str,
+    damaged: list[str],
+) -> Reextraction:
+    """Join the two sides: the store knows the features, ``extract`` how to compute them."""
+    from extract.forward import pick_device
+    from extract.recorded import load_recorded_backbone
+    from extract.reextract import reextract
+    from store.dataset import open_dataset
+
+    place = pick_device(device)
+    feature_set, dataset = info.open(), open_dataset(store, info.dataset)
+    return reextract(
+        feature_set,
+        dataset,
+        videos_root,
+        load_recorded_backbone(feature_set, backbone),
+        count,
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        device=place,
+        exclude=damaged,
+    )
 
 
 def _list_clips(clips: tuple[str, ...]) -> None:
