@@ -13,18 +13,17 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from store.card import CARD, load_card
 from store.errors import SupportsetError, UsageError
-from store.files import Folder, open_folder, telling
-from store.index import OK, ShardIndex, StoredFile, Vanished, index_name, read_index, shard_of
+from store.file_check import FileCheck
+from store.files import Folder, open_folder
+from store.index import OK, ShardIndex, Vanished, index_name, read_index, shard_of
 from store.leftovers import SHARDS, find_leftovers
 from store.salvage import salvage
 from store.shard import shard_format
 
 WORKERS = 2  # shards at a time: one is read while the other is hashed
-PIECE = 1 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
 
 Progress = Callable[[int, int], None]
 
@@ -127,8 +126,9 @@ def verify(path: str | Path, *, progress: Progress | None = None) -> VerifyRepor
     folder = root.child(SHARDS)
     committed = list(_committed(folder, recipe_hash, report))
     total = sum(file.size for index, _ in committed for file in index.files)
+    check = FileCheck(folder)
     with ThreadPoolExecutor(WORKERS) as pool:
-        checks = pool.map(lambda shard: _check_shard(folder, *shard), committed)
+        checks = pool.map(lambda shard: _check_shard(folder, check, *shard), committed)
         for (index, rows), (problems, read) in zip(committed, checks, strict=True):
             report.bytes += read
             if progress:
@@ -203,27 +203,27 @@ def _index(folder: Folder, shard: str) -> tuple[ShardIndex, pa.Table] | Supports
         return error
 
 
-def _check_shard(folder: Folder, index: ShardIndex, rows: pa.Table) -> tuple[list[Problem], int]:
+def _check_shard(folder: Folder, check: FileCheck, index: ShardIndex, rows: pa.Table) -> tuple[list[Problem], int]:
     """Compare a shard's files with its index; say also how many bytes were read."""
     if says := _contradiction(index, rows):
         clips = tuple(rows.filter(pc.equal(rows["status"], OK))["clip_id"].to_pylist())
         mend = f"delete it and run the same `extract` again: only these {len(clips):,} clips are redone"
         return [Problem("index", f"{folder}/{index_name(index.shard)}", says, mend, clips)], 0
     problems = []
-    hasher = _Hasher()
-    faults = [fault for file in index.files if (fault := _file_fault(folder, file, hasher))]
+    faults = [(file, *fault) for file in index.files if (fault := check.fault(file))]
     if faults:
         whole, _, _ = salvage(folder, index, rows)
         clips = tuple(rows.filter(pa.array(~whole))["clip_id"].to_pylist())
         problems = [
             Problem(kind, f"{folder}/{file.name}", says, _mend(len(clips)), clips, index.shard)
-            for kind, file, says in faults
+            for file, kind, says in faults
         ]
     root = shard_format(index.shard_format).root(index.shard)
     for name in sorted(set(_files_below(folder, root)) - {file.name for file in index.files}):
         mend = "harmless, move it away"
         problems.append(Problem("foreign", f"{folder}/{name}", "is no file of the shard", mend, harmless=True))
-    return problems, hasher.done
+    unread = {file.name for file, kind, _ in faults if kind != "content"}
+    return problems, sum(file.size for file in index.files if file.name not in unread)
 
 
 def _mend(clips: int) -> str:
@@ -231,19 +231,6 @@ def _mend(clips: int) -> str:
         return "no clip is concerned: restore the file, or `store verify --drop-damaged` writes the shard anew"
     redone = f"only {clips:,} clips are redone" if clips > 1 else "only 1 clip is redone"
     return f"restore the file, or run `store verify --drop-damaged` and then the same `extract` again: {redone}"
-
-
-def _file_fault(folder: Folder, file: StoredFile, hasher: _Hasher) -> tuple[str, StoredFile, str] | None:
-    size = folder.size(file.name)
-    if size is None:
-        return "missing_file", file, "the shard file is gone"
-    if size != file.size:
-        return "size", file, f"the shard file has {size} bytes, its index says {file.size}"
-    try:
-        found = hasher.hash(Path(str(folder), file.name))
-    except SupportsetError as error:  # a bad sector: the other shards are still worth a look
-        return "content", file, str(error).partition(": ")[2] or str(error)
-    return None if found == file.xxh3 else ("content", file, "is not what was written, a bit or more differs")
 
 
 def _contradiction(index: ShardIndex, rows: pa.Table) -> str | None:
@@ -255,30 +242,12 @@ def _contradiction(index: ShardIndex, rows: pa.Table) -> str | None:
     steps = min(
         (index.arrays[name].shape[0] for name in ("values", "timestamps") if name in index.arrays), default=None
     )
-    ends = pc.drop_null(pc.add(rows["offset"], rows["length"])).to_numpy()
-    if len(ends) and not index.files:
+    end = pc.max(pc.add(rows["offset"], rows["length"])).as_py()  # None where no clip has features
+    if end is not None and not index.files:
         return "states features and no file that holds them"
-    if steps is not None and len(ends) and ends.max() > steps:
-        return f"has a clip that ends at step {ends.max()} of {steps}"
+    if steps is not None and end is not None and end > steps:
+        return f"has a clip that ends at step {end} of {steps}"
     return None
-
-
-class _Hasher:
-    """Hashes files one after another through one small buffer."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        self._buffer = memoryview(bytearray(PIECE))
-
-    def hash(self, path: Path) -> str:
-        digest = xxhash.xxh3_128()
-        with telling("read the file", path), open(path, "rb", buffering=0) as file:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            while count := file.readinto(self._buffer):
-                digest.update(self._buffer[:count])
-                self.done += count
-        return f"xxh3-128:{digest.hexdigest()}"
 
 
 def _leftovers(path: Path) -> Iterator[Problem]:

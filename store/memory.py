@@ -1,0 +1,29 @@
+"""Memory to copy features into.
+
+Where source and target lie 1 to 31 bytes apart within their pages, several processors copy at a quarter of their speed
+(AMD Zen 3 and 4: ``rep movsb``, which Linux uses for reading files, and glibc before 2.39 for copies of some KB). That
+is not rare but the rule: mapped files begin with a page, and large arrays of NumPy 16 bytes after the beginning of one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+ALIGNMENT = 64  # bytes, a cache line: as shards align their arrays, and as PyTorch does
+
+
+def empty_aligned(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, Any]:
+    """Like ``np.empty``, with the first byte at a multiple of 64.
+
+    Returns
+    -------
+    C-contiguous array; it views the memory, which is a few bytes longer
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.__array_interface__["data"][0] % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
