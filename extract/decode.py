@@ -1,43 +1,49 @@
-"""From a file to the steps of a clip: the frames that the sampling rule picks, and no others, in bounded memory."""
+"""From a file to the steps of its clips: the frames that the sampling rule picks, and no others, in bounded memory.
+
+:mod:`extract.sampling` states which moments are picked. What a picture is:
+
+*Pixels.* Frames are converted to 8-bit RGB as FFmpeg's scaler does by default, at the coded size. With non-square
+pixels the picture is not stretched to its shape on a screen: ``ffmpeg`` too leaves it without a ``scale`` filter.
+Rotation and mirroring that the file asks for are applied, as ``ffmpeg`` does.
+
+*Interlaced video* is not deinterlaced, as with ``ffmpeg`` without a filter: a frame holds both its fields.
+
+*Animations.* A GIF is a video. Of an animated PNG, WebP or TIFF the first picture counts, as of a still image.
+
+*Several clips of one file* are decoded in one pass. Each gets the pictures that it would get alone, and answers only
+for damage among the frames that it would decode alone.
+"""
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from extract.clip_health import ClipHealth
+from extract.clip_plan import ClipAssembly, ClipPlan, Step
+from extract.decoders import PYAV, picture_source
 from extract.frame_index import Beat, FrameIndex, read_index
-from extract.frame_runs import Health, wanted_frames
 from extract.images import is_image, read_image
-from extract.outcome import DAMAGED, TOO_SHORT, UNREADABLE, DecodeError
-from extract.pictures import PictureMaker
+from extract.outcome import DAMAGED, OK, UNREADABLE, DecodeError
 from extract.sampling import Sampling
 
 Picture = Callable[[np.ndarray], np.ndarray]
+Part = tuple[float | None, float | None]
 _IMAGE_SECONDS = Fraction(1)  # a still image has no duration: its one step is given a second
 
-__all__ = ["DecodeError", "Step", "decode_clip"]
+__all__ = ["ClipEnded", "DecodeError", "Step", "decode_clip", "decode_clips"]
 
 
-class Step(NamedTuple):
-    """One step of a clip.
+class ClipEnded(NamedTuple):
+    """How a clip ended: a status of :mod:`extract.outcome`, and a message or (``ok``) a note, mostly empty."""
 
-    Attributes
-    ----------
-    frames : (window, H, W, 3) uint8
-        RGB; what the transform makes of each frame where one was given.
-    start_s, end_s : float
-        The time the step stands for, in seconds from the clip's start.
-    """
-
-    frames: np.ndarray
-    start_s: float
-    end_s: float
+    status: str
+    message: str
 
 
 def decode_clip(
@@ -48,23 +54,15 @@ def decode_clip(
     *,
     transform: Picture | None = None,
     beat: Beat | None = None,
+    decoder: str = PYAV,
 ) -> Generator[Step, None, str]:
-    """Yield the steps of a clip in order; :mod:`extract.sampling` states which frames they hold.
-
-    Memory does not grow with the length of the video: at most one window of (transformed) frames is held.
+    """Yield the steps of a clip in order; see :func:`decode_clips`.
 
     Parameters
     ----------
-    path : Path or str
-        A video, or an image (a clip of one frame).
+    path, sampling, transform, beat, decoder : see :func:`decode_clips`
     start_s, end_s : float, optional
         The clip's part of the file in seconds from its first frame; None is the file's own start or end.
-    sampling : Sampling, optional
-        Default: one frame a second.
-    transform : callable, optional
-        Applied to each picked (H, W, 3) uint8 RGB frame, once.
-    beat : callable, optional
-        Called often while work goes on, as a sign of life.
 
     Yields
     ------
@@ -82,87 +80,122 @@ def decode_clip(
         step: all steps there are have been yielded, the caller keeps or drops them. In place of a frame
         that is lost the one before it is used.
     """
+    note = ""
+    for _, item in decode_clips(path, [(start_s, end_s)], sampling, transform=transform, beat=beat, decoder=decoder):
+        if isinstance(item, Step):
+            yield item
+        elif item.status == OK:
+            note = item.message
+        else:
+            raise DecodeError(item.status, item.message)
+    return note
+
+
+def decode_clips(
+    path: Path | str,
+    parts: Sequence[Part],
+    sampling: Sampling | None = None,
+    *,
+    transform: Picture | None = None,
+    beat: Beat | None = None,
+    opened: Callable[[int], None] | None = None,
+    decoder: str = PYAV,
+) -> Iterator[tuple[int, Step | ClipEnded]]:
+    """Decode several clips of one file in one pass over it; they may overlap, and come in any order.
+
+    Memory does not grow with the length of the video: at most one window of (transformed) frames is held for each clip
+    that is being put together.
+
+    Parameters
+    ----------
+    path : Path or str
+        A video, or an image (a clip of one frame).
+    parts : sequence of (start_s, end_s)
+        Each clip's part of the file in seconds from its first frame; None is the file's own start or end.
+    sampling : Sampling, optional
+        Default: one frame a second.
+    transform : callable, optional
+        Applied to each picked (H, W, 3) uint8 RGB frame, once.
+    beat : callable, optional
+        Called often while work goes on, as a sign of life.
+    opened : callable, optional
+        Called with a clip's place in ``parts`` just before the first packet that the clip needs is decoded.
+    decoder : str
+        A name of :mod:`extract.decoders`.
+
+    Yields
+    ------
+    place : int
+        Of the clip in ``parts``.
+    item : Step or ClipEnded
+        Steps of a clip in order, those of different clips mixed; then its end, once. A clip that is ``damaged`` has
+        had all the steps there are; in place of a lost frame the one before it is used.
+    """
     path, sampling = Path(path), sampling or Sampling()
-    beat, transform = beat or _nothing, transform or _as_is
-    _refuse_endless(path)
-    if is_image(path):
-        picture = transform(read_image(path))
-        yield Step(np.stack([picture] * sampling.window), 0.0, float(_IMAGE_SECONDS))
-        return ""
-    index = read_index(path, beat)
-    plan = _Plan.make(index, start_s, end_s, sampling)
-    health, maker, held = Health(), PictureMaker(), _Held()
-    steps = iter(plan.windows)
-    window: _Window | None = next(steps)
-    for number, frame in wanted_frames(path, index, plan.wanted, health, beat):
-        if frame is not held.frame:
-            held.frame, held.picture = frame, transform(maker.rgb(frame))
-        held.pictures[number] = held.picture
-        while window is not None and window.numbers[-1] <= number:
-            yield Step(np.stack([held.pictures[k] for k in window.numbers]), window.start_s, window.end_s)
-            window = next(steps, None)
-            held.forget(window.numbers[0] if window else len(index.ticks))
-    lost, total = health.lost + plan.lost, max(health.expected, plan.frames) + plan.lost
+    beat, transform, opened = beat or _nothing, transform or _as_is, opened or _ignore
+    left = set(range(len(parts)))
+    try:
+        _refuse_endless(path)
+        if is_image(path):
+            picture = transform(read_image(path))
+            for place in range(len(parts)):
+                yield place, Step(np.stack([picture] * sampling.window), 0.0, float(_IMAGE_SECONDS))
+                yield place, ClipEnded(OK, "")
+            return
+        index = read_index(path, beat)
+        plans: dict[int, ClipPlan] = {}
+        for place, (start_s, end_s) in enumerate(parts):
+            try:
+                plans[place] = ClipPlan.make(index, start_s, end_s, sampling)
+            except DecodeError as error:
+                left.discard(place)
+                yield place, ClipEnded(error.status, error.message)
+        if plans:
+            for place, item in _decode_planned(path, index, plans, transform, beat, opened, decoder):
+                if isinstance(item, ClipEnded):
+                    left.discard(place)
+                yield place, item
+    except DecodeError as error:
+        for place in sorted(left):
+            yield place, ClipEnded(error.status, error.message)
+
+
+def _decode_planned(
+    path: Path,
+    index: FrameIndex,
+    plans: dict[int, ClipPlan],
+    transform: Picture,
+    beat: Beat,
+    opened: Callable[[int], None],
+    decoder: str,
+) -> Iterator[tuple[int, Step | ClipEnded]]:
+    places = list(plans)
+    clips = [ClipAssembly(plan) for plan in plans.values()]
+    health = ClipHealth(index, [plan.wanted for plan in plans.values()], lambda clip: opened(places[clip]))
+    takers: dict[int, list[int]] = {}
+    for clip, plan in enumerate(plans.values()):
+        for number in plan.wanted:
+            takers.setdefault(number, []).append(clip)
+    source = picture_source(decoder)
+    last, made = None, np.empty(0, np.uint8)
+    for number, picture in source(path, index, sorted(takers), health, beat):
+        if picture is not last:
+            last, made = picture, transform(picture)
+        for clip in takers[number]:
+            for step in clips[clip].take(number, made):
+                yield places[clip], step
+            if clips[clip].complete:
+                yield places[clip], _ended(plans[places[clip]], *health.of(clip))
+
+
+def _ended(plan: ClipPlan, lost: int, expected: int) -> ClipEnded:
+    lost, total = lost + plan.lost, max(expected, plan.frames) + plan.lost
     if lost:
         cause = "the file is cut short" if plan.cut else "corrupt data"
-        raise DecodeError(DAMAGED, f"{cause}: {lost} of {total} frames lost ({lost / total:.1%})")
+        return ClipEnded(DAMAGED, f"{cause}: {lost} of {total} frames lost ({lost / total:.1%})")
     if plan.cut:
-        raise DecodeError(DAMAGED, "the file is cut short, and does not tell how many frames are lost")
-    return plan.note
-
-
-class _Window(NamedTuple):
-    numbers: list[int]  # frames of the video, ascending
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Which frames a clip needs, known before any is decoded."""
-
-    windows: list[_Window]
-    wanted: list[int]  # frame numbers, ascending, each once
-    frames: int  # of the clip, in the file
-    lost: int  # frames of the clip beyond the end of a cut file
-    cut: bool
-    note: str
-
-    @classmethod
-    def make(cls, index: FrameIndex, start_s: float | None, end_s: float | None, sampling: Sampling) -> _Plan:
-        begin = Fraction(0) if start_s is None else max(Fraction(0), _seconds(start_s))
-        asked = index.duration if end_s is None else _seconds(end_s)
-        end = min(index.duration, asked)
-        if asked <= begin:
-            told = f"the clip ends at {float(asked):g} s, not after its start at {float(begin):g} s"
-            raise DecodeError(TOO_SHORT, told)
-        if begin >= index.duration:
-            length = float(index.duration)
-            raise DecodeError(TOO_SHORT, f"the clip starts at {float(begin):g} s, but the video ends at {length:.2f} s")
-        first = max(0, index.shown_before(index.tick_at(begin) + 1))
-        last = max(first, index.shown_before(index.tick_at(end)))
-        windows = []
-        for span in sampling.steps(end - begin, last - first + 1):
-            middle = min(max(index.shown_before(index.tick_at(begin + span.middle)), first), last)
-            windows.append(_Window(sampling.window_at(middle, first, last), float(span.start), float(span.end)))
-        wanted = sorted({number for window in windows for number in window.numbers})
-        rest = asked - index.duration
-        cut = index.cut and (end_s is None or rest > 0)
-        note = ""
-        if end_s is not None and rest > 1 and rest > (asked - begin) / 10:
-            note = f"the video ends at {float(index.duration):.2f} s, before the clip's end at {float(asked):g} s"
-        return cls(windows, wanted, last - first + 1, index.lost if cut else 0, cut, note)
-
-
-@dataclass
-class _Held:
-    frame: Any = None
-    picture: Any = None
-    pictures: dict[int, np.ndarray] = field(default_factory=dict)
-
-    def forget(self, before: int) -> None:
-        for number in [n for n in self.pictures if n < before]:
-            del self.pictures[number]
+        return ClipEnded(DAMAGED, "the file is cut short, and does not tell how many frames are lost")
+    return ClipEnded(OK, plan.note)
 
 
 def _refuse_endless(path: Path) -> None:
@@ -175,11 +208,11 @@ def _refuse_endless(path: Path) -> None:
         raise DecodeError(UNREADABLE, "a pipe, socket or device, not a file")
 
 
-def _seconds(value: float) -> Fraction:
-    return Fraction(str(float(value)))  # the decimal in the table, not its binary neighbour
-
-
 def _nothing() -> None:
+    return None
+
+
+def _ignore(clip: int) -> None:
     return None
 
 

@@ -1,7 +1,7 @@
-"""A decode worker: a process of its own that turns jobs into frames in shared memory.
+"""A decode worker: a process of its own that turns clips of files into frames in shared memory.
 
 Started by :mod:`extract.workers` as ``python -m extract.decode_worker SOCKET MEMORY``. It loads PyAV, Pillow and
-NumPy, not torch, and decodes on one thread.
+NumPy, and decodes on one thread; torch only where torchcodec is the decoder.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.decode import decode_clip
+from extract.decode import Step, decode_clips
+from extract.decoders import PYAV
 from extract.frame_ring import FrameRing
-from extract.outcome import DAMAGED, ERROR, OK, OUT_OF_MEMORY, DecodeError
+from extract.outcome import DAMAGED, ERROR, OK, OUT_OF_MEMORY
+from extract.passes import Job
 from extract.sampling import Sampling
 from store.errors import SupportsetError
 from store.files import hash_file
@@ -29,32 +31,33 @@ from store.files import hash_file
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is told once: how to sample and transform, and the form of the shared memory."""
+    """What a worker is told once.
+
+    Attributes
+    ----------
+    sampling : Sampling
+    transform : callable
+        Applied to each picked frame.
+    shape : tuple of int
+        Of one step in the shared memory.
+    slots : int
+        Steps that the shared memory holds.
+    decoder : str
+        A name of :mod:`extract.decoders`, known to work here.
+    """
 
     sampling: Sampling
     transform: Callable[[np.ndarray], np.ndarray]
     shape: tuple[int, ...]
     slots: int
+    decoder: str = PYAV
 
 
 @dataclass(frozen=True)
-class Job:
-    """One clip to decode.
-
-    Attributes
-    ----------
-    number : int
-        Not negative; the job's name within a run.
-    path : str
-        The file.
-    start_s, end_s : float or None
-        The clip's part of it.
-    """
+class Begun:
+    """Message to the main process: what is decoded from now on is needed by this job."""
 
     number: int
-    path: str
-    start_s: float | None = None
-    end_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,52 +93,71 @@ class Ended:
     hash: str | None = None
 
 
+@dataclass(frozen=True)
+class Failed:
+    """Message to the main process: a pass of several clips stopped here; which of them fail is decided there."""
+
+    status: str
+    message: str
+    seconds: float
+
+
 class Worker:
     """The worker's side of the pipe."""
 
     def __init__(self, link: Connection, ring: FrameRing, setup: Setup) -> None:
         self._link, self._ring, self._setup = link, ring, setup
-        self._jobs: deque[Job] = deque()
+        self._passes: deque[tuple[Job, ...]] = deque()
         self._free = setup.slots
         self._sent = 0
         self._hashed: tuple[str, str] | None = None
 
     def run(self) -> None:
-        """Work on jobs until the main process says that there are no more, or is gone."""
+        """Work on passes until the main process says that there are no more, or is gone."""
         while True:
-            while not self._jobs:
+            while not self._passes:
                 if not self._listen():
                     return
-            job = self._jobs.popleft()
-            self._ring.job = job.number
-            end = self._decode(job)
-            self._ring.job = None
-            self._link.send(end)
+            self._decode(self._passes.popleft())
 
-    def _decode(self, job: Job) -> Ended:
-        began, setup = time.monotonic(), self._setup
-        status, message = OK, ""
+    def _decode(self, jobs: tuple[Job, ...]) -> None:
+        """Decode the clips of one file, all in one pass."""
+        self._ring.job = jobs[0].number
+        began, seconds = time.monotonic(), _SharedSeconds(len(jobs))
+
+        def begin(place: int) -> None:
+            seconds.open(place)
+            self._link.send(Begun(jobs[place].number))
+
         try:
-            steps = decode_clip(
-                job.path, job.start_s, job.end_s, setup.sampling, transform=self._transform, beat=self._ring.beat
-            )
-            while True:
-                try:
-                    step = next(steps)
-                except StopIteration as end:
-                    message = end.value
-                    break
-                self._send(Arrived(job.number, step.start_s, step.end_s), step.frames)
-        except DecodeError as error:
-            status, message = error.status, error.message
+            for place, item in decode_clips(
+                jobs[0].path,
+                [(job.start_s, job.end_s) for job in jobs],
+                self._setup.sampling,
+                transform=self._transform,
+                beat=self._ring.beat,
+                opened=begin,
+                decoder=self._setup.decoder,
+            ):
+                number = jobs[place].number
+                if isinstance(item, Step):
+                    self._send(Arrived(number, item.start_s, item.end_s), item.frames)
+                    continue
+                content = self._hash(jobs[place].path) if item.status in (OK, DAMAGED) else None
+                spent = seconds.close(place)
+                if not seconds.left:
+                    self._ring.job = None
+                self._link.send(Ended(number, item.status, item.message, spent, content))
         except MemoryError:
             status, message = OUT_OF_MEMORY, "the decode worker ran out of memory"
         except (BrokenPipeError, ConnectionResetError, EOFError):
             raise  # the main process is gone
-        except Exception as error:  # whatever a file provokes costs this clip, not the run
-            status, message = ERROR, f"{type(error).__name__}: {error}"
-        content = self._hash(job.path) if status in (OK, DAMAGED) else None
-        return Ended(job.number, status, " ".join(message.split()), time.monotonic() - began, content)
+        except Exception as error:  # whatever a file provokes costs its clips, not the run
+            status, message = ERROR, " ".join(f"{type(error).__name__}: {error}".split())
+        else:
+            return
+        self._ring.job = None
+        self._link.send(Failed(status, message, time.monotonic() - began))
 
     def _transform(self, picture: np.ndarray) -> np.ndarray:
         self._ring.beat()
@@ -153,24 +175,50 @@ class Worker:
         self._link.send(message)
 
     def _listen(self) -> bool:
-        """Take one message: a job, a number of slots that are free again, or None for the end."""
+        """Take one message: the jobs of a pass, a number of slots that are free again, or None for the end."""
         self._ring.waiting = True
         message = self._link.recv()
         self._ring.beat()
         self._ring.waiting = False
-        if isinstance(message, Job):
-            self._jobs.append(message)
+        if isinstance(message, tuple):
+            self._passes.append(message)
         elif message is not None:
             self._free += message
         return message is not None
 
     def _hash(self, path: str) -> str | None:
-        if self._hashed is None or self._hashed[0] != path:  # clips of one video mostly come one after the other
+        if self._hashed is None or self._hashed[0] != path:  # clips of one video come one after the other
             try:
                 self._hashed = path, hash_file(Path(path))
             except SupportsetError:
                 return None
         return self._hashed[1]
+
+
+class _SharedSeconds:
+    """Shares the time of a pass out: each stretch of it among the clips that are open then."""
+
+    def __init__(self, clips: int) -> None:
+        self._spent, self.left, self._open = [0.0] * clips, set(range(clips)), set[int]()
+        self._since = time.monotonic()
+
+    def open(self, place: int) -> None:
+        self._share()
+        self._open.add(place)
+
+    def close(self, place: int) -> float:
+        """Return the seconds of a clip that has ended."""
+        self._share()
+        self.left.discard(place)
+        self._open.discard(place)
+        return self._spent[place]
+
+    def _share(self) -> None:
+        now = time.monotonic()
+        owners = self._open or self.left
+        for place in owners:
+            self._spent[place] += (now - self._since) / len(owners)
+        self._since = now
 
 
 def main(socket: int, memory: int) -> None:

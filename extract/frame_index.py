@@ -46,6 +46,8 @@ class FrameIndex:
         The file is shorter than its container says.
     lost : int
         Frames that the header of a cut file promises beyond those found; not every header tells.
+    stream : int
+        The video stream's number among all streams of the file.
     """
 
     ticks: np.ndarray
@@ -55,6 +57,7 @@ class FrameIndex:
     timed: bool
     cut: bool
     lost: int
+    stream: int = 0
 
     @property
     def duration(self) -> Fraction:
@@ -118,7 +121,7 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     """
     ticks, ends, keys, damaged, timed = array("q"), array("q"), array("q"), False, True
     with open_video(path) as (container, stream):
-        base, nominal = stream.time_base, _nominal_duration(stream)
+        base, nominal, place = stream.time_base, _nominal_duration(stream), stream.index
         try:
             for packet in container.demux(stream):
                 beat()
@@ -145,9 +148,8 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     missing = _missing_frames(found, end, base, declared, counted - len(ticks))
     cut = damaged or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
     pairs = np.array(keys, np.int64).reshape(-1, 2) if seekable and timed else np.empty((0, 2), np.int64)
-    return FrameIndex(
-        found, end, base, pairs[np.argsort(pairs[:, 0], kind="stable")], timed, cut, missing if cut else 0
-    )
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    return FrameIndex(found, end, base, pairs, timed, cut, missing if cut else 0, place)
 
 
 class FrameClock:

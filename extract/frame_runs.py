@@ -1,50 +1,69 @@
-"""Decoding the wanted frames of a video, and as few others as possible, with an eye on damage."""
+"""Decoding the wanted frames of a video with PyAV, and as few others as possible, with an eye on damage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av.error
 import numpy as np
 
+from extract.clip_health import ClipHealth
 from extract.frame_index import Beat, FrameClock, FrameIndex, open_video
 from extract.outcome import UNREADABLE, DecodeError
-
-_SEEK_GAIN = 12  # frames: seeking forward costs about as much as decoding some frames
-
-
-@dataclass
-class Health:
-    """Frames that should have come out of the decoder, and those that did not come out whole."""
-
-    expected: int = 0
-    lost: int = 0
-
-    def add(self, expected: int, whole: int, complaints: int) -> None:
-        """Count a run of frames; without complaints, packets that give no frame are none lost (VP8 hides some)."""
-        self.expected += max(expected, whole + complaints)
-        self.lost += max(expected - whole, complaints) if complaints else 0
+from extract.pictures import PictureMaker
+from extract.seek_plan import Run, split_runs
 
 
-def wanted_frames(
-    path: Path, index: FrameIndex, wanted: list[int], health: Health, beat: Beat
-) -> Iterator[tuple[int, Any]]:
-    """Yield (number, frame) for each wanted frame number, in order; for a lost frame the one shown before it.
+def wanted_pictures(
+    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, beat: Beat
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (number, picture) for each wanted frame number, in order; for a lost frame the one shown before it.
 
     Where enough frames can be skipped it seeks to a key frame, and decodes from the start of the file instead if
     that does not lead where the index says: the frames are the same.
+
+    Parameters
+    ----------
+    path : Path
+    index : FrameIndex
+        Of the file.
+    wanted : list of int
+        Ascending, each once.
+    health : ClipHealth
+        Told of each packet and frame.
+    beat : callable
+        Called for every packet.
+
+    Yields
+    ------
+    number : int
+    picture : (H, W, 3) uint8
+        RGB, upright; the same array where one frame stands for several numbers.
 
     Raises
     ------
     DecodeError
         ``unreadable`` if nothing can be decoded.
     """
+    maker, last, picture = PictureMaker(), None, np.empty((0, 0, 3), np.uint8)
+    for number, frame in _wanted_frames(path, index, wanted, health, beat):
+        if frame is not last:
+            last, picture = frame, maker.rgb(frame)
+        yield number, picture
+
+
+class _BadSeekError(Exception):
+    """The file does not go on as its index says."""
+
+
+def _wanted_frames(
+    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, beat: Beat
+) -> Iterator[tuple[int, Any]]:
     done = 0
     with open_video(path) as (container, stream):
-        for run in _runs(index, wanted):
+        for run in split_runs(index, wanted):
             try:
                 for item in _decode_run(container, stream, index, run, health, beat):
                     done += 1
@@ -52,64 +71,27 @@ def wanted_frames(
             except _BadSeekError:
                 break
     if done < len(wanted):
+        health.restart()
         with open_video(path) as (container, stream):
-            yield from _decode_run(container, stream, index, _Run(None, wanted[done:]), health, beat)
-
-
-class _Run(NamedTuple):
-    """Frames decoded in one go, after a seek to a key frame (presentation, decoding time) or from the file's start."""
-
-    key: tuple[int, int] | None
-    wanted: list[int]
-
-
-class _BadSeekError(Exception):
-    """The file does not go on as its index says."""
-
-
-def _runs(index: FrameIndex, wanted: list[int]) -> list[_Run]:
-    """Split the wanted frames where seeking to a key frame skips enough frames to be worth it."""
-    keys = np.searchsorted(index.ticks, index.keys[:, 0]) if len(index.keys) else np.empty(0, np.int64)
-    runs: list[_Run] = []
-    for number in wanted:
-        at = runs[-1].wanted[-1] if runs else 0
-        near = int(np.searchsorted(keys, number, side="right")) - 1
-        if near >= 0 and keys[near] - at > _SEEK_GAIN:
-            runs.append(_Run((int(index.keys[near, 0]), int(index.keys[near, 1])), [number]))
-        elif runs:
-            runs[-1].wanted.append(number)
-        else:
-            runs.append(_Run(None, [number]))
-    return runs
+            yield from _decode_run(container, stream, index, Run(None, wanted[done:]), health, beat)
 
 
 def _decode_run(
-    container: Any, stream: Any, index: FrameIndex, run: _Run, health: Health, beat: Beat
+    container: Any, stream: Any, index: FrameIndex, run: Run, health: ClipHealth, beat: Beat
 ) -> Iterator[tuple[int, Any]]:
     wanted = iter(run.wanted)
     number: int | None = next(wanted)
-    shown, first, whole, complaints, time = None, None, 0, 0, 0
-    try:
-        for frame, time in _frames(container, stream, run.key, beat):
-            if frame is None:
-                complaints += 1
-                continue
-            if first is None:
-                first = time
-            whole, complaints = whole + (not frame.is_corrupt), complaints + bool(frame.is_corrupt)
-            while number is not None and int(index.ticks[number]) < time:
-                yield number, frame if shown is None else shown
-                number = next(wanted, None)
-            while number is not None and int(index.ticks[number]) == time:
-                yield number, frame
-                number = next(wanted, None)
-            shown = frame
-            if number is None:
-                return
-    finally:
-        if first is not None:
-            expected = index.shown_before(time + 1) - index.shown_before(first)
-            health.add(expected, whole, complaints)
+    shown = None
+    for frame, time in _frames(container, stream, run.key, health, beat):
+        while number is not None and int(index.ticks[number]) < time:
+            yield number, frame if shown is None else shown
+            number = next(wanted, None)
+        while number is not None and int(index.ticks[number]) == time:
+            yield number, frame
+            number = next(wanted, None)
+        shown = frame
+        if number is None:
+            return
     if shown is None:
         if run.key is not None:
             raise _BadSeekError
@@ -119,18 +101,25 @@ def _decode_run(
         number = next(wanted, None)
 
 
-def _frames(container: Any, stream: Any, key: tuple[int, int] | None, beat: Beat) -> Iterator[tuple[Any, int]]:
-    """Decode on from a key frame: (frame, its tick) in the order shown; (None, 0) for data that does not decode."""
+def _frames(
+    container: Any, stream: Any, key: tuple[int, int] | None, health: ClipHealth, beat: Beat
+) -> Iterator[tuple[Any, int]]:
+    """Decode on from a key frame: (frame, its tick) in the order shown."""
     clock = FrameClock(stream)
+    health.packet(None if key is None else key[0])
     if key is not None:
-        container.seek(key[1], stream=stream, backward=True, any_frame=False)
+        try:
+            container.seek(key[1], stream=stream, backward=True, any_frame=False)
+        except (av.error.FFmpegError, OSError) as error:
+            raise _BadSeekError from error
     started = key is None
     for packet in _packets(container, stream):
         beat()
+        health.packet(packet.pts)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
-            yield None, 0
+            health.complaint(packet.pts)
             continue
         for frame in frames:
             time = clock.time(frame)
@@ -139,6 +128,7 @@ def _frames(container: Any, stream: Any, key: tuple[int, int] | None, beat: Beat
                     raise _BadSeekError
                 started = time == key[0]
             if started:
+                health.frame(time, not frame.is_corrupt)
                 yield frame, time
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,13 +42,13 @@ class Work:
 
     Attributes
     ----------
-    tasks : clips with a file and without features
+    tasks : clips with a file and without features; those of one file side by side, in the order of their starts
     absent : clips without a file, to be recorded as missing
     found : how many of the selected clips have a file
     done : how many of the selected clips have features that are up to date, or a failure that is not retried
     """
 
-    tasks: list[Task]
+    tasks: Sequence[Task]
     absent: list[Clip]
     found: int
     done: int
@@ -128,7 +128,7 @@ def plan_work(clips: Iterable[Clip], videos_root: Path, rows: pa.Table, *, retry
             tasks.append(Task(clip, source))
         else:
             done += 1
-    return Work(tasks, absent, found, done)
+    return Work(_by_file(tasks), absent, found, done)
 
 
 class HasPath(Protocol):
@@ -158,6 +158,23 @@ def require_videos(clips: Iterable[HasPath], videos_root: Path) -> None:
     raise UsageError(
         f"{videos_root}: holds no video of the {count:,} clips asked for; --videos DIR names the folder that does"
     )
+
+
+def _by_file(tasks: list[Task]) -> list[Task]:
+    """Put the clips of one file side by side, at the place of the first of them."""
+    files: dict[str, list[Task]] = {}
+    for task in tasks:
+        files.setdefault(task.source.path, []).append(task)
+    return [task for same in files.values() for task in sorted(same, key=lambda task: task.clip.start_s or 0.0)]
+
+
+def _part(clips: list[Clip], first: int, parts: int) -> list[Clip]:
+    files: dict[tuple[str, bool], int] = {}
+    keys = [(clip.clip_id, True) if clip.path is None else (clip.path, False) for clip in clips]
+    places = [files.setdefault(key, len(files)) for key in keys]
+    if len(files) < parts:
+        return clips[first::parts]
+    return [clip for clip, place in zip(clips, places, strict=True) if place % parts == first]
 
 
 def _members(dataset: Dataset, protocol: str | None, split: str | None) -> set[str]:

@@ -22,12 +22,13 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from extract.decode_worker import Arrived, Ended, Job, Setup
+from extract.decode_worker import Arrived, Begun, Ended, Failed, Job, Setup
 from extract.frame_ring import FrameRing
 from extract.outcome import CRASHED, TIMEOUT
+from extract.passes import Pass, group_jobs
 from store.errors import SupportsetError
 
-_AHEAD = 4  # jobs a worker has in hand, so that it never waits for the next one
+_AHEAD = 4  # clips a worker has in hand, so that it never waits for the next one
 _POLL_SECONDS = 0.5
 _START_SECONDS = 300.0  # for imports from a slow network disk
 _IDLE_DEATHS = 5  # workers in a row that die without a clip to blame
@@ -76,6 +77,8 @@ class DecodePool:
     def __init__(self, setup: Setup, workers: int, timeout: float = 600.0) -> None:
         self._setup, self._timeout = setup, timeout
         self._workers: list[_Process] = []
+        self._again: deque[Pass] = deque()  # what failed passes left
+        self._delivered: dict[int, int] = {}  # steps of clips that have not ended
         self._idle_deaths = 0
         self._stopped = False
         try:
@@ -88,21 +91,28 @@ class DecodePool:
     def run(self, jobs: Iterator[Job]) -> Iterator[StepFrames | ClipEnd]:
         """Decode all jobs; yields the steps of each in order, then its end. Steps of different jobs are mixed.
 
-        A worker that dies or hangs costs the clip it was at, which ends as ``crashed`` or ``timeout``.
+        Adjacent jobs of one file are decoded in one pass over it. A worker that dies or hangs costs the clip it was at,
+        which ends as ``crashed`` or ``timeout``; :mod:`extract.passes` tells what becomes of the others of its pass.
+
+        Parameters
+        ----------
+        jobs : iterator of Job
+            Each with a number of its own.
 
         Raises
         ------
         SupportsetError
             If workers cannot start.
         """
-        left = True
+        passes, left = group_jobs(jobs), True
         while not self._stopped:
-            while left and len((least := min(self._workers, key=lambda worker: len(worker.jobs))).jobs) < _AHEAD:
-                job = next(jobs, None)
-                left = job is not None
-                if job is not None:
-                    least.give(job)
-            if not left and not any(worker.jobs for worker in self._workers):
+            while (least := min(self._workers, key=lambda worker: worker.clips)).clips < _AHEAD:
+                found = self._again.popleft() if self._again else next(passes, None) if left else None
+                if found is None:
+                    left = False
+                    break
+                least.give(found)
+            if not left and not any(worker.passes for worker in self._workers):
                 return
             ready = set(wait([worker.link for worker in self._workers], _POLL_SECONDS))
             for place, worker in enumerate(self._workers):
@@ -140,14 +150,23 @@ class DecodePool:
                 message = worker.link.recv()
                 if message is None:
                     worker.started = True
+                elif isinstance(message, Begun):
+                    worker.passes[0].begin(message.number)
                 elif isinstance(message, Arrived):
-                    frames = worker.ring.slot(worker.received)
-                    yield StepFrames(worker.jobs[0], frames, message.start_s, message.end_s)
+                    number, frames = message.number, worker.ring.slot(worker.received)
                     worker.received += 1
                     freed += 1
+                    if worker.passes[0].step(number) == self._delivered.get(number, 0):  # else: given before a failure
+                        self._delivered[number] = self._delivered.get(number, 0) + 1
+                        yield StepFrames(worker.passes[0].jobs[number], frames, message.start_s, message.end_s)
                 elif isinstance(message, Ended):
-                    self._idle_deaths = 0
-                    yield ClipEnd(worker.jobs.popleft(), message.status, message.message, message.seconds, message.hash)
+                    yield self._end(worker.passes[0].end(message.number), message)
+                    if not worker.passes[0].jobs:
+                        worker.passes.popleft()
+                elif isinstance(message, Failed):
+                    yield from self._fail(
+                        worker.passes.popleft(), message.status, message.message, worker.at_work_for()
+                    )
         except (EOFError, ConnectionResetError):
             return False
         if freed:
@@ -155,27 +174,39 @@ class DecodePool:
         return True
 
     def _replace(self, place: int, hanging: str | None) -> Iterator[ClipEnd]:
-        """Put a new worker in the place of a dead or hanging one; it takes over the jobs that were not begun."""
+        """Put a new worker in the place of a dead or hanging one; it takes over the passes that were not begun."""
         old = self._workers[place]
         code = old.stop() if hanging else old.join()
         if not old.started:
             raise SupportsetError(f"a decode worker did not start ({hanging or _how(code)}): {old.last_words()}")
-        begun = old.ring.job
-        if begun is None or not old.jobs or old.jobs[0].number != begun:
+        if not old.passes or old.passes[0].name != old.ring.job:
             self._idle_deaths += 1
             if self._idle_deaths >= _IDLE_DEATHS:
                 raise SupportsetError(f"decode workers keep dying ({_how(code)}): {old.last_words()}")
         else:
-            job, words = old.jobs.popleft(), old.last_words()
+            words = old.last_words()
             message = hanging or f"the decode worker died: {_how(code)}" + (f": {words}" if words else "")
-            yield ClipEnd(job, TIMEOUT if hanging else CRASHED, message, old.at_work_for(), None)
+            status = TIMEOUT if hanging else CRASHED
+            yield from self._fail(old.passes.popleft(), status, message, old.at_work_for())
         self._workers[place] = new = _Process(self._setup)
-        for job in old.jobs:
-            new.give(job)
+        for rest in old.passes:
+            new.give(Pass.of(rest.jobs.values()))
+
+    def _fail(self, failed: Pass, status: str, message: str, seconds: float) -> Iterator[ClipEnd]:
+        """End the clips that a failed pass costs, and put the others back."""
+        blamed, again = failed.after_failure()
+        self._again.extend(again)
+        for job in blamed:
+            yield self._end(job, Ended(job.number, status, message, seconds / len(blamed)))
+
+    def _end(self, job: Job, end: Ended) -> ClipEnd:
+        self._idle_deaths = 0
+        self._delivered.pop(job.number, None)
+        return ClipEnd(job, end.status, end.message, end.seconds, end.hash)
 
 
 class _Process:
-    """One worker process: its pipe, its ring, the jobs it holds, and what it said last on standard error."""
+    """One worker process: its pipe, its ring, the passes it holds, and what it said last on standard error."""
 
     def __init__(self, setup: Setup) -> None:
         ours, theirs = socket.socketpair()
@@ -197,7 +228,7 @@ class _Process:
             theirs.close()
             os.close(memory)
         self.link = Connection(ours.detach())
-        self.jobs: deque[Job] = deque()
+        self.passes: deque[Pass] = deque()
         self.started = False
         self.received = 0
         self._beats, self._since = 0, time.monotonic()
@@ -205,12 +236,17 @@ class _Process:
         with suppress(BrokenPipeError, ConnectionResetError):
             self.link.send(setup)
 
-    def give(self, message: Job | int) -> None:
-        """Send a job, or a number of slots that are free again; a worker that is dead is noticed when read from."""
-        if isinstance(message, Job):
-            self.jobs.append(message)
+    @property
+    def clips(self) -> int:
+        """Clips that the worker has in hand."""
+        return sum(len(one.jobs) for one in self.passes)
+
+    def give(self, message: Pass | int) -> None:
+        """Send a pass, or a number of slots that are free again; a worker that is dead is noticed when read from."""
+        if isinstance(message, Pass):
+            self.passes.append(message)
         with suppress(BrokenPipeError, ConnectionResetError):
-            self.link.send(message)
+            self.link.send(tuple(message.jobs.values()) if isinstance(message, Pass) else message)
 
     def silent_for(self) -> float:
         """Seconds without a sign of life while the worker had something to do."""

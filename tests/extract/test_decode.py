@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from extract import frame_runs
+from extract import seek_plan
 from extract.decode import decode_clip
 from extract.sampling import Sampling
 from tests.extract.films import decode_all, outcome_of, pick, steps_of, write_video
@@ -157,7 +157,7 @@ def test_seeking_gives_the_same_pixels(
 
     list(decode_clip(film, 1.3, None, Sampling(frames=3), beat=count))
     counted_with, packets = packets, 0
-    monkeypatch.setattr(frame_runs, "_SEEK_GAIN", 10**9)
+    monkeypatch.setattr(seek_plan, "_SEEK_GAIN", 10**9)
     without = list(decode_clip(film, 1.3, None, Sampling(frames=3), beat=count))
     assert len(with_seeks) == len(without) == 3
     for k, (one, other) in enumerate(zip(with_seeks, without, strict=True)):
