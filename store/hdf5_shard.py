@@ -77,26 +77,54 @@ class Hdf5Format(ShardFormat):
             ) from None
 
 
-class _Image(io.BytesIO):
-    """What h5py writes, and how long the file is to be."""
+class _Image(io.RawIOBase):
+    """What h5py writes into a file: a few pieces far apart, without the memory that lies between them."""
 
-    end = 0
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, bytes]] = []
+        self._position = 0
+        self._end = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._end}[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        self._pieces.append((self._position, bytes(data)))
+        self._position += len(self._pieces[-1][1])
+        self._end = max(self._end, self._position)
+        return len(self._pieces[-1][1])
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(min(len(buffer), self._end - self._position), 0)
+        buffer[:length] = self._between(self._position, self._position + length)
+        self._position += length
+        return length
 
     def truncate(self, size: int | None = None) -> int:
-        """Take note of the length, without filling memory up to it."""
-        self.end = self.tell() if size is None else size
-        return self.end
+        self._end = self._position if size is None else size
+        return self._end
 
     def filled(self, arrays: dict[int, memoryview]) -> Parts:
         """The file's parts, with the arrays' bytes at their offsets."""
-        written = self.getvalue()
         parts: list[Part] = []
         position = 0
         for offset, content in sorted(arrays.items()):
-            parts += [written[position:offset].ljust(offset - position, b"\0"), content]
+            parts += [self._between(position, offset), content]
             position = offset + len(content)
-        parts.append(written[position : self.end].ljust(self.end - position, b"\0"))
+        parts.append(self._between(position, self._end))
         return parts
+
+    def _between(self, start: int, stop: int) -> bytes:
+        found = bytearray(max(stop - start, 0))
+        for at, data in self._pieces:
+            low, high = max(at, start), min(at + len(data), stop)
+            if low < high:
+                found[low - start : high - start] = data[low - at : high - at]
+        return bytes(found)
 
 
 class _Reading(io.RawIOBase):

@@ -5,41 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
 from store import shard as shards
-from store.card import FeatureCard
-from store.errors import InvalidFeatures, SupportsetError, ValueOverflow
-from store.files import as_part, open_folder
-from store.index import OK, SCHEMA, ShardIndex, StoredFile, describe, index_name, new_shard_id, read_all, write_index
+from store.card import CARD, FeatureCard
+from store.errors import InvalidFeatures, SupportsetError
+from store.files import open_folder
+from store.index import OK, ShardIndex, StoredFile, describe, index_name, new_shard_id, read_all, write_index
+from store.pending import PendingShard, Source
+from store.replacement import remove_shard
 from store.shard import Array, Location, ShardArrays
 
+__all__ = ["FeatureWriter", "Source"]
+
 BYTES_PER_SHARD = 512 * 2**20  # of values: a shard is sealed before it outgrows the memory of a small machine
-
-
-@dataclass(frozen=True)
-class Source:
-    """The file that a clip's features were computed from.
-
-    Attributes
-    ----------
-    path : relative to the videos' root
-    size : bytes
-    mtime_ns : time of the last change, nanoseconds
-    hash : of the content, None where it was not computed
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-    hash: str | None = None
+ROWS_PER_CLIP = 20  # failures cost next to nothing, but are committed too: rows a shard for each clip it may have
+ATTEMPTS = 3  # to write a shard whose files another process takes for rubbish: see FeatureWriter._write
 
 
 class FeatureWriter:
@@ -53,7 +40,8 @@ class FeatureWriter:
     path : folder of the feature set; it and its card are made where absent
     card : the recipe must be that of the card that is there
     shard_format : ``zarr`` or ``hdf5``
-    clips_per_shard, seconds_per_shard, bytes_per_shard : a shard is sealed when one of them is reached
+    clips_per_shard, seconds_per_shard, bytes_per_shard : a shard is sealed when one of them is reached. Only clips with
+        features are counted; but there may be at most 20 times as many rows, failures included
 
     Raises
     ------
@@ -81,14 +69,15 @@ class FeatureWriter:
         self.card = card
         self._format = shards.shard_format(shard_format)
         self._limits = clips_per_shard, seconds_per_shard, bytes_per_shard
-        self._dtype = np.dtype(card.recipe.dtype)
-        folder = open_folder(path)
-        card.claim(folder)
-        self._shards = folder.child("shards")
+        self._root = open_folder(path)
+        card.claim(self._root)
+        self._shards = self._root.child("shards")
         self._generations: dict[str, int] | None = None
         self._seen: set[str] = set()
         self._broken = False
-        self._start_shard()
+        self._robbed: list[str] = []  # shards of ours whose index is there, and whose files were taken away
+        self._pending = PendingShard(card.recipe.dim, np.dtype(card.recipe.dtype))
+        self._since = time.monotonic()
 
     def add(
         self,
@@ -125,14 +114,7 @@ class FeatureWriter:
         """
         if status != OK:
             raise ValueError(f"clip {clip_id!r}: features come with the status ok, not {status!r}; use fail()")
-        steps, times = self._checked(clip_id, values, timestamps)
-        checksums = (xxhash.xxh3_64_intdigest(as_part(steps)), xxhash.xxh3_64_intdigest(as_part(times)))
-        self._row(clip_id, OK, message, source, seconds, self._steps, len(steps), checksums)
-        self._values.append(steps)
-        self._timestamps.append(times)
-        self._steps += len(steps)
-        self._bytes += steps.nbytes
-        self._seal_when_full()
+        self._add_row(clip_id, OK, message, source, seconds, self._pending.place(clip_id, values, timestamps))
 
     def fail(
         self, clip_id: str, status: str, message: str, *, source: Source | None = None, seconds: float = 0.0
@@ -148,8 +130,7 @@ class FeatureWriter:
         """
         if status == OK or not status:
             raise ValueError(f"clip {clip_id!r}: a failure has a status of its own, not {status!r}")
-        self._row(clip_id, status, message, source, seconds, None, 0, (None, None))
-        self._seal_when_full()
+        self._add_row(clip_id, status, message, source, seconds, None)
 
     def seal(self) -> None:
         """Commit what was added so far: shard files first, the index last. Nothing added: nothing written.
@@ -159,7 +140,7 @@ class FeatureWriter:
         SupportsetError
             The file system refused; readers see nothing of this shard, and what was committed before stays.
         """
-        if not self._rows:
+        if not len(self._pending):
             return
         try:
             self._commit()
@@ -167,27 +148,7 @@ class FeatureWriter:
             self._broken = True
             raise
         self._broken = False
-        self._start_shard()
-
-    def _commit(self) -> None:
-        shard = new_shard_id()
-        files: tuple[StoredFile, ...] = ()
-        arrays: dict[str, Location] = {}
-        if self._values:
-            encoded = self._format.encode(shard, ShardArrays.pack(self._values, self._timestamps))
-            self._shards.put(encoded.files)
-            files, arrays = describe(encoded), encoded.arrays
-        recipe = self.card.recipe.hash
-        index = ShardIndex(shard, self._format.name, recipe, files, arrays, provenance=self.card.provenance)
-        try:
-            write_index(self._shards, index, pa.Table.from_pylist(self._rows, SCHEMA))
-        except SupportsetError:
-            # Without an index nobody will ever look at the shard. But the index may be there although the
-            # folder could not be flushed after it: then its shard must stay.
-            with suppress(SupportsetError):
-                if files and self._shards.size(index_name(shard)) is None:
-                    self._shards.remove(self._format.root(shard))
-            raise
+        self._pending.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -199,50 +160,92 @@ class FeatureWriter:
         if error is None or not self._broken:
             self.seal()
 
-    def _start_shard(self) -> None:
-        self._rows: list[dict[str, Any]] = []
-        self._values: list[Array] = []
-        self._timestamps: list[Array] = []
-        self._steps = 0
-        self._bytes = 0
-        self._since = time.monotonic()
+    def _commit(self) -> None:
+        rows, arrays = self._pending.table(), self._pending.arrays()
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                if self._write(rows, arrays):
+                    return
+            except SupportsetError as error:
+                # A file of ours went while it was written: see _write.
+                if not isinstance(error.__cause__, FileNotFoundError) or not left:
+                    raise
+        raise SupportsetError(
+            f"{self._shards}: the files of a shard are removed as soon as they are written: stop what removes them"
+        )
+
+    def _write(self, rows: pa.Table, arrays: ShardArrays | None) -> bool:
+        """Write and commit the shard; False where its files are not there any more afterwards.
+
+        `store compact` removes files that no index has and that nobody changed for an hour. If this process is
+        suspended for so long, before the index is there, they are ours. So they are looked at before the index is
+        written, and once more when it is there: from then on `store compact` leaves them alone.
+        """
+        self._check_not_deleted()
+        shard = new_shard_id()
+        files: tuple[StoredFile, ...] = ()
+        places: dict[str, Location] = {}
+        try:
+            if arrays is not None:
+                encoded = self._format.encode(shard, arrays)
+                self._shards.put(encoded.files)
+                files, places = describe(encoded), encoded.arrays
+                if not self._whole(files):
+                    self._withdraw(shard)
+                    return False
+            recipe, replaced = self.card.recipe.hash, tuple(self._robbed)
+            index = ShardIndex(shard, self._format.name, recipe, files, places, replaced, self.card.provenance)
+            write_index(self._shards, index, rows)
+        except SupportsetError:
+            # Without an index nobody will ever look at the shard. But the index may be there although the
+            # folder could not be flushed after it: then its shard must stay.
+            with suppress(SupportsetError):
+                if self._shards.size(index_name(shard)) is None:
+                    self._withdraw(shard)
+            self._check_not_deleted()
+            raise
+        # Without an index, a compaction has merged the shard already.
+        if not self._whole(files) and self._shards.size(index_name(shard)) is not None:
+            self._robbed.append(shard)
+            return False
+        try:
+            self._check_not_deleted()
+        except SupportsetError:
+            remove_shard(self._shards, shard)
+            raise
+        while self._robbed:
+            remove_shard(self._shards, self._robbed[-1])
+            self._robbed.pop()
+        return True
+
+    def _whole(self, files: Sequence[StoredFile]) -> bool:
+        return all(self._shards.size(file.name) == file.size for file in files)
+
+    def _withdraw(self, shard: str) -> None:
+        self._shards.remove(self._format.root(shard))
+
+    def _check_not_deleted(self) -> None:
+        """`store rm` deletes sets that are being written to: what is written then must not bring back half a set."""
+        if self._root.size(CARD) is None:
+            raise SupportsetError(f"{self._root}: was deleted while it was written to: run again to begin it anew")
 
     def _seal_when_full(self) -> None:
         clips, seconds, size = self._limits
-        if len(self._rows) == 1:
+        pending = self._pending
+        if len(pending) == 1:
             self._since = time.monotonic()
-        if len(self._rows) >= clips or self._bytes >= size or time.monotonic() - self._since >= seconds:
+        full = pending.clips >= clips or len(pending) >= ROWS_PER_CLIP * clips or pending.nbytes >= size
+        if full or time.monotonic() - self._since >= seconds:
             self.seal()
 
-    def _checked(self, clip_id: str, values: Any, timestamps: Any) -> tuple[Array, Array]:
-        steps = np.asarray(values)
-        times = np.array(timestamps, dtype="<f8", order="C")
-        dim = self.card.recipe.dim
-        if steps.ndim != 2 or steps.shape[1] != dim or steps.dtype.kind != "f":
-            raise InvalidFeatures(f"clip {clip_id!r}: values are {steps.dtype} {steps.shape}, not floats (T, {dim})")
-        if not len(steps):
-            raise InvalidFeatures(f"clip {clip_id!r}: no steps at all: record it with fail()")
-        if times.shape != (len(steps), 2):
-            raise InvalidFeatures(f"clip {clip_id!r}: timestamps are {times.shape}, not ({len(steps)}, 2)")
-        if not np.isfinite(times).all() or (times[:, 0] > times[:, 1]).any():
-            raise InvalidFeatures(f"clip {clip_id!r}: timestamps are not finite, or a step ends before it starts")
-        with np.errstate(over="ignore"):
-            cast = np.array(steps, dtype=self._dtype.newbyteorder("<"), order="C")
-        if not np.isfinite(cast).all():
-            worst = steps[~np.isfinite(cast)][0]
-            raise ValueOverflow(f"clip {clip_id!r}: the value {worst} does not fit {self._dtype}")
-        return cast, times
-
-    def _row(
+    def _add_row(
         self,
         clip_id: str,
         status: str,
         message: str,
         source: Source | None,
         seconds: float,
-        offset: int | None,
-        length: int,
-        checksums: Sequence[int | None],
+        features: tuple[Array, Array] | None,
     ) -> None:
         if not isinstance(clip_id, str) or not clip_id:
             raise InvalidFeatures(f"clip id {clip_id!r} is not a string with something in it")
@@ -250,35 +253,24 @@ class FeatureWriter:
             raise InvalidFeatures(f"clip {clip_id!r} was added before by this writer: each clip once")
         if _printable(clip_id) != clip_id:
             raise InvalidFeatures(f"clip id {_printable(clip_id)!r} is not valid Unicode: rename the clip")
+        if source is not None and not source.path.isascii():
+            source = replace(source, path=_printable(source.path))
+        said = _printable(" ".join(message.split()))
+        self._pending.add_row(clip_id, status, said, source, float(seconds), self._next_generation(clip_id), features)
         self._seen.add(clip_id)
-        self._rows.append(
-            {
-                "clip_id": clip_id,
-                "status": status,
-                "message": _printable(" ".join(message.split())),
-                "offset": offset,
-                "length": length,
-                "checksum": checksums[0],
-                "timestamps_checksum": checksums[1],
-                "source_path": _printable(source.path) if source else None,
-                "source_size": source.size if source else None,
-                "source_mtime_ns": source.mtime_ns if source else None,
-                "source_hash": source.hash if source else None,
-                "seconds": float(seconds),
-                "generation": self._next_generation(clip_id),
-            }
-        )
+        self._seal_when_full()
 
     def _next_generation(self, clip_id: str) -> int:
         if self._generations is None:
-            self._generations = {}
+            found: dict[str, int] = {}
             _, tables = read_all(self._shards, ["clip_id", "generation"])
             for table in tables:
                 for clip, generation in zip(table["clip_id"].to_pylist(), table["generation"].to_pylist(), strict=True):
-                    self._generations[clip] = max(generation, self._generations.get(clip, 0))
+                    found[clip] = max(generation, found.get(clip, 0))
+            self._generations = found
         return self._generations.get(clip_id, -1) + 1
 
 
 def _printable(text: str) -> str:
     """The text as Parquet can hold it: file names need not be valid Unicode, and a shard must not fail for one."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

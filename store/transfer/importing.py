@@ -206,7 +206,9 @@ class _Job:
             raise Fault("wrong_times", f"{self._times.path.name} has no times of the clip")
         other = self._times.locate(clip_id)
         path = f"{where.path} & {other.path}"
-        return replace(where, path=path, size=where.size + other.size, mtime_ns=max(where.mtime_ns, other.mtime_ns))
+        return replace(
+            where, path=path, size=where.size + other.size, mtime_ns=max(where.mtime_ns or 0, other.mtime_ns or 0)
+        )
 
     def _hash(self, clip_id: str) -> str:
         both = [part.hash(clip_id) for part in (self._source, self._times) if part]

@@ -229,6 +229,63 @@ class ShardFormatContract(ABC):
                 writer.add(clip_id, values, times)
             assert_holds(path, clips(2))  # without a seal by us
 
+    def test_failures_cost_nothing_and_are_committed_in_bounded_number(self, tmp_path: Path) -> None:
+        def shards() -> int:
+            return len(list((tmp_path / "shards").glob("*.parquet")))
+
+        writer = FeatureWriter(tmp_path, card(), shard_format=self.name, clips_per_shard=2)
+        for number in range(39):
+            writer.fail(f"a{number}", "unreadable", "")
+        writer.add("clip0", *clip(0))  # the 40th row, and the first with features
+        assert shards() == 1
+        for number in range(30):
+            writer.fail(f"b{number}", "missing", "")
+        writer.add("clip1", *clip(1))
+        assert shards() == 1
+        writer.add("clip2", *clip(2))
+        assert shards() == 2
+        assert_holds(tmp_path, clips(3))
+        assert FeatureSet.open(tmp_path).statuses() == {"ok": 3, "missing": 30, "unreadable": 39}
+
+    def test_memory_of_a_writer_is_used_again_and_grows(self, tmp_path: Path) -> None:
+        """What a shard was sealed with stays, though the next clips are put where its clips were."""
+        content = {f"clip{i}": clip(i, steps) for i, steps in enumerate((900, 200, 3000, 1, 5000, 7, 1024, 1025))}
+        early, sure = {}, {}
+        for per_shard, held in ((1, early), (3, sure)):
+            self.write(path := tmp_path / str(per_shard), content, clips_per_shard=per_shard)
+            for clip_id, values, times in FeatureSet.open(path).scan():
+                held[clip_id] = values.tobytes(), times.tobytes()
+        assert (
+            early
+            == sure
+            == {clip_id: (values.tobytes(), times.tobytes()) for clip_id, (values, times) in content.items()}
+        )
+
+    def test_what_the_caller_changes_afterwards_is_not_stored(self, tmp_path: Path) -> None:
+        values, times = clip(0)
+        mine, my_times = values.copy(), times.copy()
+        with FeatureWriter(tmp_path, card(), shard_format=self.name) as writer:
+            writer.add("clip0", mine, my_times)
+            mine[:] = 7
+            my_times[:] = 7
+        assert_holds(tmp_path, {"clip0": (values, times)})
+
+    @pytest.mark.parametrize("dtype", ["float16", "float32"])
+    def test_every_value_that_is_finite_is_taken_and_no_other(self, tmp_path: Path, dtype: str) -> None:
+        kind = np.dtype(dtype)
+        numbers = np.array([np.finfo(kind).max, np.finfo(kind).tiny, np.finfo(kind).smallest_subnormal, 1.0, 0.0], kind)
+        row = np.zeros((1, DIM), kind)
+        with FeatureWriter(tmp_path, card(dtype=dtype), shard_format=self.name) as writer:
+            for number in (*numbers, *-numbers):
+                row[0, -1] = number
+                writer.add(f"{number!r}", row, [[0, 1]])
+            for number in (np.inf, -np.inf, np.nan, -np.nan):
+                row[0, -1] = number
+                with pytest.raises(ValueOverflow, match="does not fit"):
+                    writer.add("bad", row, [[0, 1]])
+        values, _ = FeatureSet.open(tmp_path).read([f"{number!r}" for number in (*numbers, *-numbers)])
+        assert values[:, -1].tobytes() == np.array([*numbers, *-numbers], kind).tobytes()
+
     def test_an_error_in_the_middle_keeps_what_was_complete(self, tmp_path: Path) -> None:
         for error in (RuntimeError, KeyboardInterrupt):
             path = tmp_path / error.__name__
