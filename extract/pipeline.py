@@ -6,7 +6,6 @@ them, and the recorder's thread writes clips that are complete.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from extract.batches import Batch, BatchStream
 from extract.decode_worker import Job, Setup
+from extract.devices import cores_of_machine
 from extract.forward import Forward
 from extract.progress import Progress
 from extract.recorder import Recorder
@@ -63,11 +63,15 @@ class Plan:
         workers: int | None,
         batch_size: int | None,
         timeout: float,
+        cores: int | None = None,
     ) -> Plan:
-        """Fill in what was not asked for: workers by the cores that the model leaves, the batch by the device."""
+        """Fill in what was not asked for: workers by the cores that the model leaves, the batch by the device.
+
+        ``cores`` are those the run may count on; default: all that this process may use.
+        """
         transform = backbone.frame_transform()
         shape = (sampling.window, *transform(np.zeros((48, 64, 3), np.uint8)).shape)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = cores or cores_of_machine()
         workers = workers or max(1, cores // 2 if device.type == "cpu" else cores - 1)
         workers = max(1, min(workers, tasks))
         many = 8 if device.type == "cpu" else 256  # on a CPU a batch whose activations stay in the cache is faster

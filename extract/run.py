@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from extract.forward import describe_device, pick_device
+from extract.chunks import one_chunk
+from extract.devices import cores_of_machine, pick_devices
+from extract.engine import OnlyChunk, Settings, run_engine
 from extract.interrupted import Interrupted, sigterm_interrupts
-from extract.outcome import MISSING
-from extract.pipeline import Plan, run_pipeline
 from extract.progress import Progress
-from extract.recipe import fit_sampling, make_card, make_recipe
-from extract.recorder import Recorder
+from extract.recipe import fit_sampling, make_recipe
 from extract.sampling import Sampling
 from extract.selection import Clip, Work, plan_work, require_videos, rows_of, select_clips
 from extract.summary import Summary, count_statuses, exit_code
@@ -25,7 +24,6 @@ from store.errors import UsageError
 from store.feature_set import FeatureSet
 from store.index import SCHEMA
 from store.shard import shard_format as check_shard_format
-from store.writer import FeatureWriter
 
 if TYPE_CHECKING:
     from extract.backbones.base import Backbone
@@ -47,6 +45,7 @@ def extract(
     workers: int | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    processes: int | None = None,
     precision: str = "fp32",
     timeout: float = 600.0,
     clips_per_shard: int = 500,
@@ -102,7 +101,7 @@ def extract(
     """
     began, root, videos_root = time.monotonic(), Path(root), Path(videos_root)
     _check_choices(shard_format, on_error, on_damage, max_failures, timeout, workers, batch_size)
-    place = pick_device(device)
+    devices = pick_devices(device, processes)
     sampling = fit_sampling(sampling or Sampling(), backbone)
     clips = select_clips(dataset, protocol, split, limit, shard)
     recipe = make_recipe(backbone, sampling, dtype)
@@ -111,26 +110,29 @@ def extract(
     if not work.found and not work.done:
         require_videos(clips, videos_root)
     if work.tasks or work.absent:
-        backbone.to(place, precision)
-        card = make_card(recipe, describe_device(place), precision, backbone.given)
-        plan = Plan.make(backbone, sampling, place, len(work.tasks), workers, batch_size, timeout)
+        settings = Settings(
+            root=root,
+            dataset=dataset.name,
+            videos_root=videos_root,
+            sampling=sampling,
+            dtype=dtype,
+            shard_format=shard_format,
+            clips_per_shard=clips_per_shard,
+            seconds_per_shard=seconds_per_shard,
+            device=devices[0],
+            precision=precision,
+            clips=len(work.tasks),
+            cores=cores_of_machine(),
+            workers=workers,
+            batch_size=batch_size,
+            timeout=timeout,
+            keep_damaged=on_damage == "keep",
+            stop_on_error=on_error == "stop",
+        )
         with Progress(len(work.tasks), quiet=not progress) as shown, sigterm_interrupts():
             shown.note(_announcement(dataset, path, clips, work))
             try:
-                with (
-                    FeatureWriter(
-                        path,
-                        card,
-                        shard_format=shard_format,
-                        clips_per_shard=clips_per_shard,
-                        seconds_per_shard=seconds_per_shard,
-                    ) as writer,
-                    Recorder(writer, work.tasks, shown, on_damage == "keep", on_error == "stop") as recorder,
-                ):
-                    recorder.fail(work.absent, MISSING, "no file of this clip was found")
-                    if work.tasks:
-                        run_pipeline(work, videos_root, backbone, plan, recorder, shown)
-                    recorder.flush()
+                run_engine(OnlyChunk(one_chunk(work)), settings, backbone, shown)
             except KeyboardInterrupt:
                 there = count_statuses(_rows(path, clips))
                 told = ", ".join(f"{count:,} {status}" for status, count in there.items()) or "none"
