@@ -13,7 +13,9 @@ from store.files import TEMPORARY, telling
 from store.index import index_name, shard_of
 
 SHARDS = "shards"
+LOG = "log"  # of the runs that wrote the set, one file each: told, and read by nothing here
 
+_LOG_FILE = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl")
 _SHARD = re.compile(r"([0-9a-f]{16})\.(zarr|h5)")
 
 
@@ -39,7 +41,10 @@ def find_leftovers(path: Path) -> list[Leftover]:
     A writer that runs now has such files too: only their age tells them from those of a killed one.
     """
     shards = path / SHARDS
-    found = [(_kind(name, {CARD, SHARDS}), path / name) for name in _names(path)]
+    found = [(_kind(name, {CARD, SHARDS, LOG}), path / name) for name in _names(path)]
+    if (path / LOG).is_dir():
+        logs = [name for name in _names(path / LOG) if not _LOG_FILE.fullmatch(name)]
+        found += [(_kind(name, set()), path / LOG / name) for name in logs]
     names = set(_names(shards))
     for name in names:
         match = _SHARD.fullmatch(name)

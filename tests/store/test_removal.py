@@ -9,6 +9,7 @@ import pytest
 from store.catalog import list_feature_sets, locate_feature_set
 from store.dataset import list_datasets, open_dataset, write_dataset
 from store.errors import SupportsetError, UsageError
+from store.leftovers import find_leftovers
 from store.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
 from tests.store.faults import FaultyDisk, Killed
 from tests.store.samples import assert_holds, card, clips, recipe, write
@@ -68,6 +69,19 @@ def test_a_dataset_with_all_it_has(tmp_path: Path) -> None:
     assert not (tmp_path / "e").exists()
     with pytest.raises(UsageError, match="no dataset 'e'; there are none"):
         remove_dataset(tmp_path, "e")
+
+
+def test_logs_of_runs_belong_to_the_set_and_other_files_beside_them_do_not(tmp_path: Path) -> None:
+    one, _ = store(tmp_path)
+    (one / "log").mkdir()
+    (one / "log" / "20261123T205245Z-0123abcd.jsonl").write_text("{}\n")
+    (one / "log" / "mine.jsonl").write_text("{}\n")
+    assert [(found.kind, found.path.name) for found in find_leftovers(one)] == [("foreign", "mine.jsonl")]
+    with pytest.raises(UsageError, match=r"mine\.jsonl.*move it away first"):
+        remove_feature_set(locate_feature_set(tmp_path, "d/net-one"))
+    (one / "log" / "mine.jsonl").unlink()
+    remove_feature_set(locate_feature_set(tmp_path, "d/net-one"))
+    assert not one.exists()
 
 
 def test_what_is_not_the_stores_is_not_lost(tmp_path: Path) -> None:
