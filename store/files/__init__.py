@@ -4,10 +4,11 @@
 in the store opens a file to write it.
 """
 
-from store.files.folder import TEMPORARY, Folder, MappedFile, Part, Parts, telling
+from store.files.folder import TEMPORARY, Folder, MappedFile, Part, Parts, telling, whole
 from store.files.hashing import as_part, hash_file, hash_parts, part_sizes
 from store.files.local import LocalFolder, sync_folder
 from store.files.opening import open_folder
+from store.files.places import RemotePath, StorePath, store_path
 
 __all__ = [
     "TEMPORARY",
@@ -16,11 +17,15 @@ __all__ = [
     "MappedFile",
     "Part",
     "Parts",
+    "RemotePath",
+    "StorePath",
     "as_part",
     "hash_file",
     "hash_parts",
     "open_folder",
     "part_sizes",
+    "store_path",
     "sync_folder",
     "telling",
+    "whole",
 ]

@@ -79,8 +79,30 @@ class Folder(Protocol):
         """First components of all names in the folder, sorted; empty where the folder is absent."""
         ...
 
+    def stamps(self) -> dict[str, str]:
+        """What changes when a file changes (size and time, or ETag), by name, of the files right in the folder."""
+        ...
+
+    def glob(self, pattern: str) -> list[str]:
+        """Names of files that fit a pattern, sorted: parts between ``/``, each a name or ``*`` for any."""
+        ...
+
     def size(self, name: str) -> int | None:
         """Size of a file in bytes, None where it is absent."""
+        ...
+
+    def changed(self, name: str) -> float | None:
+        """When a file, or anything in a tree, last changed, a new name included.
+
+        Returns
+        -------
+        float or None
+            Seconds since 1970 by the storage's clock; None where it is gone; NaN where the storage tells no times.
+        """
+        ...
+
+    def files(self, name: str) -> dict[str, int]:
+        """Names and sizes in bytes of the files of a tree, or of the one file; names begin with the tree's."""
         ...
 
     def read(self, name: str) -> bytes | None:
@@ -91,14 +113,44 @@ class Folder(Protocol):
         """Contents of files in the order of the names, None for each that is absent; side by side where that helps."""
         ...
 
+    def pieces(self, name: str) -> Iterator[bytes | memoryview]:
+        """Content of a file from its first byte to its last, read once and kept nowhere; each piece until the next."""
+        ...
+
     def map(self, name: str) -> MappedFile:
         """A file as memory. It lives as long as something views its content."""
         ...
 
     def put(self, files: Mapping[str, Parts], *, replace: bool = True) -> bool:
-        """Write files whose names share their first component: it appears whole, and lasts, or not at all."""
+        """Write files whose names share their first component: it appears whole, and lasts, or not at all.
+
+        Where a storage cannot do that for several files, they appear one by one: whoever writes a tree commits it by a
+        file that is put afterwards.
+        """
         ...
 
     def remove(self, name: str) -> None:
         """Remove a file or a tree; no error where it is absent."""
         ...
+
+    def discard(self, name: str, first: str) -> None:
+        """Remove a tree so that what is half removed is never taken for whole.
+
+        Parameters
+        ----------
+        name : of the tree
+        first : name in it of the file without which nobody looks at the others: it goes before them
+
+        What a killed run left behind goes with the next call in the folder.
+        """
+        ...
+
+    def prune(self, name: str) -> None:
+        """Remove a folder in this one that is empty, where the storage knows empty folders."""
+        ...
+
+
+def whole(file: MappedFile) -> memoryview:
+    """All of a file's content, fetched."""
+    file.fetch([(0, len(file.content))])
+    return file.content

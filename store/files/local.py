@@ -17,6 +17,8 @@ from pathlib import Path, PurePosixPath
 from store.files.folder import TEMPORARY, Folder, MappedFile, Parts, telling
 from store.files.mapping import LocalMapping
 
+PIECE = 1 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
+
 
 class LocalFolder:
     """A folder of the local file system.
@@ -44,6 +46,21 @@ class LocalFolder:
             except FileNotFoundError:
                 return []
 
+    def stamps(self) -> dict[str, str]:
+        """Size and time of the last change of each file right in the folder, by name."""
+        stamps = {}
+        with telling("list the folder", self.path):
+            try:
+                with os.scandir(self.path) as entries:
+                    for entry in entries:
+                        if not entry.is_dir(follow_symlinks=False):
+                            with suppress(FileNotFoundError):  # gone since, or a broken link
+                                found = entry.stat()
+                                stamps[entry.name] = f"{found.st_size} {found.st_mtime_ns}"
+            except FileNotFoundError:
+                pass
+        return stamps
+
     def size(self, name: str) -> int | None:
         """Size of a file in bytes, None where it is absent."""
         with telling("look at the file", self.path / name):
@@ -51,6 +68,30 @@ class LocalFolder:
                 return os.stat(self.path / name).st_size
             except FileNotFoundError:
                 return None
+
+    def glob(self, pattern: str) -> list[str]:
+        """Names of files that fit a pattern, sorted."""
+        return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(pattern))
+
+    def changed(self, name: str) -> float | None:
+        """When a file, or anything in a tree, last changed, in seconds since 1970; None where it is gone."""
+        times = []
+        for file in (self.path / name, *_below(self.path / name)):
+            with telling("look at the file", file):
+                try:
+                    stat = os.lstat(file)
+                except FileNotFoundError:
+                    continue
+            # The second is that of a rename, and of a copy that keeps the times of its original.
+            times.append(max(stat.st_mtime, stat.st_ctime))
+        return max(times, default=None)
+
+    def files(self, name: str) -> dict[str, int]:
+        """Names and sizes in bytes of the files of a tree, or of the one file."""
+        path = self.path / name
+        with telling("look at the files", path):
+            found = [file for file in (path, *_below(path)) if file.is_file()]
+            return {file.relative_to(self.path).as_posix(): file.lstat().st_size for file in sorted(found)}
 
     def read(self, name: str) -> bytes | None:
         """Content of a file, None where it is absent."""
@@ -63,6 +104,13 @@ class LocalFolder:
     def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Contents of files in the order of the names, None for each that is absent."""
         return map(self.read, names)
+
+    def pieces(self, name: str) -> Iterator[bytes | memoryview]:
+        """Content of a file in pieces of 1 MiB through one buffer."""
+        buffer = memoryview(bytearray(PIECE))
+        with telling("read the file", self.path / name), open(self.path / name, "rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                yield buffer[:count]
 
     def map(self, name: str) -> MappedFile:
         """A file as memory. The mapping lives as long as something views its content."""
@@ -120,6 +168,22 @@ class LocalFolder:
                 shutil.rmtree(path)
             else:
                 os.unlink(path)
+
+    def discard(self, name: str, first: str) -> None:
+        """Remove a tree: its name changes first, then ``first`` goes, then the rest."""
+        with telling("remove", self.path / name):
+            os.rename(self.path / name, self.path / f"{TEMPORARY}{secrets.token_hex(4)}-{name}")
+        for hidden in self.names():
+            if hidden.startswith(TEMPORARY):
+                self.child(hidden).remove(first)
+                self.remove(hidden)
+
+    def prune(self, name: str) -> None:
+        """Remove a folder that is empty."""
+        path = self.path / name
+        with telling("remove the folder", path):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def sync_folder(path: Path) -> None:
@@ -181,3 +245,8 @@ def _discard(temporary: Path) -> None:
             shutil.rmtree(temporary)
         else:
             os.unlink(temporary)
+
+
+def _below(path: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(path):  # nothing where it is a file, a link, or gone
+        yield from (Path(folder, name) for name in (*folders, *names))

@@ -7,9 +7,12 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # The kernel cuts one wish short at the device's readahead window, which is rarely below this.
 _WISH = 128 * 1024
@@ -33,47 +36,67 @@ class LocalMapping:
     complete = True
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._descriptor, self.content = _map(path)
-        except OSError as error:
-            if error.errno != errno.EMFILE or not _raise_limit_of_open_files():
-                raise
-            self._descriptor, self.content = _map(path)
+        self._descriptor, self.content = with_enough_open_files(lambda: _map(path))
         weakref.finalize(self, os.close, self._descriptor).atexit = False
 
     def is_cached(self, offset: int) -> bool:
         """Whether the page at an offset is in memory; True where the system cannot tell."""
-        if not hasattr(os, "RWF_NOWAIT"):
-            return True
-        try:
-            os.preadv(self._descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system that does not know the flag
-            return True
-        return True
+        return in_memory(self._descriptor, offset)
 
     def ask(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Have the kernel read ranges of bytes ahead, in the background; nothing where it does not offer that."""
-        if not hasattr(os, "posix_fadvise"):
-            return
-        for start, stop in ranges:
-            for offset in range(start, stop, _WISH):
-                with suppress(OSError):  # a hint: some file systems take none
-                    os.posix_fadvise(self._descriptor, offset, min(_WISH, stop - offset), os.POSIX_FADV_WILLNEED)
+        read_ahead(self._descriptor, ranges)
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Nothing: the kernel fetches what is touched."""
 
 
+def in_memory(descriptor: int, offset: int) -> bool:
+    """Whether the page of a file at an offset is in memory; True where the system cannot tell."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        return True
+    try:
+        os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system that does not know the flag
+        return True
+    return True
+
+
+def read_ahead(descriptor: int, ranges: Sequence[tuple[int, int]]) -> None:
+    """Have the kernel read ranges of bytes of a file, start and stop, in the background, where it offers that."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for start, stop in ranges:
+        for offset in range(start, stop, _WISH):
+            with suppress(OSError):  # a hint: some file systems take none
+                os.posix_fadvise(descriptor, offset, min(_WISH, stop - offset), os.POSIX_FADV_WILLNEED)
+
+
+def with_enough_open_files(opening: Callable[[], T]) -> T:
+    """Open a file; where the limit of open files is met, raise it as far as the system lets us, and try once more."""
+    try:
+        return opening()
+    except OSError as error:
+        if error.errno != errno.EMFILE or not _raise_limit_of_open_files():
+            raise
+    return opening()
+
+
+def map_descriptor(descriptor: int, size: int) -> mmap.mmap:
+    """The first bytes of an open file as read-only memory."""
+    if sys.version_info >= (3, 13):  # else Python keeps the file open once more
+        return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ, trackfd=False)
+    return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+
+
 def _map(path: Path) -> tuple[int, memoryview]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if not os.fstat(descriptor).st_size:  # nothing, and no system maps that
-            return descriptor, memoryview(b"")
-        if sys.version_info >= (3, 13):  # else Python keeps the file open once more
-            return descriptor, memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ, trackfd=False))
-        return descriptor, memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+        size = os.fstat(descriptor).st_size
+        # Nothing cannot be mapped on any system.
+        return descriptor, memoryview(map_descriptor(descriptor, size) if size else b"")
     except (OSError, ValueError):
         os.close(descriptor)
         raise

@@ -6,8 +6,20 @@ from pathlib import Path
 
 from store.files.folder import Folder
 from store.files.local import LocalFolder
+from store.files.places import StorePath, store_path
 
 
-def open_folder(path: str | Path) -> Folder:
-    """The folder at a path."""
-    return LocalFolder(path)
+def open_folder(path: str | StorePath) -> Folder:
+    """The folder at a path or a URL, whether anything is there or not.
+
+    Raises
+    ------
+    UsageError
+        A URL of a kind whose driver is not installed, or that is not known.
+    """
+    place = store_path(path)
+    if isinstance(place, Path):
+        return LocalFolder(place)
+    from store.files.remote import RemoteFolder  # fsspec takes its time to import
+
+    return RemoteFolder(place)

@@ -1,0 +1,65 @@
+"""What goes wrong with a remote storage, in one line with its mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from store.errors import SupportsetError, UsageError
+
+_INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+
+_LOG_IN = "log in first: with `aws configure`, or by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_LOG_IN_GOOGLE = "log in first: `gcloud auth application-default login`"
+_CONNECT = "check the address (AWS_ENDPOINT_URL, where the server is not Amazon's) and that the server runs"
+_PERMIT = "check which credentials are used and what they permit"
+
+# By the name of the class, as the drivers are not imported here.
+_MENDS = {
+    "NoCredentialsError": _LOG_IN,
+    "PartialCredentialsError": _LOG_IN,
+    "DefaultCredentialsError": _LOG_IN_GOOGLE,
+    "RefreshError": _LOG_IN_GOOGLE,
+    "PermissionError": _PERMIT,
+    "ConnectionError": _CONNECT,
+    "HTTPClientError": _CONNECT,
+    "ClientConnectorError": _CONNECT,
+    "TimeoutError": _CONNECT,
+    "FileNotFoundError": "check the name of the bucket, or make it",
+    "FileExistsError": "an object stands where a folder should be: move it away",
+}
+
+
+@contextmanager
+def telling_remote(action: str, place: object) -> Iterator[None]:
+    """Turn whatever a driver raises into one line that names the place and the mend."""
+    try:
+        yield
+    except SupportsetError:
+        raise
+    except Exception as error:  # each driver has errors of its own, of no common class
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        mend = next((mend for kind in type(error).__mro__ if (mend := _MENDS.get(kind.__name__))), None)
+        raise SupportsetError(f"{place}: cannot {action}: {reason}" + (f"; {mend}" if mend else "")) from error
+
+
+@contextmanager
+def telling_drivers(url: str) -> Iterator[None]:
+    """Turn what fsspec raises for a kind of URL that it cannot open into one line."""
+    try:
+        yield
+    except ImportError as error:
+        package = _INSTALL.get(url.partition("://")[0])
+        mend = f"pip install {package}" if package else "install the package it names"
+        raise UsageError(f"{url}: this kind of URL needs a driver ({error}): {mend}") from None
+    except ValueError as error:
+        raise UsageError(
+            f"{url}: cannot be opened ({error}): use a path, s3://..., gs://..., or what fsspec knows"
+        ) from None
+    except Exception as error:
+        raise SupportsetError(f"{url}: cannot be opened: {' '.join(str(error).split())[:300]}") from error
+
+
+def names_missing_bucket(error: FileNotFoundError) -> bool:
+    """Whether not only the object is absent, but the bucket: drivers raise the same for both."""
+    return "bucket does not exist" in str(error).lower()
