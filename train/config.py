@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +19,9 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values are not coerced across kinds."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 class DataConfig(Section):
@@ -161,24 +164,34 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     UsageError
         Absent or malformed file, unknown key (with the nearest known one), value of a wrong type or range.
     """
-    path = Path(path)
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such configuration file; those shipped are in configs/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{path}: not readable as TOML: {error}") from None
+    tree = read_toml(path)
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree, str(path))
 
 
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A TOML file as a tree; UsageError where it is absent or malformed."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such configuration file; those shipped are in configs/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path}: not readable as TOML: {error}") from None
+
+
 def parse_config(tree: dict[str, Any], source: str) -> Config:
     """Validate a configuration tree; ``source`` names it in errors."""
+    return validated(Config, tree, source)
+
+
+def validated(kind: type[SectionT], tree: dict[str, Any], source: str) -> SectionT:
+    """Validate a tree of any kind of section; ``source`` names it in errors."""
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise UsageError(f"{source}: " + "; ".join(_in_words(problem) for problem in error.errors())) from None
+        raise UsageError(f"{source}: " + "; ".join(_in_words(kind, problem) for problem in error.errors())) from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -197,10 +210,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-def _in_words(problem: Any) -> str:
+def _in_words(kind: type[Section], problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_nearest(problem['loc'])}"
+        return f"unknown key {key!r}{_nearest(kind, problem['loc'])}"
     if problem["type"] == "missing":
         return f"key {key!r} is missing"
     if problem["type"] == "value_error":
@@ -208,12 +221,13 @@ def _in_words(problem: Any) -> str:
     return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
-def _nearest(location: tuple[Any, ...]) -> str:
+def _nearest(kind: type[Section], location: tuple[Any, ...]) -> str:
     from difflib import get_close_matches
 
-    section: Any = Config
+    section: Any = kind
     for part in location[:-1]:
         section = section.model_fields[part].annotation
+        section = next((each for each in get_args(section) if each is not type(None)), section)  # of an optional one
     known = list(section.model_fields)
     close = get_close_matches(str(location[-1]), known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"

@@ -54,6 +54,7 @@ def train(
     *,
     resume: bool = False,
     device: str = "auto",
+    data: RunData | None = None,
 ) -> TrainResult:
     """Train a model on stored features.
 
@@ -64,6 +65,7 @@ def train(
     out : run folder, by default ``runs/<name>``
     resume : go on from the folder's checkpoint; a folder without one starts from the beginning
     device : ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
+    data : what to train on where it is not what the configuration names: a fold of a cross-validation
 
     Raises
     ------
@@ -81,7 +83,8 @@ def train(
     else:
         folder.check_free()
     accelerator = open_accelerator(optim, device)
-    data = open_run_data(config, store)
+    if data is None:
+        data = open_run_data(config, store)
 
     random.seed(config.seed)
     torch.manual_seed(config.seed)

@@ -1,0 +1,61 @@
+"""``ablate``: variants of a configuration over several seeds, and what they differ in."""
+
+from __future__ import annotations
+
+import click
+
+from commands.options import device_option, json_option, print_json, store_option
+
+
+@click.command("ablate")
+@click.argument("grid", type=click.Path(dir_okay=False))
+@store_option
+@click.option("--out", help="The study's folder, with what is finished of it.  [default: runs/NAME, NAME the grid's]")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time; threads are divided."
+)
+@click.option("--retry-failed", is_flag=True, help="Try runs again that failed before.")
+@click.option("--keep-models", is_flag=True, help="Leave every run's folder below OUT/work.")
+@click.option("--tables-only", is_flag=True, help="Train nothing: make the tables anew from what is finished.")
+@device_option
+@json_option
+def ablate_command(
+    grid: str,
+    store: str,
+    out: str | None,
+    jobs: int,
+    retry_failed: bool,
+    keep_models: bool,
+    tables_only: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Run the variants of GRID over its seeds, and write one table: Markdown, JSON and a plot.
+
+    GRID is a TOML file (see configs/ablations/). Every finished run leaves a small file; the same command goes on where
+    the study was broken off, and makes those runs anew whose configuration has changed.
+    """
+    from train.ablation.grid import load_grid
+    from train.ablation.markdown import markdown
+    from train.ablation.study import read_study, run_study
+    from train.ablation.table import tabulate, write_tables
+
+    plan = load_grid(grid)
+    folder = out or f"runs/{plan.name}"
+    study = (
+        read_study(plan, folder)
+        if tables_only
+        else run_study(
+            plan, folder, store, jobs=jobs, device=device, retry_failed=retry_failed, keep_models=keep_models
+        )
+    )
+    table = tabulate(study)
+    files = write_tables(study, table)
+    if as_json:
+        print_json({**table, "files": files})
+    else:
+        click.echo(markdown(table))
+        click.echo(f"written: {', '.join(files)}", err=True)
+    if study.failed:
+        click.echo(f"{len(study.failed)} runs failed; --retry-failed tries them again", err=True)
+        raise click.exceptions.Exit(1)

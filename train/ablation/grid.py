@@ -1,0 +1,239 @@
+"""The grid of a study: which variants of a configuration, which seeds, which folds, and what is searched before.
+
+name = "objective"                     # of the study; default: the file's name
+base = "../flickr8k.toml"              # the configuration that variants change, from the grid's folder
+seeds = [0, 1, 2, 3, 4]
+split = "dev"                          # reported; default: as `eval`. With folds: the held-out fold
+folds = 5                              # cross-validation by source video; default: none
+metric = "t2v/R@1"                     # of the tests between variants
+
+[overrides]                            # of every variant
+optim.epochs = 2
+
+[variants.none]                        # the first variant is what the others are compared with
+support.captioning = "none"
+[variants.none.search]                 # values of its own, where those of the search have no effect
+optim.learning_rate = [1e-4, 2e-4, 4e-4]
+[variants.cross]
+
+[search]                               # the same number of trials for each variant, judged on validation
+trials = 3
+[search.values]
+loss.weight = [0.03, 0.1, 0.3, 1.0]
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from store.errors import UsageError
+from train.config import Config, Section, parse_config, read_toml, validated
+
+Metric = Literal["t2v/R@1", "t2v/R@5", "t2v/R@10", "v2t/R@1", "v2t/R@5", "v2t/R@10", "rsum"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class SearchSection(Section):
+    """Hyper-parameter search with equal effort for each variant."""
+
+    trials: int = Field(ge=1)  # of each variant
+    seed: int = Field(1000, ge=0)  # of the trials' training and of the draw; apart from the study's seeds
+    folds: Literal["each", "first"] = "each"  # values for each fold, or those of the first fold for all
+    values: dict[str, Any] = Field(
+        {}
+    )  # key -> list of values; trials are different combinations of them, drawn at random
+    overrides: dict[str, Any] = Field({})  # of the trials alone, such as fewer epochs
+
+
+class GridFile(Section):
+    """A grid as it is written."""
+
+    name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$")
+    base: str
+    seeds: list[int] = Field(min_length=1)
+    split: str = ""
+    folds: int | None = Field(None, ge=2)
+    metric: Metric = "t2v/R@1"
+    note: str = ""  # printed over the tables
+    overrides: dict[str, Any] = Field({})
+    variants: dict[str, dict[str, Any]] = Field(min_length=1)
+    search: SearchSection | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table to come.
+
+    Attributes
+    ----------
+    name : of the variant
+    tree : its configuration, not validated: base, overrides and what makes the variant
+    changes : what makes the variant, key by key
+    candidates : the combinations of values that its trials try; empty without a search
+    """
+
+    name: str
+    tree: dict[str, Any]
+    changes: dict[str, Any]
+    candidates: tuple[dict[str, Any], ...]
+
+    def config(self, seed: int, values: Mapping[str, Any] | None = None) -> Config:
+        """The configuration of one run of it; ``values`` are those that a search chose."""
+        tree = merged(self.tree, nested({"name": self.name, "seed": seed, **(values or {})}))
+        return parse_config(tree, f"variant {self.name!r}")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A study: `load_grid` reads one.
+
+    Attributes
+    ----------
+    name, seeds, split, folds, metric, note : as in the file; an empty split is that of ``eval``
+    variants : in the order of the file; the first is the reference
+    search : None where nothing is searched
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    split: str
+    folds: int | None
+    metric: Metric
+    note: str
+    variants: tuple[Variant, ...]
+    search: SearchSection | None
+
+    @property
+    def fold_numbers(self) -> tuple[int | None, ...]:
+        """Numbers of the folds; one None without."""
+        return tuple(range(self.folds)) if self.folds else (None,)
+
+    @property
+    def search_folds(self) -> tuple[int | None, ...]:
+        """Folds that values are searched for."""
+        assert self.search is not None
+        return self.fold_numbers if self.search.folds == "each" else self.fold_numbers[:1]
+
+
+def load_grid(path: str | Path) -> Grid:
+    """Read a grid and check every configuration in it.
+
+    Raises
+    ------
+    UsageError
+        Absent or malformed file, unknown key, a variant or a combination of values that is no configuration, fewer
+        combinations than trials, searched keys that change nothing for a variant.
+    """
+    path = Path(path)
+    file = validated(GridFile, read_toml(path), str(path))
+    if len(set(file.seeds)) < len(file.seeds):
+        raise UsageError(f"{path}: seeds = {file.seeds}: a seed stands there twice")
+    base = read_toml(path.parent / file.base)
+    variants = []
+    for name, tree in file.variants.items():
+        if not _NAME.fullmatch(name):
+            raise UsageError(f"{path}: variant {name!r}: letters, digits, '.', '_' and '-' only, it names files")
+        tree = dict(tree)
+        own = tree.pop("search", None)
+        if own is not None and file.search is None:
+            raise UsageError(f"{path}: variant {name!r} has values to search, but there is no [search] with its trials")
+        variant = Variant(name, merged(merged(base, file.overrides), tree), flat(tree), ())
+        try:
+            first = variant.config(file.seeds[0])
+            for seed in file.seeds[1:]:
+                variant.config(seed)
+            if file.search is not None:
+                values = file.search.values if own is None else own
+                variant = replace(variant, candidates=_candidates(variant, file.search, values, first))
+            if file.folds and first.data.validation_split:
+                raise UsageError(
+                    f"data.validation_split = {first.data.validation_split!r} does not go with folds, which hold out "
+                    "their validation clips themselves: set it to ''"
+                )
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
+        variants.append(variant)
+    name = file.name or path.stem
+    return Grid(name, tuple(file.seeds), file.split, file.folds, file.metric, file.note, tuple(variants), file.search)
+
+
+def _candidates(variant: Variant, search: SearchSection, values: Any, config: Config) -> tuple[dict[str, Any], ...]:
+    """Different combinations of the values, as many as there are trials, drawn at random."""
+    lists = flat(values) if isinstance(values, dict) else {}
+    if not lists or not all(isinstance(each, list) and each for each in lists.values()):
+        raise UsageError(f"variant {variant.name!r}: what is searched must be section.key = [value, value, ...]")
+    if config.optim.select_by == "last":
+        raise UsageError(f"variant {variant.name!r}: optim.select_by = 'last' gives no score to judge trials by")
+    if idle := [key for key in lists if key in without_effect(config)]:
+        raise UsageError(
+            f"variant {variant.name!r}: {', '.join(idle)} changes nothing there, so its trials would be fewer than "
+            f"they look; give it values of its own in [variants.{variant.name}.search]"
+        )
+    count = math.prod(len(each) for each in lists.values())
+    if count < search.trials:
+        raise UsageError(
+            f"variant {variant.name!r}: {count} combinations of values for search.trials = {search.trials}; every "
+            "variant gets the same number of trials: list more values, or ask for fewer trials"
+        )
+    drawn = np.random.default_rng([search.seed, count]).permutation(count)[: search.trials]
+    found = []
+    for number in sorted(drawn.tolist()):
+        chosen = {}
+        for key, each in lists.items():
+            number, place = divmod(number, len(each))
+            chosen[key] = each[place]
+        trial = chosen | flat(search.overrides)
+        trial_config = variant.config(search.seed, trial)
+        if not trial_config.data.validation_split and trial_config.data.holdout == 0:
+            raise UsageError(f"variant {variant.name!r}: a search needs validation clips: set data.holdout above 0")
+        found.append(chosen)
+    return tuple(found)
+
+
+def without_effect(config: Config) -> set[str]:
+    """Keys that a search might list and that change nothing of such a run."""
+    idle = set()
+    if config.support.captioning == "none":
+        idle |= {"loss.weight", "support.temperature"}
+    if config.support.captioning == "identity":
+        idle |= {"support.temperature"}
+    if config.loss.contrastive == "infonce":
+        idle |= {"loss.margin", "loss.negatives", "loss.warmup", "loss.warmup_epochs"}
+    return idle
+
+
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree with some values replaced, section by section."""
+    result = dict(tree)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``section.key`` -> value of a tree."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of ``section.key`` -> value."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        inner = tree
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
+    return tree
