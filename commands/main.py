@@ -16,6 +16,7 @@ from store.errors import SupportsetError
 VERBS = {
     "extract": "commands.extract",
     "train": "commands.train",
+    "ablate": "commands.ablate",
     "eval": "commands.evaluate",
     "search": "commands.search",
     "store": "commands.store",
