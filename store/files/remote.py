@@ -203,7 +203,7 @@ class RemoteFolder:
                 system.pipe_file(path, content)
                 return True
             if self._below(root):
-                raise FileExistsError(errno.EEXIST, "a tree is there already")
+                raise SupportsetError(f"{self.place / root}: cannot write: is there already, and is never replaced")
             try:
                 system.pipe(contents)
             except Exception:
