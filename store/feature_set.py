@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 
 from store.card import FeatureCard, Recipe, load_card
+from store.clip_table import ClipTable
 from store.errors import SupportsetError, UsageError
-from store.files import open_folder
-from store.index import OK, SCHEMA, ShardIndex, effective, index_name, read_all
-from store.shard import Array, shard_format
+from store.files import StorePath, as_part, open_folder, store_path
+from store.index import OK, index_name
+from store.index_cache import open_clip_table
+from store.mapped_shards import MappedShards
+from store.shard import Array
 
 _RELOCATING = threading.Lock()  # of all sets: it happens rarely, and a lock of each would not travel to other processes
 
@@ -35,32 +38,35 @@ class FeatureSet:
     card : its card
     dim : D, numbers a step
     dtype : of the values
+    check : whether every clip that is read is compared with its checksum
     """
 
-    def __init__(self, path: str | Path, card: FeatureCard, indexes: list[ShardIndex], tables: list[pa.Table]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | StorePath, card: FeatureCard, clips: ClipTable, check: bool = False) -> None:
+        self.path = store_path(path)
         self.card = card
         self.dim = card.recipe.dim
         self.dtype = np.dtype(card.recipe.dtype)
+        self.check = check
         self._folder = open_folder(path).child("shards")
-        self._indexes = indexes
-        self._rows = _effective_rows(tables)
-        ok = self._rows.filter(pc.equal(self._rows["status"], OK))
-        self._ids = ok["clip_id"].combine_chunks()
-        # Of each clip, the number of its shard and its first row there. One tuple, replaced as a whole: see _relocate.
-        self._places: tuple[Array, Array] = ok["shard_rank"].to_numpy(), ok["offset"].to_numpy()
-        self._length = ok["length"].to_numpy()
-        self._views = self._no_views()
-        self._needed: tuple[tuple[Array, Array], Array] | None = None
+        self._clips = clips
+        self._indexes = clips.indexes
+        self._rows = clips.rows
+        # (N, 3) int64: of each clip the number of its shard, and its first row there and the one after its last. Side
+        # by side, because clips are asked for at random; replaced as a whole, see _relocate.
+        self._places = np.stack([clips.shard, clips.offset, clips.offset + clips.length], axis=1)
+        self._length = clips.length
+        self._mapped = self._nothing_mapped()
+        self._needed: tuple[Array, Array] | None = None
 
     @classmethod
-    def open(cls, path: str | Path, recipe: Recipe | None = None) -> FeatureSet:
+    def open(cls, path: str | StorePath, recipe: Recipe | None = None, *, check: bool = False) -> FeatureSet:
         """Open the feature set in a folder.
 
         Parameters
         ----------
         path : the feature set's folder
         recipe : where given, the set must be of exactly this recipe
+        check : compare every clip that is read with its checksum; that costs about a third of the speed
 
         Raises
         ------
@@ -75,34 +81,34 @@ class FeatureSet:
             fields = ", ".join(card.recipe.differences(recipe))
             raise UsageError(f"{path}: is of another recipe than asked for (differs in {fields}): extract it anew")
         shards = folder.child("shards")
-        indexes, tables = read_all(shards)
-        for index in indexes:
+        clips = open_clip_table(folder, shards)
+        for index in clips.indexes:
             if index.recipe_hash != card.recipe.hash:
                 raise SupportsetError(
                     f"{shards}/{index_name(index.shard)}: belongs to the recipe {index.recipe_hash}, the card is of "
                     f"{card.recipe.hash}: move the shard to the feature set it came from"
                 )
-        return cls(path, card, indexes, tables)
+        return cls(path, card, clips, check)
 
-    @cached_property
+    @property
     def clip_ids(self) -> list[str]:
         """Ids of the clips that have features, in the order in which they lie on disk."""
-        return self._ids.to_pylist()
+        return self._clips.clip_ids
 
     def __len__(self) -> int:
         """Number of clips that have features."""
-        return len(self._ids)
+        return len(self._clips)
 
     def __contains__(self, clip_id: object) -> bool:
         """Whether a clip has features."""
-        return clip_id in self._row_of
+        return clip_id in self._clips.number_of
 
     def __repr__(self) -> str:
         return f"FeatureSet({str(self.path)!r}, {len(self)} clips of {self.dim} x {self.dtype})"
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps do not travel to another process; they are made again there.
-        return {**self.__dict__, "_views": self._no_views()}
+        return {**self.__dict__, "_mapped": self._nothing_mapped()}
 
     def find(self, clip_ids: Iterable[str]) -> Array:
         """Rows of clips, for :meth:`read_rows`: look ids up once, read many times.
@@ -117,11 +123,10 @@ class FeatureSet:
             One line that names the clips that have no features, and what is known of them.
         """
         clip_ids = list(clip_ids)
-        row_of = self._row_of
         try:
-            return np.array(list(map(row_of.__getitem__, clip_ids)), dtype=np.int64)
+            return self._clips.find(clip_ids)
         except KeyError:
-            raise self._absent([clip_id for clip_id in clip_ids if clip_id not in row_of]) from None
+            raise self._absent([clip_id for clip_id in clip_ids if clip_id not in self]) from None
 
     def lengths(self, clip_ids: Iterable[str]) -> Array:
         """Number of steps of each clip: (N,) int64, in the order asked."""
@@ -144,9 +149,7 @@ class FeatureSet:
 
     def read_timestamps(self, clip_ids: Iterable[str]) -> Array:
         """Copy the timestamps of clips, in the order asked: (ΣT, 2) float64 seconds, start and end of each step."""
-        rows = self.find(clip_ids)
-        offsets = self._offsets(rows)
-        return self._gather("timestamps", rows, offsets, np.empty((offsets[-1], 2), np.float64))
+        return self._gather("timestamps", self.find(clip_ids), None)[0]
 
     def read_rows(self, rows: Array, out: Array | None = None) -> tuple[Array, Array]:
         """Like :meth:`read`, for rows that :meth:`find` gave.
@@ -156,10 +159,7 @@ class FeatureSet:
         rows : (N,) int64
         out : (at least ΣT, D) array to copy into; what is returned views it
         """
-        offsets = self._offsets(rows)
-        if out is None:
-            out = np.empty((offsets[-1], self.dim), self.dtype)
-        return self._gather("values", rows, offsets, out[: offsets[-1]]), offsets
+        return self._gather("values", rows, out)
 
     def rows(self) -> pa.Table:
         """One row a clip, failures included: what the index says, by the rule of precedence.
@@ -171,16 +171,13 @@ class FeatureSet:
             ``source_path``, ``source_size``, ``source_mtime_ns``, ``source_hash``, ``seconds``, ``generation``,
             and ``shard``, the id of the shard that holds it.
         """
-        ids = pa.array([index.shard for index in self._indexes], pa.string())
-        return self._rows.drop_columns("shard_rank").append_column("shard", ids.take(self._rows["shard_rank"]))
+        rows, indexes = (self._rows, self._indexes) if self._rows is not None else self._clips.read_rows(self._folder)
+        ids = pa.array([index.shard for index in indexes], pa.string())
+        return rows.drop_columns("shard_rank").append_column("shard", ids.take(rows["shard_rank"]))
 
     def statuses(self) -> dict[str, int]:
         """Number of clips by status, ``ok`` first."""
-        counts = pc.value_counts(self._rows["status"].combine_chunks()).to_pylist()
-        return {
-            item["values"]: item["counts"]
-            for item in sorted(counts, key=lambda item: (item["values"] != OK, item["values"]))
-        }
+        return self._clips.statuses
 
     def scan(self) -> Iterator[tuple[str, Array, Array]]:
         """Go through everything in the order on disk.
@@ -191,52 +188,76 @@ class FeatureSet:
         values : (T, D) a read-only view on the mapped file
         timestamps : (T, 2) float64 seconds, a read-only view
         """
-        for row, clip_id in enumerate(self.clip_ids):
-            arrays = []
+        ids = self.clip_ids
+        bounds = np.flatnonzero(np.diff(self._clips.shard, prepend=-1, append=-1))  # a shard at a time is asked for
+        for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            rows = np.arange(first, last)
+            parts = []
             for name in ("values", "timestamps"):
-                (shard,), (start,), views = self._located(name, np.array([row]))
-                arrays.append(views[shard][start : start + self._length[row]])
-            yield clip_id, arrays[0], arrays[1]
+                places, mapped = self._located(name, rows)
+                mapped.await_bytes(places)
+                parts.append([mapped.views[shard][start:stop] for shard, start, stop in places.tolist()])
+                if self.check:
+                    self._compare(rows, parts[-1], name)
+            yield from zip(ids[first:last], *parts, strict=True)
 
-    @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {clip_id: row for row, clip_id in enumerate(self.clip_ids)}
+    def prefetch(self, rows: Array) -> None:
+        """Ask for clips that will be read soon; returns at once. Nothing happens where they lie in memory already.
 
-    def _offsets(self, rows: Array) -> Array:
+        Parameters
+        ----------
+        rows : (N,) int64 that :meth:`find` gave, such as those of the next batch
+        """
+        places, mapped = self._located("values", rows)
+        mapped.ask(places)
+
+    def _gather(self, name: str, rows: Array, out: Array | None) -> tuple[Array, Array]:
+        places, mapped = self._located(name, rows)
+        mapped.await_bytes(places)
         offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(self._length[rows], out=offsets[1:])
-        return offsets
-
-    def _gather(self, name: str, rows: Array, offsets: Array, out: Array) -> Array:
-        shards, starts, views = self._located(name, rows)
-        stops = starts + self._length[rows]
+        np.cumsum(places[:, 2] - places[:, 1], out=offsets[1:])
         bounds = offsets.tolist()
+        out = np.empty((bounds[-1], mapped.columns), mapped.dtype) if out is None else out[: bounds[-1]]
+        views, columns = mapped.views, places.T.tolist()
         # The loop that decides the speed: one slice copy a clip, nothing else.
-        for shard, start, stop, low, high in zip(
-            shards, starts.tolist(), stops.tolist(), bounds[:-1], bounds[1:], strict=True
-        ):
+        for shard, start, stop, low, high in zip(*columns, bounds[:-1], bounds[1:], strict=True):
             out[low:high] = views[shard][start:stop]
-        return out
+        if self.check:
+            self._compare(rows, [out[low:high] for low, high in pairwise(bounds)], name)
+        return out, offsets
 
-    def _no_views(self) -> dict[str, list[Any]]:
-        return {name: [None] * len(self._indexes) for name in ("values", "timestamps")}
+    def _compare(self, rows: Array, copies: list[Array], name: str) -> None:
+        """Compare clips with their checksums."""
+        stated = self._clips.checksum if name == "values" else self._clips.timestamps_checksum
+        found = (xxhash.xxh3_64_intdigest(as_part(copy)) for copy in copies)
+        pairs = zip(rows.tolist(), found, stated[rows].tolist(), strict=True)
+        if wrong := [row for row, digest, expected in pairs if digest != expected]:
+            first = self.clip_ids[wrong[0]]
+            shard = self._indexes[int(self._places[wrong[0], 0])].shard
+            raise SupportsetError(
+                f"{self._folder}/{shard}: the {name} of {len(wrong)} clips ({first!r}{', ...' if wrong[1:] else ''}) "
+                "are not what was written: `store verify --drop-damaged`, then the same `extract` again"
+            )
 
-    def _located(self, name: str, rows: Array) -> tuple[list[int], Array, list[Any]]:
-        """The shard and the first row in it of each clip, and views on one array of those shards."""
+    def _nothing_mapped(self) -> dict[str, MappedShards]:
+        return {
+            "values": MappedShards(self._folder, self._indexes, "values", self.dtype, self.dim),
+            "timestamps": MappedShards(self._folder, self._indexes, "timestamps", np.dtype(np.float64), 2),
+        }
+
+    def _located(self, name: str, rows: Array) -> tuple[Array, MappedShards]:
+        """Shard, first row and row after the last of each clip, (N, 3) int64, and the shards, those of them mapped."""
         while True:
-            places = self._places
-            shards = places[0][rows].tolist()
-            views = self._views[name]
+            all_places = self._places
+            places, mapped = all_places.take(rows, axis=0), self._mapped[name]
             try:
-                for shard in set(shards):
-                    if views[shard] is None:
-                        views[shard] = self._map(name, shard)
+                mapped.map(places[:, 0], self._steps_needed())
             except SupportsetError:
                 with _RELOCATING:
-                    if self._places is places and not self._relocate(rows):
+                    if self._places is all_places and not self._relocate(rows):
                         raise
             else:
-                return shards, places[1][rows], views
+                return places, mapped
 
     def _relocate(self, asked: Array) -> bool:
         """Find clips again whose shards were replaced and removed since; False where that befell none of those asked.
@@ -246,7 +267,8 @@ class FeatureSet:
         SupportsetError
             The features of a clip that was asked for are not the same any more, or gone.
         """
-        shards, starts = (part.copy() for part in self._places)
+        places = self._places.copy()
+        shards = places[:, 0]
         gone = [
             shard
             for shard in np.unique(shards).tolist()
@@ -256,10 +278,10 @@ class FeatureSet:
         if not np.isin(asked, rows).any():
             return False
         now = FeatureSet.open(self.path, self.card.recipe)
-        there = np.array([now._row_of.get(self.clip_ids[row], -1) for row in rows], np.int64)
+        there = np.array([now._clips.number_of.get(self.clip_ids[row], -1) for row in rows], np.int64)
         same = there >= 0
         for column in ("checksum", "timestamps_checksum", "length"):
-            before, after = (_of_ok(feature_set, column) for feature_set in (self, now))
+            before, after = (getattr(feature_set._clips, column) for feature_set in (self, now))
             same[same] &= before[rows[same]] == after[there[same]]
         if len(lost := np.intersect1d(asked, rows[~same])):
             raise SupportsetError(
@@ -267,53 +289,27 @@ class FeatureSet:
                 f"({self.clip_ids[lost[0]]!r}{', ...' if len(lost) > 1 else ''}): open the set again"
             )
         rows, there = rows[same], there[same]
-        shards[rows] = now._places[0][there] + len(self._indexes)
-        starts[rows] = now._places[1][there]
+        places[rows] = now._places[there] + [len(self._indexes), 0, 0]
         # Another thread may be reading: numbers of shards stay what they are, and the places come last.
+        self._mapped = {name: mapped.extend(now._indexes) for name, mapped in self._mapped.items()}
         self._indexes = [*self._indexes, *now._indexes]
-        self._views = {name: views + [None] * len(now._indexes) for name, views in self._views.items()}
-        self._rows = _with_places(self._rows, shards, starts)
-        self._places = shards, starts
+        if self._rows is not None:
+            self._rows = _with_places(self._rows, places)
+        self._places = places
         return True
 
-    def _map(self, name: str, shard: int) -> Array:
-        index = self._indexes[shard]
-        mend = f"restore it, or delete {index_name(index.shard)} to have its clips extracted again"
-        location = index.arrays.get(name)
-        for file in index.files if location is None else [index.file(location.file)]:
-            size = self._folder.size(file.name)
-            if size is None:
-                raise SupportsetError(f"{self._folder}/{file.name}: the shard file is gone: {mend}")
-            if size != file.size:
-                raise SupportsetError(
-                    f"{self._folder}/{file.name}: the shard file has {size} bytes, its index says {file.size}: {mend}"
-                )
-        if location is None:  # an archive, compressed: unpacked into memory as a whole
-            array = shard_format(index.shard_format).decode(self._folder, index.shard, name)
-        else:
-            if location.offset + location.nbytes > index.file(location.file).size:
-                raise SupportsetError(f"{self._folder}/{location.file}: shorter than its index says {name} are: {mend}")
-            array = location.view(self._folder.map(location.file).content)
-        steps = self._steps_needed(shard)
-        dtype, columns = {"values": (self.dtype, self.dim), "timestamps": (np.dtype(np.float64), 2)}[name]
-        if array.dtype != dtype or array.shape[1:] != (columns,) or len(array) < steps:
-            raise SupportsetError(
-                f"{self._folder}/{index_name(index.shard)}: its {name} are {array.dtype} {array.shape}, needed are "
-                f"{dtype} ({steps}, {columns}): {mend}"
-            )
-        return array
-
-    def _steps_needed(self, shard: int) -> int:
-        """Number of rows that a shard's arrays must have at least."""
+    def _steps_needed(self) -> Array:
+        """Number of rows that each shard's arrays must have at least."""
         places, cached = self._places, self._needed
         if cached is None or cached[0] is not places:
             needed = np.zeros(len(self._indexes), np.int64)
-            np.maximum.at(needed, places[0], places[1] + self._length)
+            np.maximum.at(needed, places[:, 0], places[:, 2])
             cached = self._needed = places, needed
-        return int(cached[1][shard])
+        return cached[1]
 
     def _absent(self, clip_ids: Sequence[str]) -> SupportsetError:
-        failed = self._rows.filter(pc.is_in(self._rows["clip_id"], pa.array(clip_ids[:3], pa.string())))
+        rows = self.rows()
+        failed = rows.filter(pc.is_in(rows["clip_id"], pa.array(clip_ids[:3], pa.string())))
         status = dict(zip(failed["clip_id"].to_pylist(), failed["status"].to_pylist(), strict=True))
         told = ", ".join(f"{clip_id!r} ({status.get(clip_id, 'never extracted')})" for clip_id in clip_ids[:3])
         more = f" and {len(clip_ids) - 3} more" if len(clip_ids) > 3 else ""
@@ -323,26 +319,12 @@ class FeatureSet:
         )
 
 
-def _effective_rows(tables: list[pa.Table]) -> pa.Table:
-    """The rows that count, with the rank of their shard among the indexes, which are sorted by shard id."""
-    rank = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-    table = table.append_column("shard_rank", pa.array(rank, pa.int64()))
-    return table.take(effective(table, rank))
-
-
-def _of_ok(feature_set: FeatureSet, column: str) -> Array:
-    """A column of numbers of the clips that have features."""
-    rows = feature_set._rows
-    return rows.filter(pc.equal(rows["status"], OK))[column].to_numpy()
-
-
-def _with_places(rows: pa.Table, shards: Array, starts: Array) -> pa.Table:
+def _with_places(rows: pa.Table, places: Array) -> pa.Table:
     """The rows with other shards and offsets for the clips that have features."""
     ok = pc.equal(rows["status"], OK).to_numpy()
-    for column, places in (("shard_rank", shards), ("offset", starts)):
+    for number, column in enumerate(("shard_rank", "offset")):
         numbers = pc.fill_null(rows[column], 0).to_numpy().copy()
-        numbers[ok] = places
+        numbers[ok] = places[:, number]
         mask = ~ok if column == "offset" else None
         at = rows.column_names.index(column)
         rows = rows.set_column(at, rows.schema.field(at), pa.array(numbers, mask=mask))

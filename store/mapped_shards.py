@@ -1,0 +1,157 @@
+"""The arrays of a set's shards as views on mapped files, made when they are first needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from store.errors import SupportsetError
+from store.files import Folder, MappedFile
+from store.index import ShardIndex, index_name
+from store.shard import Array, shard_format
+
+PROBES = 8  # clips of a batch that are looked at to tell whether the files lie in memory
+_NEAR = 64 * 1024  # bytes: ranges this near are asked for as one
+
+
+class MappedShards:
+    """One array, ``values`` or ``timestamps``, of each shard.
+
+    Parameters
+    ----------
+    folder : of the shards
+    indexes : of the shards
+    name : of the array
+    dtype, columns : what its rows must be
+
+    Attributes
+    ----------
+    views : (steps, columns) array of each shard, None as long as it was not needed
+    """
+
+    def __init__(
+        self, folder: Folder, indexes: list[ShardIndex], name: str, dtype: np.dtype[Any], columns: int
+    ) -> None:
+        self.name, self.dtype, self.columns = name, dtype, columns
+        self._folder, self._indexes = folder, list(indexes)
+        self.views: list[Array | None] = [None] * len(indexes)
+        self._files: list[tuple[MappedFile, int] | None] = [None] * len(indexes)
+        self._is_mapped = np.zeros(len(indexes), bool)
+        self._distant = False  # whether bytes of any must be fetched before they are touched
+        self._probes = PROBES
+
+    def extend(self, indexes: list[ShardIndex]) -> MappedShards:
+        """The same with more shards behind; what is mapped stays so."""
+        longer = MappedShards(self._folder, [*self._indexes, *indexes], self.name, self.dtype, self.columns)
+        longer.views[: len(self.views)] = self.views
+        longer._files[: len(self._files)] = self._files
+        longer._is_mapped[: len(self.views)] = [view is not None for view in longer.views[: len(self.views)]]
+        longer._distant = self._distant
+        return longer
+
+    def map(self, shards: Array, steps: Array) -> None:
+        """Have views of some shards.
+
+        Parameters
+        ----------
+        shards : (N,) their numbers, in any order, repeats allowed
+        steps : (all shards,) rows that each must have at least
+
+        Raises
+        ------
+        SupportsetError
+            A file is gone, has another size than its index says, or holds something else.
+        """
+        if self._is_mapped[shards].all():
+            return
+        for shard in np.unique(shards[~self._is_mapped[shards]]).tolist():
+            self.views[shard] = self._map(shard, int(steps[shard]))
+            self._is_mapped[shard] = True
+
+    def await_bytes(self, places: Array) -> None:
+        """Have the rows of some clips ready to be copied: fetched where they are far, read ahead where they are cold.
+
+        On a disk, pages that must be read one by one as they are touched are some 25 times slower than asked for
+        ahead, and asking for pages that lie in memory costs a third of the speed. So some clips are looked at.
+
+        Parameters
+        ----------
+        places : (N, 3) int64, of each clip its shard, which is mapped, its first row and the row after its last
+        """
+        if self._distant:
+            wanted = self._ranges(places)
+            for shard, ranges in wanted.items():  # all first, so that they come side by side
+                self._file(shard)[0].ask(ranges)
+            for shard, ranges in wanted.items():
+                self._file(shard)[0].fetch(ranges)
+        elif self._is_cold(places):
+            self._ask(places)
+
+    def ask(self, places: Array) -> None:
+        """Say which rows will be needed soon; returns at once."""
+        if self._distant or self._is_cold(places):
+            self._ask(places)
+
+    def _ask(self, places: Array) -> None:
+        for shard, ranges in self._ranges(places).items():
+            self._file(shard)[0].ask(ranges)
+
+    def _is_cold(self, places: Array) -> bool:
+        row_bytes = self.columns * self.dtype.itemsize
+        for shard, start, _ in places[:: -(-len(places) // self._probes) or 1].tolist():
+            if (found := self._files[shard]) and not found[0].is_cached(found[1] + start * row_bytes):
+                self._probes = PROBES
+                return True
+        self._probes = max(1, self._probes - 1)  # it gets more and more likely that all lies in memory
+        return False
+
+    def _file(self, shard: int) -> tuple[MappedFile, int]:
+        found = self._files[shard]
+        assert found is not None  # only mapped shards are asked for, by _ranges
+        return found
+
+    def _ranges(self, places: Array) -> dict[int, list[tuple[int, int]]]:
+        """Ranges of bytes by shard, sorted, near ones merged."""
+        row_bytes = self.columns * self.dtype.itemsize
+        ranges: dict[int, list[tuple[int, int]]] = {}
+        for shard, start, stop in places[np.lexsort((places[:, 1], places[:, 0]))].tolist():
+            if (found := self._files[shard]) is None:  # an archive: it was unpacked into memory
+                continue
+            low, high = found[1] + start * row_bytes, found[1] + stop * row_bytes
+            merged = ranges.setdefault(shard, [])
+            if merged and low - merged[-1][1] <= _NEAR:
+                merged[-1] = merged[-1][0], max(high, merged[-1][1])
+            else:
+                merged.append((low, high))
+        return ranges
+
+    def _map(self, shard: int, steps: int) -> Array:
+        index = self._indexes[shard]
+        mend = f"restore it, or delete {index_name(index.shard)} to have its clips extracted again"
+        location = index.arrays.get(self.name)
+        for file in index.files if location is None else [index.file(location.file)]:
+            size = self._folder.size(file.name)
+            if size is None:
+                raise SupportsetError(f"{self._folder}/{file.name}: the shard file is gone: {mend}")
+            if size != file.size:
+                raise SupportsetError(
+                    f"{self._folder}/{file.name}: the shard file has {size} bytes, its index says {file.size}: {mend}"
+                )
+        if location is None:  # an archive, compressed: unpacked into memory as a whole
+            array = shard_format(index.shard_format).decode(self._folder, index.shard, self.name)
+        else:
+            if location.offset + location.nbytes > index.file(location.file).size:
+                raise SupportsetError(
+                    f"{self._folder}/{location.file}: shorter than its index says {self.name} are: {mend}"
+                )
+            mapped = self._folder.map(location.file)
+            array = location.view(mapped.content)
+            self._files[shard] = mapped, location.offset
+            self._distant |= not mapped.complete
+        if array.dtype != self.dtype or array.shape[1:] != (self.columns,) or len(array) < steps:
+            raise SupportsetError(
+                f"{self._folder}/{index_name(index.shard)}: its {self.name} are {array.dtype} {array.shape}, needed "
+                f"are {self.dtype} ({steps}, {self.columns}): {mend}"
+            )
+        return array

@@ -1,0 +1,168 @@
+"""Reading with checks, asking ahead, and files that must be fetched first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from store.errors import SupportsetError
+from store.feature_set import FeatureSet
+from store.files import LocalFolder, MappedFile
+from store.files.mapping import LocalMapping
+from store.mapped_shards import PROBES
+from tests.store.samples import DIM, FORMATS, clips, write
+
+ROW = DIM * 2  # bytes
+
+
+class Distant:
+    """A mapped file whose bytes are wrong until they were fetched."""
+
+    complete = False
+
+    def __init__(self, content: bytes) -> None:
+        self._whole = content
+        self._room = bytearray(b"\xaa" * len(content))
+        self.content = memoryview(self._room)
+        self.asked: list[tuple[int, int]] = []
+        self.fetched: list[tuple[int, int]] = []
+
+    def is_cached(self, offset: int) -> bool:
+        return True
+
+    def ask(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.asked += ranges
+
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
+        self.fetched += ranges
+        for start, stop in ranges:
+            self._room[start:stop] = self._whole[start:stop]
+
+
+@pytest.fixture
+def distant(monkeypatch: pytest.MonkeyPatch) -> dict[str, Distant]:
+    """Files by name, as they are mapped: none is complete."""
+    files: dict[str, Distant] = {}
+
+    def far(self: LocalFolder, name: str) -> MappedFile:
+        return files.setdefault(name, Distant((self.path / name).read_bytes()))
+
+    monkeypatch.setattr(LocalFolder, "map", far)
+    return files
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What the kernel is asked to read ahead."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(LocalMapping, "ask", lambda self, ranges: asked.extend(ranges))
+    return asked
+
+
+@pytest.mark.parametrize("shard_format", FORMATS)
+@pytest.mark.parametrize("name", ["values", "timestamps"])
+def test_a_damaged_clip_is_not_read_where_that_is_checked(tmp_path: Path, shard_format: str, name: str) -> None:
+    content = clips(6)
+    write(tmp_path, content, shard_format=shard_format)
+    plain = FeatureSet.open(tmp_path)
+    damaged = plain.rows().to_pylist()[3]
+    row = (damaged["offset"] + 1) * (ROW if name == "values" else 16)
+    (index,) = plain._indexes
+    location = index.arrays[name]
+    file = tmp_path / "shards" / location.file
+    data = bytearray(file.read_bytes())
+    data[location.offset + row + 2] ^= 4
+    file.write_bytes(data)
+    checked = FeatureSet.open(tmp_path, check=True)
+    read = checked.read if name == "values" else checked.read_timestamps
+    others = [clip_id for clip_id in content if clip_id != damaged["clip_id"]]
+    read(others)
+    with pytest.raises(SupportsetError, match=rf"the {name} of 1 clips \('{damaged['clip_id']}'\)") as raised:
+        read([*others, damaged["clip_id"]])
+    assert "verify --drop-damaged" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(SupportsetError, match=f"the {name} of 1 clips"):
+        list(checked.scan())
+    FeatureSet.open(tmp_path).read(content)  # not asked for: as fast as can be, and `store verify` tells
+
+
+def test_far_bytes_are_fetched_before_they_are_read(tmp_path: Path, distant: dict[str, Distant]) -> None:
+    content = clips(40)
+    write(tmp_path, content, clips_per_shard=15)
+    features = FeatureSet.open(tmp_path)
+    asked = ["clip3", "clip38", "clip0", "clip17", "clip3"]
+    values, offsets = features.read(asked)
+    assert values.tobytes() == b"".join(content[clip_id][0].tobytes() for clip_id in asked)
+    assert features.read_timestamps(asked).tobytes() == b"".join(content[clip_id][1].tobytes() for clip_id in asked)
+    for file in distant.values():  # asked for first, so that all come side by side
+        assert file.asked == file.fetched
+    scanned = {clip_id: (v.tobytes(), t.tobytes()) for clip_id, v, t in features.scan()}
+    assert scanned == {clip_id: (v.tobytes(), t.tobytes()) for clip_id, (v, t) in content.items()}
+    assert offsets[-1] == len(values)
+
+
+def test_what_is_fetched_is_what_was_asked_for_and_near_to_it(tmp_path: Path, distant: dict[str, Distant]) -> None:
+    long = {f"clip{i}": (np.full((20_000, DIM), i, np.float16), np.zeros((20_000, 2))) for i in range(8)}
+    write(tmp_path, long)
+    FeatureSet.open(tmp_path).read(["clip6", "clip1", "clip2"])
+    (file,) = (file for name, file in distant.items() if "values" in name)
+    size = 20_000 * ROW
+    assert file.fetched == [(1 * size, 3 * size), (6 * size, 7 * size)]
+
+
+def test_cold_clips_are_asked_for_and_warm_ones_are_not(
+    tmp_path: Path, local: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = clips(200)
+    write(tmp_path, content)
+    features = FeatureSet.open(tmp_path)
+    rows = features.find(content)
+    for _ in range(20):
+        features.read_rows(rows)
+    assert local == []
+    probed: list[int] = []
+    monkeypatch.setattr(LocalMapping, "is_cached", lambda self, offset: bool(probed.append(offset)))
+    features.read_rows(rows)
+    whole = sum(len(values) for values, _ in content.values()) * ROW
+    assert local == [(0, whole)]
+    assert len(probed) == 1  # after many warm batches one look a batch is enough, and one that fails too
+    features.read_rows(rows)
+    assert len(probed) == 2
+    monkeypatch.setattr(LocalMapping, "is_cached", lambda self, offset: not probed.append(offset))
+    probed.clear()
+    features.read_rows(rows)
+    assert len(probed) == PROBES  # and many looks after a cold one
+
+
+def test_prefetch_asks_and_reads_nothing(
+    tmp_path: Path, local: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, clips(9))
+    features = FeatureSet.open(tmp_path)
+    features.prefetch(features.find(["clip2"]))
+    assert local == []
+    monkeypatch.setattr(LocalMapping, "is_cached", lambda self, offset: False)
+    features.prefetch(features.find(["clip2"]))
+    start = sum(features.lengths(["clip0", "clip1"])) * ROW
+    assert local == [(start, start + features.lengths(["clip2"])[0] * ROW)]
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system does not tell what lies in memory")
+def test_evicted_pages_are_told_from_pages_in_memory(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(1 << 20))
+    descriptor = os.open(file, os.O_RDWR)
+    os.fsync(descriptor)
+    mapped = LocalMapping(file)
+    assert mapped.is_cached(4096 * 100)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+    if mapped.is_cached(4096 * 200):
+        pytest.skip("this file system keeps its pages (a memory file system, or one without eviction)")
+    mapped.ask([(0, 1 << 20)])
+    assert mapped.content[4096 * 200] == file.read_bytes()[4096 * 200]
+    assert mapped.is_cached(4096 * 200)
