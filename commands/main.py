@@ -15,6 +15,7 @@ from store.errors import SupportsetError
 # verb -> (module, attribute): imported only when the verb is used or listed
 VERBS = {
     "extract": "commands.extract",
+    "extract-text": "commands.extract_text",
     "train": "commands.train",
     "ablate": "commands.ablate",
     "eval": "commands.evaluate",
@@ -52,7 +53,8 @@ class Verbs(click.Group):
         """Import the module of a verb; ``None`` for an unknown one."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(importlib.import_module(VERBS[cmd_name]), f"{cmd_name}_command")
+        name = f"{cmd_name.replace('-', '_')}_command"
+        command: click.Command = getattr(importlib.import_module(VERBS[cmd_name]), name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -59,27 +59,52 @@ class _Source:
 
 def load(model: str, path: Path | None = None) -> Backbone:
     """Load ``ARCH/TAG`` or ``hf-hub:ORG/NAME`` (hub), ``ARCH/FILE``, ``ARCH@FILE``, ``ARCH/TAG@FILE``, or a folder."""
-    source = _source(model, path)
-    if source.path is None:
-        with from_hub(source.name, f"{source.name}@PATH"):
-            network, dim = _from_hub(source)
-        weights = source.tag or source.hub
-    else:
-        with from_file(source.name, source.path):
-            network, dim = _from_path(source, source.path)
-        weights = source.path.name
-    config = PreprocessCfg(**network.visual.preprocess_cfg)
+    loaded = load_model(model, path)
+    config = PreprocessCfg(**loaded.network.visual.preprocess_cfg)
     return OpenClipBackbone(
-        network.visual,
-        name=source.name,
-        weights=weights,
-        dim=dim,
+        loaded.network.visual,
+        name=loaded.name,
+        weights=loaded.weights,
+        dim=loaded.dim,
         transform=frame_transform(config),
         mean=config.mean,
         std=config.std,
         layer="image embedding",
         pooling="the model's own, not normalised",
     )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Both towers, as the name asked for them.
+
+    Attributes
+    ----------
+    name, weights : for the card, without folders
+    network : open_clip's model
+    dim : length of an embedding
+    tokenizer : what ``open_clip.get_tokenizer`` takes
+    """
+
+    name: str
+    weights: str
+    network: Any
+    dim: int
+    tokenizer: str
+
+
+def load_model(model: str, path: Path | None = None, kind: str = "backbone") -> Loaded:
+    """Load both towers by the names that :func:`load` takes; ``kind`` is what messages call them."""
+    source = _source(model, path)
+    if source.path is None:
+        with from_hub(source.name, f"{source.name}@PATH", kind):
+            network, dim = _from_hub(source)
+        return Loaded(source.name, source.tag or source.hub, network, dim, source.hub or source.arch)
+    with from_file(source.name, source.path, kind):
+        network, dim = _from_path(source, source.path)
+    published = source.path.is_dir() and (source.path / _CONFIG).exists()
+    tokenizer = f"local-dir:{source.path}" if published else source.hub or source.arch
+    return Loaded(source.name, source.path.name, network, dim, tokenizer)
 
 
 def _source(model: str, path: Path | None) -> _Source:

@@ -1,0 +1,76 @@
+"""``extract-text``: from the captions of a dataset to features of a frozen text encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from commands.options import device_option, json_option, print_json, store_option
+
+
+@click.command("extract-text")
+@click.argument("dataset")
+@click.option(
+    "--encoder",
+    required=True,
+    metavar="NAME",
+    help="A hub name or a folder of a transformers encoder (T5, BERT, ...), minilm, t5-small, t5-base, NAME@FOLDER, or "
+    "open_clip:ARCH/WEIGHTS.",
+)
+@store_option
+@click.option("--max-tokens", type=int, help="Longer captions are cut.  [default: 32; in open_clip the tower's]")
+@click.option(
+    "--pooling",
+    type=click.Choice(["none", "mean", "first"]),
+    help="One vector a token, or their mean, or the first token's.  [default: none]",
+)
+@click.option("--protocol", help="Only the captions of this protocol.")
+@click.option("--split", help="Only the captions of this split.")
+@click.option("--limit", type=int, help="Only the first N captions.")
+@click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the forward.",
+)
+@click.option("--batch-size", type=int, help="Captions of one forward.  [default: by device]")
+@device_option
+@json_option
+@click.pass_context
+def extract_text_command(
+    ctx: click.Context,
+    dataset: str,
+    encoder: str,
+    store: str,
+    max_tokens: int | None,
+    pooling: str | None,
+    as_json: bool,
+    **run: Any,
+) -> None:
+    """Run a frozen text encoder once over the captions of a DATASET in the store.
+
+    The features lie beside those of the clips, by caption; a configuration reads them with text.features. The same
+    command goes on where an earlier run stopped, and does captions again whose text has changed.
+    """
+    from store.dataset import open_dataset
+
+    tables = open_dataset(store, dataset)
+
+    from extract.forward import pick_device
+    from extract.text_encoders import load_text_encoder
+    from extract.text_run import extract_text
+
+    pick_device(run["device"])
+    summary = extract_text(tables, store, load_text_encoder(encoder, max_tokens, pooling), **run)
+    counts = ", ".join(f"{count:,} {status}" for status, count in summary.status.items())
+    click.echo(f"{summary.dataset}: {counts} of {summary.captions:,} captions in {summary.seconds:.0f} s", err=True)
+    click.echo(f"features: {summary.path}", err=True)
+    if as_json:
+        print_json(summary.to_json())
+    ctx.exit(summary.exit_code)
