@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -60,7 +62,7 @@ def make_card(recipe: Recipe, device: str, precision: str, given: str) -> Featur
     """
     provenance: dict[str, Any] = {
         GIVEN: given,
-        "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
+        "libraries": library_versions(_LIBRARIES),
         "decoder": {"pyav": av.__version__, "ffmpeg": _ffmpeg()},
         "device": device,
         "precision": precision,
@@ -69,11 +71,13 @@ def make_card(recipe: Recipe, device: str, precision: str, given: str) -> Featur
     return FeatureCard(recipe, provenance)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those distributions that are installed."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _ffmpeg() -> dict[str, str]:
