@@ -42,6 +42,7 @@ def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
         listing.setdefault(info.dataset, []).append(
             {
                 "name": info.name,
+                "kind": recipe.kind,
                 "backbone": recipe.backbone,
                 "dim": recipe.dim,
                 "dtype": recipe.dtype,
@@ -59,7 +60,8 @@ def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
         click.echo(click.style(dataset, bold=True) + ("" if sets else ": no features yet"))
         for entry in sets:
             counts = ", ".join(f"{count:,} {status}" for status, count in entry["status"].items()) or "empty"
-            click.echo(f"  {dataset}/{entry['name']}  {entry['dim']} x {entry['dtype']}  {counts}")
+            kind = "text, " if entry["kind"] == "text" else ""
+            click.echo(f"  {dataset}/{entry['name']}  {kind}{entry['dim']} x {entry['dtype']}  {counts}")
     ctx.exit(1 if problems else 0)
 
 

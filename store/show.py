@@ -17,7 +17,8 @@ def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
     dict
         ``path``, ``card`` (as in ``card.json``), ``status`` (clips by outcome), ``clips`` (with features), ``steps``
         (rows of features in all), ``bytes`` (of values), ``failures`` and ``remarks`` (``clip_id``, ``status``,
-        ``message`` of clips without features, and of clips with features and a reservation, such as damage).
+        ``message`` of clips without features, and of clips with features and a reservation, such as damage). In a set
+        of kind ``text`` the clips are captions and the steps tokens, under the same keys.
     """
     rows = feature_set.rows()
     told = rows.select(["clip_id", "status", "message"])
@@ -44,17 +45,18 @@ def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
     lines += [f"  {'hash':<13} {feature_set.card.recipe.hash}", "made with"]
     lines += [f"  {key:<13} {_in_words(value)}" for key, value in facts["card"]["provenance"].items()]
     clips, steps = facts["clips"], facts["steps"]
+    one, several, rows = ("caption", "captions", "tokens") if recipe["kind"] == "text" else ("clip", "clips", "steps")
     outcomes = ", ".join(f"{count:,} {status}" for status, count in facts["status"].items())
     lines += [
         "content",
-        f"  clips         {outcomes or 'none yet'}",
-        f"  steps         {steps:,}" + (f" ({steps / clips:.1f} a clip)" if clips else ""),
+        f"  {several:<13} {outcomes or 'none yet'}",
+        f"  {rows:<13} {steps:,}" + (f" ({steps / clips:.1f} a {one})" if clips else ""),
         f"  size          {facts['bytes'] / 1e6:,.1f} MB",
     ]
     for title, listed in (("without features", facts["failures"]), ("with remarks", facts["remarks"])):
         if not listed or failures < 1:
             continue
-        lines.append(f"{title}: {len(listed):,} clips")
+        lines.append(f"{title}: {len(listed):,} {several}")
         lines += [f"  {row['clip_id']}: {row['status']}, {row['message']}" for row in listed[:failures]]
         if (more := len(listed) - failures) > 0:
             lines.append(f"  ... and {more:,} more: --failures {len(listed)}, or --json")

@@ -94,9 +94,9 @@ class FeatureWriter:
 
         Parameters
         ----------
-        clip_id : not added before by this writer
+        clip_id : not added before by this writer; in a set of kind ``text`` a caption's id
         values : (T, D) floats, T at least 1; cast to the stored dtype
-        timestamps : (T, 2) seconds: start and end of each step
+        timestamps : (T, 2) seconds: start and end of each step; in a set of kind ``text`` its position in tokens
         source : the file they were computed from
         seconds : time spent
         status : ``ok``; a clip with features has no other
