@@ -52,18 +52,27 @@ class ClipHealth:
             ]
             for clip, numbers in enumerate(wanted)
         ]
-        self._waiting = sorted((run for runs in self._runs for run in runs), key=lambda run: -run.begin)
+        self._waiting: dict[int, list[_Run]] = {}
+        for run in (run for runs in self._runs for run in runs):
+            self._waiting.setdefault(run.begin, []).append(run)
         self._active: list[_Run] = []
         self._seen: set[int] = set()
 
     def packet(self, tick: int | None) -> None:
-        """Note that a packet with this presentation time is about to be decoded."""
-        while self._waiting and self._waiting[-1].begin <= (_START if tick is None else tick):
-            run = self._waiting.pop()
+        """Note that the packet with this presentation time is about to be decoded; None: the first one of the file.
+
+        A clip's decoding begins with one key frame, found by its exact time: flipped bits may give any other time.
+        """
+        for run in self._waiting.pop(_START if tick is None else tick, ()):
             self._active.append(run)
             if run.clip not in self._seen:
                 self._seen.add(run.clip)
                 self._opened(run.clip)
+
+    def reach(self, tick: int) -> None:
+        """Note that all packets up to a presentation time are about to be decoded."""
+        for begin in sorted(begin for begin in self._waiting if begin <= tick):
+            self.packet(None if begin == _START else begin)
 
     def frame(self, tick: int, whole: bool) -> None:
         """Count a decoded frame."""

@@ -20,9 +20,11 @@ import av.error
 import numpy as np
 
 from extract.outcome import MISSING, NO_VIDEO, UNREADABLE, DecodeError
+from extract.timeline import FrameClock, decode_packet, nominal_duration, read_packets
 from extract.wholeness import is_cut_short
 
 Beat = Callable[[], None]
+_WRONG = Fraction(10)  # seconds behind the stated end, and twice the stated length
 _SEEKABLE = ("mov,mp4", "matroska,webm")  # demuxers with trustworthy timestamps and an index of key frames
 
 
@@ -121,9 +123,9 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     """
     ticks, ends, keys, damaged, timed = array("q"), array("q"), array("q"), False, True
     with open_video(path) as (container, stream):
-        base, nominal, place = stream.time_base, _nominal_duration(stream), stream.index
+        base, nominal, place = stream.time_base, nominal_duration(stream), stream.index
         try:
-            for packet in container.demux(stream):
+            for packet in read_packets(container, stream):
                 beat()
                 if not packet.size or packet.is_discard:
                     continue
@@ -144,35 +146,15 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
         ends = array("q", [tick + nominal for tick in ticks[-1:]])
     if not len(ticks):
         raise DecodeError(UNREADABLE, "the video stream holds no frame")
-    found, end = np.unique(np.frombuffer(ticks, np.int64)), ends[int(np.argmax(ticks)) if timed else 0]
+    found = np.unique(np.frombuffer(ticks, np.int64))
+    if timed:
+        found = _without_wrong_times(found, base, declared)
+    end = ends[int(np.argmax(np.frombuffer(ticks, np.int64) == found[-1])) if timed else 0]
     missing = _missing_frames(found, end, base, declared, counted - len(ticks))
     cut = damaged or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
     pairs = np.array(keys, np.int64).reshape(-1, 2) if seekable and timed else np.empty((0, 2), np.int64)
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
     return FrameIndex(found, end, base, pairs, timed, cut, missing if cut else 0, place)
-
-
-class FrameClock:
-    """Gives each decoded frame its time: never earlier than the frame before it, counted where the file has none.
-
-    AVI files with B-frames carry guessed timestamps that can run backwards; the order of the decoder is right.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._nominal = _nominal_duration(stream)
-        self.reset()
-
-    def reset(self) -> None:
-        """Start anew, after a seek."""
-        self._last: int | None = None
-        self._next = 0
-
-    def time(self, frame: Any) -> int:
-        """Return the frame's presentation time in ticks."""
-        tick = self._next if frame.pts is None else frame.pts
-        self._last = tick if self._last is None else max(tick, self._last)
-        self._next = self._last + self._nominal
-        return self._last
 
 
 def _count_frames(path: Path, beat: Beat) -> array[int]:
@@ -181,13 +163,10 @@ def _count_frames(path: Path, beat: Beat) -> array[int]:
     with open_video(path) as (container, stream):
         clock = FrameClock(stream)
         try:
-            for packet in container.demux(stream):
-                try:
-                    for frame in packet.decode():
-                        beat()
-                        ticks.append(clock.time(frame))
-                except av.error.FFmpegError:
-                    continue  # told by the decoding pass
+            for packet in read_packets(container, stream):
+                for frame in decode_packet(packet) or ():
+                    beat()
+                    ticks.append(clock.time(frame))
         except OSError:
             pass  # what was read so far counts; the decoding pass ends at the same place
     return ticks
@@ -206,17 +185,20 @@ def _video_stream(container: Any) -> Any:
     return videos[0]
 
 
-def _nominal_duration(stream: Any) -> int:
-    """Ticks of one frame at the stream's stated rate, at least 1."""
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
-    return max(1, round(1 / (rate * stream.time_base)))
-
-
 def _declared_end(container: Any, stream: Any) -> Fraction | None:
     """Seconds the header says the video lasts; None if it does not say."""
     if stream.duration:
         return Fraction(stream.duration) * stream.time_base
     return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _without_wrong_times(ticks: np.ndarray, base: Fraction, declared: Fraction | None) -> np.ndarray:
+    """Leave out a few times far behind the end that the header states: flipped bits, not frames."""
+    if declared is None:
+        return ticks
+    right = ticks <= int(ticks[0]) + int((declared + max(declared, _WRONG)) / base)
+    wrong = len(ticks) - int(right.sum())
+    return ticks[right] if wrong <= max(2, len(ticks) // 100) else ticks
 
 
 def _missing_frames(ticks: np.ndarray, end: int, base: Fraction, declared: Fraction | None, counted: int) -> int:

@@ -10,10 +10,11 @@ import av.error
 import numpy as np
 
 from extract.clip_health import ClipHealth
-from extract.frame_index import Beat, FrameClock, FrameIndex, open_video
+from extract.frame_index import Beat, FrameIndex, open_video
 from extract.outcome import UNREADABLE, DecodeError
 from extract.pictures import PictureMaker
 from extract.seek_plan import Run, split_runs
+from extract.timeline import FrameClock, decode_packet, read_packets
 
 
 def wanted_pictures(
@@ -82,7 +83,7 @@ def _decode_run(
     wanted = iter(run.wanted)
     number: int | None = next(wanted)
     shown = None
-    for frame, time in _frames(container, stream, run.key, health, beat):
+    for frame, time in _frames(container, stream, index, run.key, health, beat):
         while number is not None and int(index.ticks[number]) < time:
             yield number, frame if shown is None else shown
             number = next(wanted, None)
@@ -102,10 +103,10 @@ def _decode_run(
 
 
 def _frames(
-    container: Any, stream: Any, key: tuple[int, int] | None, health: ClipHealth, beat: Beat
+    container: Any, stream: Any, index: FrameIndex, key: tuple[int, int] | None, health: ClipHealth, beat: Beat
 ) -> Iterator[tuple[Any, int]]:
     """Decode on from a key frame: (frame, its tick) in the order shown."""
-    clock = FrameClock(stream)
+    clock = FrameClock(stream, index.end if index.timed else None)
     health.packet(None if key is None else key[0])
     if key is not None:
         try:
@@ -115,10 +116,10 @@ def _frames(
     started = key is None
     for packet in _packets(container, stream):
         beat()
-        health.packet(packet.pts)
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError:
+        if packet.pts is not None:
+            health.packet(packet.pts)
+        frames = decode_packet(packet)
+        if frames is None:
             health.complaint(packet.pts)
             continue
         for frame in frames:
@@ -128,12 +129,12 @@ def _frames(
                     raise _BadSeekError
                 started = time == key[0]
             if started:
-                health.frame(time, not frame.is_corrupt)
+                health.frame(time, not (frame.is_corrupt or clock.is_wrong(frame)))
                 yield frame, time
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
     try:
-        yield from container.demux(stream)
+        yield from read_packets(container, stream)
     except (av.error.FFmpegError, OSError):
         return  # the file ends here, as the index pass has noticed

@@ -36,7 +36,6 @@ def wanted_pictures(
     """
     done = 0
     if index.timed and len(index.keys) and not index.cut:
-        health.packet(None)
         for number, picture in _decode(path, index, wanted, health, beat, device):
             done += 1
             yield number, picture
@@ -81,7 +80,7 @@ def _decode(
         return
     for start in range(0, len(wanted), _TOGETHER):
         numbers = wanted[start : start + _TOGETHER]
-        health.packet(int(index.ticks[numbers[-1]]))
+        health.reach(int(index.ticks[numbers[-1]]))
         beat()
         try:
             batch = decoder.get_frames_at(numbers)
