@@ -10,6 +10,7 @@ import numpy as np
 
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
+from store.memory import empty_aligned
 from store.shard import Array
 
 
@@ -56,11 +57,18 @@ class AlignedFeatures:
     def clip_ids(self) -> list[str]:
         """Ids of the clips that all sets have, in the order of the first."""
         first, *others = self.sets
+        if not others:
+            return first.clip_ids
         return [clip_id for clip_id in first.clip_ids if all(clip_id in features for features in others)]
 
     @cached_property
-    def _common(self) -> frozenset[str]:
-        return frozenset(self.clip_ids)
+    def _number_of(self) -> dict[str, int]:
+        return {clip_id: number for number, clip_id in enumerate(self.clip_ids)}
+
+    @cached_property
+    def _rows(self) -> list[Array]:
+        """Of each set, its rows of the common clips."""
+        return [features.find(self.clip_ids) for features in self.sets]
 
     def __len__(self) -> int:
         """Number of clips that all sets have."""
@@ -68,15 +76,42 @@ class AlignedFeatures:
 
     def __contains__(self, clip_id: object) -> bool:
         """Whether all sets have a clip."""
-        return clip_id in self._common
+        return clip_id in (self._number_of if len(self.sets) > 1 else self.sets[0])
+
+    def find(self, clip_ids: Iterable[str]) -> Array:
+        """Numbers of clips, (N,) int64, for :meth:`read_rows`: look ids up once, read many times.
+
+        Raises
+        ------
+        SupportsetError
+            A clip that one of the sets has no features of.
+        """
+        if len(self.sets) == 1:
+            return self.sets[0].find(clip_ids)
+        clip_ids = list(clip_ids)
+        try:
+            return np.array(list(map(self._number_of.__getitem__, clip_ids)), dtype=np.int64)
+        except KeyError:
+            for features in self.sets:
+                features.find(clip_ids)  # the one that lacks a clip says what it knows of it
+            raise
 
     def lengths(self, clip_ids: Iterable[str]) -> Array:
         """Number of steps of each clip, (N,) int64: those of the first set."""
         return self.sets[0].lengths(clip_ids)
 
+    def lengths_of(self, rows: Array) -> Array:
+        """The same for numbers that :meth:`find` gave."""
+        return self.sets[0].lengths_of(self._of_set(0, rows))
+
     def read_timestamps(self, clip_ids: Iterable[str]) -> Array:
         """Start and end of each step, (ΣT, 2) float64 seconds: those of the first set."""
         return self.sets[0].read_timestamps(clip_ids)
+
+    def prefetch(self, rows: Array) -> None:
+        """Ask for clips that will be read soon; returns at once."""
+        for number, features in enumerate(self.sets):
+            features.prefetch(self._of_set(number, rows))
 
     def read(self, clip_ids: Iterable[str]) -> tuple[Array, Array]:
         """Copy the features of clips, in the order asked.
@@ -91,23 +126,36 @@ class AlignedFeatures:
         SupportsetError
             A clip that one of the sets has no features of.
         """
-        clip_ids = list(clip_ids)
+        return self.read_rows(self.find(clip_ids))
+
+    def read_rows(self, rows: Array, out: Array | None = None) -> tuple[Array, Array]:
+        """Like :meth:`read`, for numbers that :meth:`find` gave.
+
+        Parameters
+        ----------
+        rows : (N,) int64
+        out : (at least ΣT, D) array to copy into; what is returned views it
+        """
         first, *others = self.sets
-        values, offsets = first.read(clip_ids)
         if not others:
-            return values, offsets
-        out = np.empty((len(values), self.dim), self.dtype)
+            return first.read_rows(rows, out)
+        values, offsets = first.read_rows(self._of_set(0, rows))
+        out = empty_aligned((len(values), self.dim), self.dtype) if out is None else out[: len(values)]
         out[:, : first.dim] = values
-        grid = first.read_timestamps(clip_ids)
+        grid, _ = first.read_row_timestamps(self._of_set(0, rows))
         column = first.dim
-        for features in others:
-            source, source_offsets = features.read(clip_ids)
-            times = features.read_timestamps(clip_ids)
-            for i in range(len(clip_ids)):
+        for number, features in enumerate(others, start=1):
+            of_set = self._of_set(number, rows)
+            source, source_offsets = features.read_rows(of_set)
+            times, _ = features.read_row_timestamps(of_set)
+            for i in range(len(rows)):
                 here, there = slice(*offsets[i : i + 2]), slice(*source_offsets[i : i + 2])
                 out[here, column : column + features.dim] = resample(source[there], times[there], grid[here])
             column += features.dim
         return out, offsets
+
+    def _of_set(self, number: int, rows: Array) -> Array:
+        return rows if len(self.sets) == 1 else self._rows[number][rows]
 
 
 def resample(values: Array, times: Array, grid: Array) -> Array:

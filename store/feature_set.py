@@ -6,6 +6,7 @@ Shard files are mapped, and slices of plain arrays are copied out of them; no ca
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -22,6 +23,7 @@ from store.files import StorePath, as_part, open_folder, store_path
 from store.index import OK, index_name
 from store.index_cache import open_clip_table
 from store.mapped_shards import MappedShards
+from store.memory import empty_aligned
 from store.shard import Array
 
 _RELOCATING = threading.Lock()  # of all sets: it happens rarely, and a lock of each would not travel to other processes
@@ -130,7 +132,11 @@ class FeatureSet:
 
     def lengths(self, clip_ids: Iterable[str]) -> Array:
         """Number of steps of each clip: (N,) int64, in the order asked."""
-        return self._length[self.find(clip_ids)]
+        return self.lengths_of(self.find(clip_ids))
+
+    def lengths_of(self, rows: Array) -> Array:
+        """The same for rows that :meth:`find` gave."""
+        return self._length[rows]
 
     def read(self, clip_ids: Iterable[str]) -> tuple[Array, Array]:
         """Copy the features of clips, in the order asked.
@@ -149,7 +155,7 @@ class FeatureSet:
 
     def read_timestamps(self, clip_ids: Iterable[str]) -> Array:
         """Copy the timestamps of clips, in the order asked: (ΣT, 2) float64 seconds, start and end of each step."""
-        return self._gather("timestamps", self.find(clip_ids), None)[0]
+        return self.read_row_timestamps(self.find(clip_ids))[0]
 
     def read_rows(self, rows: Array, out: Array | None = None) -> tuple[Array, Array]:
         """Like :meth:`read`, for rows that :meth:`find` gave.
@@ -160,6 +166,10 @@ class FeatureSet:
         out : (at least ΣT, D) array to copy into; what is returned views it
         """
         return self._gather("values", rows, out)
+
+    def read_row_timestamps(self, rows: Array) -> tuple[Array, Array]:
+        """Timestamps, (ΣT, 2) float64 seconds, and offsets, (N + 1,), for rows that :meth:`find` gave."""
+        return self._gather("timestamps", rows, None)
 
     def rows(self) -> pa.Table:
         """One row a clip, failures included: what the index says, by the rule of precedence.
@@ -217,11 +227,13 @@ class FeatureSet:
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(places[:, 2] - places[:, 1], out=offsets[1:])
         bounds = offsets.tolist()
-        out = np.empty((bounds[-1], mapped.columns), mapped.dtype) if out is None else out[: bounds[-1]]
+        out = empty_aligned((bounds[-1], mapped.columns), mapped.dtype) if out is None else out[: bounds[-1]]
         views, columns = mapped.views, places.T.tolist()
+        began = time.perf_counter()
         # The loop that decides the speed: one slice copy a clip, nothing else.
         for shard, start, stop, low, high in zip(*columns, bounds[:-1], bounds[1:], strict=True):
             out[low:high] = views[shard][start:stop]
+        mapped.copied(len(rows), bounds[-1], time.perf_counter() - began)
         if self.check:
             self._compare(rows, [out[low:high] for low, high in pairwise(bounds)], name)
         return out, offsets

@@ -12,6 +12,8 @@ from store.index import ShardIndex, index_name
 from store.shard import Array, shard_format
 
 PROBES = 8  # clips of a batch that are looked at to tell whether the files lie in memory
+_CLIP_SECONDS = 3e-6  # copying from memory takes at most so long a clip ...
+_BYTE_SECONDS = 1 / 1.5e9  # ... and so long a byte, on a machine that is not slow; one page from a disk takes 50 us
 _NEAR = 64 * 1024  # bytes: ranges this near are asked for as one
 
 
@@ -38,8 +40,9 @@ class MappedShards:
         self.views: list[Array | None] = [None] * len(indexes)
         self._files: list[tuple[MappedFile, int] | None] = [None] * len(indexes)
         self._is_mapped = np.zeros(len(indexes), bool)
+        self._all_mapped = False
         self._distant = False  # whether bytes of any must be fetched before they are touched
-        self._probes = PROBES
+        self._warm = False  # whether the last batch was copied as fast as only memory gives it
 
     def extend(self, indexes: list[ShardIndex]) -> MappedShards:
         """The same with more shards behind; what is mapped stays so."""
@@ -63,17 +66,19 @@ class MappedShards:
         SupportsetError
             A file is gone, has another size than its index says, or holds something else.
         """
-        if self._is_mapped[shards].all():
+        if self._all_mapped:
             return
         for shard in np.unique(shards[~self._is_mapped[shards]]).tolist():
             self.views[shard] = self._map(shard, int(steps[shard]))
             self._is_mapped[shard] = True
+        self._all_mapped = bool(self._is_mapped.all())
 
     def await_bytes(self, places: Array) -> None:
         """Have the rows of some clips ready to be copied: fetched where they are far, read ahead where they are cold.
 
         On a disk, pages that must be read one by one as they are touched are some 25 times slower than asked for
-        ahead, and asking for pages that lie in memory costs a third of the speed. So some clips are looked at.
+        ahead, and asking for pages that lie in memory costs a third of the speed. So some clips are looked at, unless
+        the batch before came from memory, as :meth:`copied` tells.
 
         Parameters
         ----------
@@ -85,8 +90,13 @@ class MappedShards:
                 self._file(shard)[0].ask(ranges)
             for shard, ranges in wanted.items():
                 self._file(shard)[0].fetch(ranges)
-        elif self._is_cold(places):
+        elif not self._warm and self._is_cold(places):
             self._ask(places)
+
+    def copied(self, clips: int, rows: int, seconds: float) -> None:
+        """Take note of how long it took to copy a batch of some clips, of some rows in all."""
+        row_bytes = self.columns * self.dtype.itemsize
+        self._warm = seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
 
     def ask(self, places: Array) -> None:
         """Say which rows will be needed soon; returns at once."""
@@ -99,12 +109,9 @@ class MappedShards:
 
     def _is_cold(self, places: Array) -> bool:
         row_bytes = self.columns * self.dtype.itemsize
-        for shard, start, _ in places[:: -(-len(places) // self._probes) or 1].tolist():
-            if (found := self._files[shard]) and not found[0].is_cached(found[1] + start * row_bytes):
-                self._probes = PROBES
-                return True
-        self._probes = max(1, self._probes - 1)  # it gets more and more likely that all lies in memory
-        return False
+        looked_at = places[:: -(-len(places) // PROBES) or 1].tolist()
+        found = ((self._files[shard], start) for shard, start, _ in looked_at)
+        return any(file and not file[0].is_cached(file[1] + start * row_bytes) for file, start in found)
 
     def _file(self, shard: int) -> tuple[MappedFile, int]:
         found = self._files[shard]
