@@ -1,0 +1,144 @@
+"""Padded batches of clips' features for a device: from memory, or from mapped files where memory is too small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from store.aligned import AlignedFeatures
+from store.memory import empty_aligned
+from store.resident import ResidentFeatures, resident_bytes, thinned
+
+Place = Literal["auto", "gpu", "ram", "disk"]
+
+_OF_RAM = 0.6  # of what is free: the most that features may take before they stay on disk
+_OF_GPU = 0.3
+
+
+class ClipFeatures:
+    """Features of some clips, cut to at most ``max_steps`` steps, as padded batches.
+
+    Parameters
+    ----------
+    source : aligned feature sets that hold all of ``clip_ids``
+    clip_ids : order of the rows
+    max_steps : longer clips are thinned evenly to this many steps
+    device : that batches are wanted on
+    place : where the features lie: ``gpu`` (the device's memory), ``ram``, ``disk`` (mapped files, read batch by
+        batch), or ``auto``: the first of these that has room to spare
+    buffers : batches that lie in memory at a time, used in turn: a batch is valid until so many more were gathered.
+        On a GPU they are pinned, and copied from while the next is filled. 0: each has memory of its own
+
+    Attributes
+    ----------
+    clip_ids : list of str
+    lengths : (N,) int64, steps of each clip
+    dim : D
+    place : where the features lie: ``gpu``, ``ram`` or ``disk``
+    nbytes : that they take there
+    """
+
+    def __init__(
+        self,
+        source: AlignedFeatures,
+        clip_ids: Sequence[str],
+        max_steps: int,
+        *,
+        device: torch.device | str = "cpu",
+        place: Place = "auto",
+        buffers: int = 0,
+    ) -> None:
+        self.clip_ids, self.dim = list(clip_ids), source.dim
+        self._device, self._max_steps = torch.device(device), max_steps
+        self._dtype = source.dtype
+        self.nbytes = resident_bytes(source, self.clip_ids, max_steps)
+        self.place = _choose(self.nbytes, self._device) if place == "auto" else place
+        self._source, self._rows = source, source.find(self.clip_ids)
+        self.lengths = np.minimum(source.lengths_of(self._rows), max_steps)
+        self._held: ResidentFeatures | None = None
+        if self.place != "disk":
+            gpu = self._device if self.place == "gpu" else None
+            self._held = ResidentFeatures(source, self.clip_ids, max_steps=max_steps, device=gpu)
+        self._buffers = [_Buffer(self._device) for _ in range(buffers)]
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def gather(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Padded features of some clips, on the device.
+
+        Returns
+        -------
+        (C, T, D) in the stored dtype, zero where padded, T being the longest of these clips; (C, T) bool mask
+        """
+        lengths = self.lengths[rows]
+        steps = int(lengths.max(initial=1))
+        mask = torch.from_numpy(np.arange(steps) < lengths[:, None]).to(self._device)
+        if self._held is not None and self.place == "gpu":
+            return self._held.pad(rows)[0], mask
+        buffer = self._buffers[self._turn] if self._buffers else _Buffer(self._device)
+        self._turn = (self._turn + 1) % max(1, len(self._buffers))
+        room = buffer.room(len(rows) * steps, self.dim, self._dtype)
+        if self._held is not None:
+            self._held.pad(rows, room)
+        else:
+            self._pad_from_disk(rows, room.reshape(len(rows), steps, self.dim))
+        return buffer.sent().view(len(rows), steps, self.dim), mask
+
+    def prefetch(self, rows: NDArray[np.int64]) -> None:
+        """Ask for clips of a batch to come; nothing where they are in memory."""
+        if self._held is None:
+            self._source.prefetch(self._rows[rows])
+
+    def _pad_from_disk(self, rows: NDArray[np.int64], room: NDArray[Any]) -> None:
+        values, offsets = self._source.read_rows(self._rows[rows])
+        for target, first, last in zip(room, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            clip = values[first:last]
+            kept = clip if len(clip) <= self._max_steps else clip[thinned(len(clip), self._max_steps)]
+            target[: len(kept)] = kept
+            target[len(kept) :] = 0
+
+
+class _Buffer:
+    """Memory that a batch is put together in, and its way to the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._memory: Tensor | None = None
+        self._rows: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+
+    def room(self, rows: int, dim: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """(rows, dim) to write to, once the batch that was here is on the device."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        if self._memory is None or len(self._memory) < rows:
+            memory = torch.from_numpy(empty_aligned((rows, dim), dtype))
+            self._memory = memory.pin_memory() if self._device.type == "cuda" else memory
+        self._rows = self._memory[:rows]
+        room: NDArray[Any] = self._rows.numpy()
+        return room
+
+    def sent(self) -> Tensor:
+        """The rows on the device; on a GPU they may still be on their way."""
+        assert self._rows is not None
+        if self._device.type != "cuda":
+            return self._rows.to(self._device)
+        sent = self._rows.to(self._device, non_blocking=True)
+        self._copied = torch.cuda.Event()
+        self._copied.record()
+        return sent
+
+
+def _choose(size: int, device: torch.device) -> Literal["gpu", "ram", "disk"]:
+    """The nearest place that has room to spare for so many bytes."""
+    if device.type == "cuda" and size < _OF_GPU * torch.cuda.mem_get_info(device)[0]:
+        return "gpu"
+    return "ram" if size < _OF_RAM * psutil.virtual_memory().available else "disk"
