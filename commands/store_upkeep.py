@@ -160,6 +160,7 @@ def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_
 def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) -> None:
     """Delete the feature set DATASET/WORDS-OF-ITS-NAME, or with --dataset a whole dataset."""
     from store.catalog import locate_feature_set
+    from store.files import open_folder
     from store.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
 
     dataset, _, rest = words.strip().partition("/")
@@ -181,7 +182,7 @@ def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) ->
         print_json(done.to_json())
     else:
         click.echo(f"deleted {done.path}: {done.files:,} files, {done.bytes / 1e6:,.1f} MB")
-    if whole and done.path.exists():
+    if whole and open_folder(done.path).names():
         click.echo(f"note: {done.path} stays, it holds files that are not the store's", err=True)
 
 

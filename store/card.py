@@ -8,11 +8,10 @@ import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from store.errors import SupportsetError, UsageError
-from store.files import Folder, open_folder
+from store.files import Folder, StorePath, open_folder
 
 FORMAT = "supportset-features"
 FORMAT_VERSION = 1
@@ -176,7 +175,7 @@ class FeatureCard:
         return cls(recipe, provenance)
 
     @classmethod
-    def load(cls, path: str | Path) -> FeatureCard:
+    def load(cls, path: str | StorePath) -> FeatureCard:
         """Read the card of the feature set in the folder ``path``."""
         return load_card(open_folder(path))
 
@@ -203,6 +202,11 @@ class FeatureCard:
                 f"{folder}/{CARD}: holds features of another recipe (differs in {fields_}): use another folder"
             )
         return there
+
+
+def is_feature_set(path: str | StorePath) -> bool:
+    """Whether a folder is that of a feature set: has a card, of whatever state."""
+    return open_folder(path).size(CARD) is not None
 
 
 def load_card(folder: Folder) -> FeatureCard:

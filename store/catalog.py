@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from store.card import CARD, FeatureCard, Recipe
 from store.errors import UsageError
 from store.feature_set import FeatureSet
+from store.files import StorePath, open_folder, store_path
 
 FEATURES = "features"
 
@@ -26,7 +26,7 @@ class FeatureSetInfo:
 
     dataset: str
     name: str
-    path: Path
+    path: StorePath
 
     @property
     def card(self) -> FeatureCard:
@@ -38,27 +38,29 @@ class FeatureSetInfo:
         return FeatureSet.open(self.path)
 
 
-def feature_set_path(root: str | Path, dataset: str, recipe: Recipe) -> Path:
+def feature_set_path(root: str | StorePath, dataset: str, recipe: Recipe) -> StorePath:
     """Folder of a recipe's features of a dataset."""
-    return Path(root) / dataset / FEATURES / recipe.folder
+    return store_path(root) / dataset / FEATURES / recipe.folder
 
 
-def list_feature_sets(root: str | Path, dataset: str | None = None) -> list[FeatureSetInfo]:
+def list_feature_sets(root: str | StorePath, dataset: str | None = None) -> list[FeatureSetInfo]:
     """Feature sets of a store, or of one dataset in it, sorted by name; empty where there is no such folder."""
-    cards = Path(root).glob(f"*/{FEATURES}/*/{CARD}")
-    found = [FeatureSetInfo(card.parents[2].name, card.parent.name, card.parent) for card in cards]
+    place = store_path(root)
+    within = dataset if dataset and "/" not in dataset else "*"
+    names = [card.split("/") for card in open_folder(place).glob(f"{within}/{FEATURES}/*/{CARD}")]
+    found = [
+        FeatureSetInfo(of, name, place / of / FEATURES / name) for of, _, name, _ in names if dataset in (None, of)
+    ]
     found = [info for info in found if not (info.name.startswith(".") or info.dataset.startswith("."))]  # being removed
-    return sorted(
-        (info for info in found if dataset in (None, info.dataset)), key=lambda info: (info.dataset, info.name)
-    )
+    return sorted(found, key=lambda info: (info.dataset, info.name))
 
 
-def find_feature_set(root: str | Path, words: str) -> FeatureSet:
+def find_feature_set(root: str | StorePath, words: str, kind: str | None = None) -> FeatureSet:
     """Open the one feature set that some words name, as :func:`locate_feature_set` finds it."""
-    return locate_feature_set(root, words).open()
+    return locate_feature_set(root, words, kind).open()
 
 
-def locate_feature_set(root: str | Path, words: str) -> FeatureSetInfo:
+def locate_feature_set(root: str | StorePath, words: str, kind: str | None = None) -> FeatureSetInfo:
     """Find the one feature set that some words name, without a look into it: it may be damaged.
 
     Parameters
@@ -67,6 +69,8 @@ def locate_feature_set(root: str | Path, words: str) -> FeatureSetInfo:
     words : ``DATASET/WORDS``, e.g. ``msrvtt/open_clip-ViT-B-32``: the set whose folder is called so, or whose folder's
         name has each of the words (apart by blanks, in any case) in it. A backbone may be written as for ``extract``,
         ``open_clip:ViT-B-32/laion2b_s34b_b79k``. ``DATASET`` alone: its only set.
+    kind : ``video`` or ``text``: of several sets that fit, only those of this kind count. A lone one is found whatever
+        its kind
 
     Raises
     ------
@@ -83,6 +87,8 @@ def locate_feature_set(root: str | Path, words: str) -> FeatureSetInfo:
     exact = [info for info in of_dataset if info.name == rest]
     wanted = [re.sub(r"[^a-z0-9._+]+", "-", word.lower()) for word in rest.split()]
     fitting = exact or [info for info in of_dataset if all(word in info.name.lower() for word in wanted)]
+    if kind is not None and len(fitting) > 1:  # the towers of one model have one name
+        fitting = [info for info in fitting if info.card.recipe.kind == kind] or fitting
     if len(fitting) == 1:
         return fitting[0]
     which = "several feature sets fit" if fitting else "no feature set fits"

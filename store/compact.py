@@ -5,16 +5,16 @@
 - The new shard is committed first, and says which ones it replaces; those go afterwards. A stop at any step is
   harmless, and a second run finishes the work.
 - Rubbish (shards without an index, temporary files) may be that of a writer that runs now. It goes once nothing in
-  it has changed for :data:`SAFE_AGE` seconds by the clock of the disk itself: a writer changes its files all the time
-  and commits a shard within moments of finishing it. Who knows that no writer runs may set the age to 0.
+  it has changed for :data:`SAFE_AGE` seconds by the clock of the storage itself: a writer changes its files all the
+  time and commits a shard within moments of finishing it. Who knows that no writer runs may set the age to 0.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ import pyarrow as pa
 
 from store.card import FeatureCard, load_card
 from store.errors import SupportsetError, UsageError
-from store.files import TEMPORARY, Folder, open_folder
+from store.files import TEMPORARY, Folder, StorePath, open_folder, store_path
 from store.index import SCHEMA, ShardIndex, effective, index_name, read_all
-from store.leftovers import SHARDS, find_leftovers, last_change
+from store.leftovers import SHARDS, find_leftovers
 from store.replacement import (
     DamagedShard,
     checked_arrays,
@@ -60,7 +60,7 @@ class CompactSummary:
     damaged : one line each for shards that were left as they are
     """
 
-    path: Path
+    path: StorePath
     shards_before: int = 0
     shards_after: int = 0
     merged: int = 0
@@ -90,7 +90,7 @@ class _Shard:
 
 
 def compact(
-    path: str | Path,
+    path: str | StorePath,
     *,
     clips_per_shard: int = 1000,
     bytes_per_shard: int = BYTES_PER_SHARD,
@@ -124,7 +124,7 @@ def compact(
     root = open_folder(path)
     card = load_card(root)
     folder = root.child(SHARDS)
-    summary = CompactSummary(Path(path))
+    summary = CompactSummary(store_path(path))
     summary.removed = remove_replaced(folder)  # of a run that was cut short, or of a conversion that kept them
     shards = _read(folder, card)
     summary.shards_before = len(shards)
@@ -245,17 +245,18 @@ def _remove_rubbish(summary: CompactSummary, folder: Folder, safe_age: float) ->
         return
     now = _clock(folder)
     for leftover in found:
-        kept = now - leftover.changed < safe_age
+        age = now - leftover.changed
+        kept = safe_age > 0 if math.isnan(age) else age < safe_age  # a storage that tells no times: only when asked to
         (summary.left if kept else summary.rubbish).append(str(leftover.path))
         if not kept:
             open_folder(leftover.path.parent).remove(leftover.path.name)
 
 
 def _clock(folder: Folder) -> float:
-    """The time of the disk, which need not be that of this machine."""
+    """The time of the storage, which need not be that of this machine."""
     name = f"{TEMPORARY}clock-{secrets.token_hex(4)}"
     folder.put({name: [b"now"]})
-    now = last_change(Path(str(folder), name))
+    now = folder.changed(name)
     folder.remove(name)
     if now is None:
         raise SupportsetError(f"{folder}/{name}: the file is gone as soon as it is written: check the disk")

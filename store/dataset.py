@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from store.card import check_format, load_json
 from store.errors import SupportsetError, UsageError
-from store.files import Folder, hash_file, hash_parts, open_folder
+from store.files import Folder, StorePath, hash_file, hash_parts, open_folder, store_path
 from store.row_hash import hash_rows
 from store.tables import TABLES, Rows, as_table, read_table, to_parquet, validate, with_all_splits
 
@@ -130,7 +130,7 @@ class Dataset:
 
 
 def write_dataset(
-    root: str | Path,
+    root: str | StorePath,
     name: str,
     *,
     clips: Rows,
@@ -180,7 +180,7 @@ def write_dataset(
         "protocols": sizes,
         "sources": [{"name": file, "xxh3": xxh3} for file, xxh3 in sorted(hashes)],
     }
-    folder = open_folder(Path(root) / name)
+    folder = open_folder(store_path(root) / name)
     commit = (json.dumps(info, indent=2) + "\n").encode("utf-8")
     if folder.read(DATASET) != commit or not _settled(folder, contents):
         files = {key: to_parquet(tables[key], content) for key, content in contents.items()}
@@ -197,7 +197,7 @@ def write_dataset(
     return Dataset(name, info, tables)
 
 
-def open_dataset(root: str | Path, name: str) -> Dataset:
+def open_dataset(root: str | StorePath, name: str) -> Dataset:
     """Open a dataset of the store in the folder ``root``.
 
     Raises
@@ -207,7 +207,7 @@ def open_dataset(root: str | Path, name: str) -> Dataset:
     SupportsetError
         Damaged, or written by a newer version.
     """
-    folder = open_folder(Path(root) / name)
+    folder = open_folder(store_path(root) / name)
     if not name or folder.read(DATASET) is None:
         known = list_datasets(root)
         there = f"there are {', '.join(known)}" if known else "the store is empty"
@@ -230,9 +230,9 @@ def open_dataset(root: str | Path, name: str) -> Dataset:
     raise SupportsetError(f"{problem}: run `extract` for this dataset again, it writes the tables anew")
 
 
-def list_datasets(root: str | Path) -> list[str]:
+def list_datasets(root: str | StorePath) -> list[str]:
     """Names of the datasets in a store, sorted; empty where there is no such folder."""
-    return sorted(path.parent.name for path in Path(root).glob(f"*/{DATASET}"))
+    return sorted(name.partition("/")[0] for name in open_folder(root).glob(f"*/{DATASET}"))
 
 
 def _settled(folder: Folder, contents: Mapping[str, str]) -> bool:

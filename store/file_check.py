@@ -9,7 +9,7 @@ import numpy as np
 import xxhash
 
 from store.errors import SupportsetError
-from store.files import Folder, telling
+from store.files import Folder, LocalFolder, hash_pieces, telling
 from store.index import StoredFile
 from store.memory import empty_aligned
 
@@ -24,10 +24,11 @@ class FileCheck:
 
     Parameters
     ----------
-    folder : what the names in an index are relative to
+    folder : what the names in an index are relative to. Of a remote one nothing goes through the local cache
     """
 
     def __init__(self, folder: Folder) -> None:
+        self._folder = folder
         self._base = str(folder)
         self._buffer = _Buffer()
 
@@ -38,6 +39,8 @@ class FileCheck:
         -------
         kind, says : ``missing_file``, ``size`` or ``content``, and the words for it; None where all is well
         """
+        if not isinstance(self._folder, LocalFolder):
+            return self._fault_far(file)
         path = f"{self._base}/{file.name}"
         try:
             with telling("read the file", path):
@@ -54,6 +57,15 @@ class FileCheck:
                     os.close(descriptor)
         except SupportsetError as error:  # a bad sector: the other files are still worth a look
             return "content", str(error).removeprefix(f"{path}: ")
+        return None if found == file.xxh3 else ("content", "is not what was written, a bit or more differs")
+
+    def _fault_far(self, file: StoredFile) -> tuple[str, str] | None:
+        size = self._folder.size(file.name)
+        if size is None:
+            return "missing_file", "the shard file is gone"
+        if size != file.size:
+            return "size", f"the shard file has {size} bytes, its index says {file.size}"
+        found = hash_pieces(self._folder.pieces(file.name))
         return None if found == file.xxh3 else ("content", "is not what was written, a bit or more differs")
 
     def _hash(self, descriptor: int, size: int) -> str:

@@ -15,9 +15,10 @@ import h5py
 import numpy as np
 
 from store.errors import SupportsetError
-from store.files import Folder, Part, Parts, as_part
-from store.shard import ARRAYS, Array, EncodedShard, Location, ShardArrays, ShardFormat
+from store.files import Folder, MappedFile, Part, Parts, as_part
+from store.shard import ARRAYS, Array, Compression, EncodedShard, Location, ShardArrays, ShardFormat
 
+ROWS_PER_CHUNK = 256  # of compressed datasets
 ALIGNMENT = 64  # bytes: arrays begin on a cache line
 
 
@@ -26,10 +27,13 @@ class Hdf5Format(ShardFormat):
 
     name = "hdf5"
     suffix = ".h5"
+    codec = "gzip"
 
-    def encode(self, shard: str, arrays: ShardArrays) -> EncodedShard:
+    def encode(self, shard: str, arrays: ShardArrays, compression: Compression | None = None) -> EncodedShard:
         """Let h5py lay out the file, and put the arrays where it left room for them."""
         root = self.root(shard)
+        if compression:
+            return EncodedShard({root: [_archive(arrays, compression)]}, {})
         image = _Image()
         locations = {}
         structure = {"alignment_threshold": 1, "alignment_interval": ALIGNMENT, "meta_block_size": 8192}
@@ -40,6 +44,12 @@ class Hdf5Format(ShardFormat):
                 locations[name] = Location(root, dataset.get_offset(), array.dtype.name, array.shape)
         content = {locations[name].offset: as_part(array) for name, array in arrays.items()}
         return EncodedShard({root: image.filled(content)}, locations)
+
+    def is_compressed(self, folder: Folder, shard: str, compression: Compression) -> bool:
+        """Compare the filters of the datasets with ours."""
+        with self._open(folder, shard) as file:
+            filters = {(file[name].compression, file[name].compression_opts, file[name].shuffle) for name in ARRAYS}
+        return filters == {(compression.codec, compression.level, True)}
 
     def locate(self, folder: Folder, shard: str) -> dict[str, Location]:
         """Find the arrays' bytes with h5py."""
@@ -68,7 +78,7 @@ class Hdf5Format(ShardFormat):
         if not folder.size(root):
             raise self.absent(folder, root, shard)
         try:
-            with h5py.File(_Reading(folder.map(root).content), "r") as file:
+            with h5py.File(_Reading(folder.map(root)), "r") as file:
                 yield file
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SupportsetError(
@@ -128,10 +138,11 @@ class _Image(io.RawIOBase):
 
 
 class _Reading(io.RawIOBase):
-    """Memory as a file that h5py can read, without a copy of the whole."""
+    """A mapped file as one that h5py can read, without a copy of the whole; what is far is fetched as it is read."""
 
-    def __init__(self, content: memoryview) -> None:
-        self._content = content
+    def __init__(self, file: MappedFile) -> None:
+        self._file = file
+        self._content = file.content
         self._position = 0
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -143,10 +154,24 @@ class _Reading(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        piece = self._content[self._position : self._position + len(buffer)]
+        stop = min(self._position + len(buffer), len(self._content))
+        self._file.fetch([(self._position, stop)])
+        piece = self._content[self._position : stop]
         buffer[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)
+
+
+def _archive(arrays: ShardArrays, compression: Compression) -> memoryview:
+    """A whole file with compressed datasets; as much of it is unpacked at a time as of a Zarr shard."""
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file.attrs["format"] = "supportset-shard"
+        for name, array in arrays.items():
+            chunks = (min(ROWS_PER_CHUNK, len(array)), *array.shape[1:])
+            packing = {"compression": compression.codec, "compression_opts": compression.level, "shuffle": True}
+            file.create_dataset(name, data=array, chunks=chunks, **packing)
+    return image.getbuffer()
 
 
 def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:

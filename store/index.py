@@ -7,8 +7,10 @@ where in them the arrays lie. :func:`effective` applies the one rule by which se
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +49,7 @@ SCHEMA = pa.schema(
     ]
 )
 
+_THREADS = min(8, os.cpu_count() or 1)  # that parse index files side by side
 _NAME = re.compile(r"([0-9a-f]{16})\.parquet")
 
 
@@ -159,8 +162,13 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
     Vanished
         The file is gone, as after a compaction by another process.
     """
+    return _parse(folder, shard, folder.read(index_name(shard)), columns)
+
+
+def _parse(
+    folder: Folder, shard: str, content: bytes | None, columns: list[str] | None
+) -> tuple[ShardIndex, pa.Table]:
     name = index_name(shard)
-    content = folder.read(name)
     if content is None:
         raise Vanished(f"{folder}/{name}: the index file cannot be read though it is listed: remove the broken link")
     try:
@@ -199,9 +207,12 @@ def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[Sha
         new = [shard for name in folder.names() if (shard := shard_of(name)) and shard not in found]
         if not new:
             break
-        for shard in new:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            contents = folder.read_many([index_name(shard) for shard in new])
+            parsing = [pool.submit(_parse, folder, *item, columns) for item in zip(new, contents, strict=True)]
+        for shard, parsed in zip(new, parsing, strict=True):
             try:
-                found[shard] = read_index(folder, shard, columns)
+                found[shard] = parsed.result()
             except Vanished:  # since our look at the folder: another shard replaces it, so look again
                 vanished[shard] = vanished.get(shard, 0) + 1
                 if vanished[shard] == 3:  # listed again and again: a broken link

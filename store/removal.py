@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from store.card import CARD
 from store.catalog import FEATURES, FeatureSetInfo, list_feature_sets
 from store.dataset import DATASET, list_datasets
 from store.errors import UsageError
-from store.files import TEMPORARY, open_folder, telling
+from store.files import StorePath, open_folder, store_path
 from store.leftovers import find_leftovers
 from store.tables import TABLES
 
@@ -32,7 +30,7 @@ class Removal:
     bytes : that get free
     """
 
-    path: Path
+    path: StorePath
     feature_sets: tuple[FeatureSetInfo, ...]
     files: int
     bytes: int
@@ -56,9 +54,9 @@ def plan_removal(info: FeatureSetInfo) -> Removal:
 
 
 def remove_feature_set(info: FeatureSetInfo) -> Removal:
-    """Delete a feature set: its folder changes its name first, and the card goes before the features.
+    """Delete a feature set, its card before its features: from then on no reader finds it.
 
-    From the first moment on no reader finds it. What a killed run left goes with the next deletion in the dataset.
+    What a killed run left goes with the next deletion in the dataset.
 
     Raises
     ------
@@ -68,18 +66,11 @@ def remove_feature_set(info: FeatureSetInfo) -> Removal:
         The disk refuses.
     """
     removal = plan_removal(info)
-    parent = open_folder(info.path.parent)
-    hidden = info.path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{info.path.name}")
-    with telling("remove", info.path):
-        os.rename(info.path, hidden)
-    for name in parent.names():
-        if name.startswith(TEMPORARY):
-            parent.child(name).remove(CARD)
-            parent.remove(name)
+    open_folder(info.path.parent).discard(info.path.name, CARD)
     return removal
 
 
-def plan_dataset_removal(root: str | Path, name: str) -> Removal:
+def plan_dataset_removal(root: str | StorePath, name: str) -> Removal:
     """What deleting a dataset deletes: its tables, and its features by every recipe.
 
     Raises
@@ -88,7 +79,7 @@ def plan_dataset_removal(root: str | Path, name: str) -> Removal:
         No such dataset; or as :func:`plan_removal`.
     """
     sets = tuple(list_feature_sets(root, name))
-    path = Path(root) / name
+    path = store_path(root) / name
     if name not in list_datasets(root) and not sets:
         known = ", ".join(list_datasets(root)) or "none"
         raise UsageError(f"{root}: no dataset {name!r}; there are {known}")
@@ -97,7 +88,7 @@ def plan_dataset_removal(root: str | Path, name: str) -> Removal:
     return Removal(path, sets, *_measure([info.path for info in sets] + [path / file for file in _tables(path)]))
 
 
-def remove_dataset(root: str | Path, name: str) -> Removal:
+def remove_dataset(root: str | StorePath, name: str) -> Removal:
     """Delete a dataset: features, then ``dataset.json``, then the tables, and the folder if nothing else is in it.
 
     Raises
@@ -114,13 +105,11 @@ def remove_dataset(root: str | Path, name: str) -> Removal:
     for file in _tables(removal.path):
         folder.remove(file)
     for empty in (removal.path / FEATURES, removal.path):
-        with telling("remove the folder", empty):
-            if empty.is_dir() and not any(empty.iterdir()):
-                empty.rmdir()
+        open_folder(empty.parent).prune(empty.name)
     return removal
 
 
-def _tables(path: Path) -> list[str]:
+def _tables(path: StorePath) -> list[str]:
     """The store's own files in a dataset's folder, the one that commits the others first."""
     known = {DATASET, *(f"{key}.parquet" for key in TABLES)}
     there = [file for file in open_folder(path).names() if file in known or _STAGED.fullmatch(file)]
@@ -128,7 +117,7 @@ def _tables(path: Path) -> list[str]:
 
 
 def _refuse_foreign(info: FeatureSetInfo) -> None:
-    if info.path.is_symlink():
+    if isinstance(info.path, Path) and info.path.is_symlink():
         raise UsageError(f"{info.path}: is a link to {info.path.resolve()}: remove the link, or what it points to")
     foreign = [leftover.path for leftover in find_leftovers(info.path) if leftover.kind == "foreign"]
     if foreign:
@@ -136,7 +125,7 @@ def _refuse_foreign(info: FeatureSetInfo) -> None:
         raise UsageError(f"{foreign[0]}{more}: no file of the store: move it away first, it would be lost")
 
 
-def _measure(paths: list[Path]) -> tuple[int, int]:
+def _measure(paths: list[StorePath]) -> tuple[int, int]:
     """Number and bytes of all files."""
-    files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
-    return len(files), sum(file.lstat().st_size for file in files)
+    sizes = [size for path in paths for size in open_folder(path.parent).files(path.name).values()]
+    return len(sizes), sum(sizes)

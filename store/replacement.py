@@ -16,9 +16,9 @@ import pyarrow as pa
 import xxhash
 
 from store.errors import SupportsetError
-from store.files import Folder, as_part, hash_parts
+from store.files import Folder, as_part, fetched, hash_pieces
 from store.index import ShardIndex, Vanished, describe, index_name, read_index, shard_of, write_index
-from store.shard import ARRAYS, Array, ShardArrays, shard_format
+from store.shard import ARRAYS, Array, Compression, ShardArrays, shard_format
 
 
 class DamagedShard(SupportsetError):  # noqa: N818 - named for what it tells
@@ -48,7 +48,7 @@ def checked_arrays(folder: Folder, index: ShardIndex, rows: pa.Table, then: str)
     stored_as = shard_format(index.shard_format)
     try:
         found = {
-            name: index.arrays[name].view(folder.map(index.arrays[name].file).content)
+            name: index.arrays[name].view(fetched(folder.map(index.arrays[name].file)))
             if name in index.arrays
             else stored_as.decode(folder, index.shard, name)
             for name in ARRAYS
@@ -121,7 +121,13 @@ def repack(parts: Sequence[tuple[pa.Table, Array, Array]]) -> tuple[pa.Table, Sh
     return rows.set_column(place, rows.schema.field(place), pa.array(offsets, mask=failed)), arrays
 
 
-def commit(folder: Folder, index: ShardIndex, rows: pa.Table, arrays: ShardArrays | None) -> None:
+def commit(
+    folder: Folder,
+    index: ShardIndex,
+    rows: pa.Table,
+    arrays: ShardArrays | None,
+    compression: Compression | None = None,
+) -> ShardIndex:
     """Write a shard, read it back, and commit it.
 
     Parameters
@@ -130,6 +136,12 @@ def commit(folder: Folder, index: ShardIndex, rows: pa.Table, arrays: ShardArray
     index : with everything set but ``files`` and ``arrays``
     rows : of its index
     arrays : what its clips have; None where none of them has features
+    compression : makes the shard an archive
+
+    Returns
+    -------
+    ShardIndex
+        As it is committed, with ``files`` and ``arrays``.
 
     Raises
     ------
@@ -140,13 +152,17 @@ def commit(folder: Folder, index: ShardIndex, rows: pa.Table, arrays: ShardArray
     target = shard_format(index.shard_format)
     try:
         if arrays is not None:
-            encoded = target.encode(index.shard, arrays)
+            encoded = target.encode(index.shard, arrays, compression)
             index = changed(index, files=describe(encoded), arrays=encoded.arrays)
             folder.put(encoded.files)
         for file in index.files:  # as they are on disk: other shards are given up for them
-            if file.size and hash_parts([folder.map(file.name).content]) != file.xxh3:
+            if hash_pieces(folder.pieces(file.name)) != file.xxh3:
                 raise SupportsetError(f"{folder}/{file.name}: does not read back as written: check the disk")
         write_index(folder, index, rows)
+        if not (is_whole(folder, index) or folder.size(index_name(index.shard)) is None):
+            # The process was suspended for so long that the files were rubbish for `store compact`: see FeatureWriter.
+            folder.remove(index_name(index.shard))  # what it stands for counts again
+            raise SupportsetError(f"{folder}/{target.root(index.shard)}: was removed while it was written: run again")
     except SupportsetError:
         # Without an index nobody will ever look at the shard. But the index may be there although the folder could
         # not be flushed after it: then its shard must stay.
@@ -154,6 +170,12 @@ def commit(folder: Folder, index: ShardIndex, rows: pa.Table, arrays: ShardArray
             if folder.size(index_name(index.shard)) is None:
                 folder.remove(target.root(index.shard))
         raise
+    return index
+
+
+def is_whole(folder: Folder, index: ShardIndex) -> bool:
+    """Whether a shard's files are all there, with the sizes that its index says."""
+    return all(folder.size(file.name) == file.size for file in index.files)
 
 
 def still_replaced(indexes: Iterable[ShardIndex], names: Iterable[str]) -> tuple[str, ...]:

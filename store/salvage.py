@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace as changed
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from store.errors import SupportsetError
-from store.files import Folder, open_folder
+from store.files import Folder, StorePath, fetched, open_folder
 from store.index import ShardIndex, effective, read_all
 from store.leftovers import SHARDS
 from store.replacement import commit, intact, place, remove_replaced, remove_shard, repack, still_replaced
 from store.shard import Array, Location, shard_format
 
 
-def drop_damaged(path: str | Path, shards: Collection[str]) -> list[str]:
+def drop_damaged(path: str | StorePath, shards: Collection[str]) -> list[str]:
     """Write damaged shards anew without the clips that are damaged.
 
     A clip whose features are given up has no row at all afterwards, also no older one that would come back to life:
@@ -82,7 +81,7 @@ def _what_is_there(folder: Folder, index: ShardIndex, name: str) -> Array:
             part = Location(
                 location.file, location.offset, location.dtype, (min(there, location.shape[0]), *location.shape[1:])
             )
-            return part.view(folder.map(location.file).content)
+            return part.view(fetched(folder.map(location.file)))
     except SupportsetError:
         pass  # not even readable: nothing of it is there
     return np.empty((0, 1), np.float16)

@@ -21,6 +21,7 @@ from store.files import Folder, Parts
 Array = np.ndarray[Any, Any]
 
 ARRAYS = ("values", "timestamps", "offsets")
+DEFAULT_LEVEL = 3  # of compression
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,29 @@ class EncodedShard:
     Attributes
     ----------
     files : content by name relative to the ``shards`` folder; all share their first component
-    arrays : where ``values``, ``timestamps`` and ``offsets`` lie in them
+    arrays : where ``values``, ``timestamps`` and ``offsets`` lie in them; empty where they are compressed
     """
 
     files: dict[str, Parts]
     arrays: dict[str, Location]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How the arrays of an archive are packed, without loss.
+
+    Attributes
+    ----------
+    codec : ``zstd`` or ``gzip``, after the bytes of the numbers were sorted by their place in the number, which makes
+        the saving on floats about twice as large
+    level : 1 (fast) to 9 (small)
+    """
+
+    codec: str
+    level: int
+
+    def __str__(self) -> str:
+        return f"{self.codec}:{self.level}"
 
 
 class ShardFormat(ABC):
@@ -117,18 +136,54 @@ class ShardFormat(ABC):
     ----------
     name : what users call it
     suffix : of the shard's file or folder
+    codec : that its archives are compressed with: one that the format's library reads without any plugin
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
+    codec: ClassVar[str]
+
+    def compression(self, text: str) -> Compression | None:
+        """Read ``none``, ``CODEC`` or ``CODEC:LEVEL``.
+
+        Raises
+        ------
+        UsageError
+            Not the format's codec, or no level from 1 to 9.
+        """
+        if text == "none":
+            return None
+        codec, colon, level = text.partition(":")
+        if codec != self.codec:
+            raise UsageError(f"compression {text!r}: {self.name} is compressed with {self.codec}[:1-9], or none")
+        if colon and level not in list("123456789"):
+            raise UsageError(f"compression {text!r}: the level is a number from 1 (fast) to 9 (small)")
+        return Compression(codec, int(level or DEFAULT_LEVEL))
 
     def root(self, shard: str) -> str:
         """Name of a shard's file or folder."""
         return shard + self.suffix
 
     @abstractmethod
-    def encode(self, shard: str, arrays: ShardArrays) -> EncodedShard:
-        """Turn a shard into files, sharing memory with the arrays where that can be."""
+    def encode(self, shard: str, arrays: ShardArrays, compression: Compression | None = None) -> EncodedShard:
+        """Turn a shard into files, sharing memory with the arrays where that can be.
+
+        Parameters
+        ----------
+        shard : id
+        arrays : its content
+        compression : makes it an archive, which readers unpack as a whole instead of mapping it
+        """
+
+    @abstractmethod
+    def is_compressed(self, folder: Folder, shard: str, compression: Compression) -> bool:
+        """Whether a shard of this format is an archive of exactly this compression.
+
+        Raises
+        ------
+        SupportsetError
+            A file is absent or damaged.
+        """
 
     @abstractmethod
     def locate(self, folder: Folder, shard: str) -> dict[str, Location]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +16,14 @@ import pyarrow.compute as pc
 from store.card import CARD, load_card
 from store.errors import SupportsetError, UsageError
 from store.file_check import FileCheck
-from store.files import Folder, open_folder
+from store.files import Folder, LocalFolder, StorePath, open_folder, store_path
 from store.index import OK, ShardIndex, Vanished, index_name, read_index, shard_of
 from store.leftovers import SHARDS, find_leftovers
 from store.salvage import salvage
 from store.shard import shard_format
 
 WORKERS = 2  # shards at a time: one is read while the other is hashed
+FAR_WORKERS = 8  # the same for a remote store, whose answers take their time
 
 Progress = Callable[[int, int], None]
 
@@ -74,7 +74,7 @@ class VerifyReport:
     problems : all of them, the harmless ones last
     """
 
-    path: Path
+    path: StorePath
     shards: int = 0
     clips: int = 0
     bytes: int = 0
@@ -101,7 +101,7 @@ class VerifyReport:
         }
 
 
-def verify(path: str | Path, *, progress: Progress | None = None) -> VerifyReport:
+def verify(path: str | StorePath, *, progress: Progress | None = None) -> VerifyReport:
     """Check every file of a feature set against its size and hash. Nothing is changed.
 
     Files are read once from their first byte to their last; only where a hash differs are the clips compared, one by
@@ -120,14 +120,14 @@ def verify(path: str | Path, *, progress: Progress | None = None) -> VerifyRepor
         The disk refuses; the set is of a newer format version.
     """
     started = time.monotonic()
-    report = VerifyReport(Path(path))
+    report = VerifyReport(store_path(path))
     root = open_folder(path)
     recipe_hash = _check_card(root, report)
     folder = root.child(SHARDS)
     committed = list(_committed(folder, recipe_hash, report))
     total = sum(file.size for index, _ in committed for file in index.files)
     check = FileCheck(folder)
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(_workers(folder)) as pool:
         checks = pool.map(lambda shard: _check_shard(folder, check, *shard), committed)
         for (index, rows), (problems, read) in zip(committed, checks, strict=True):
             report.bytes += read
@@ -152,7 +152,7 @@ def _check_card(root: Folder, report: VerifyReport) -> str | None:
     except SupportsetError as error:
         report.problems.append(_told("card", f"{root}/{CARD}", error, "restore the file"))
         return None
-    name = report.path.resolve().name
+    name = (report.path.resolve() if isinstance(report.path, Path) else report.path).name
     if name != recipe.folder:
         report.problems.append(
             Problem(
@@ -169,7 +169,7 @@ def _committed(folder: Folder, recipe_hash: str | None, report: VerifyReport) ->
     """Shards that count, with their rows."""
     found = []
     shards = [shard for name in folder.names() if (shard := shard_of(name))]
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(_workers(folder)) as pool:
         for shard, outcome in zip(shards, pool.map(lambda shard: _index(folder, shard), shards), strict=True):
             name = index_name(shard)
             if isinstance(outcome, tuple):
@@ -196,6 +196,10 @@ def _committed(folder: Folder, recipe_hash: str | None, report: VerifyReport) ->
         yield index, rows
 
 
+def _workers(folder: Folder) -> int:
+    return WORKERS if isinstance(folder, LocalFolder) else FAR_WORKERS
+
+
 def _index(folder: Folder, shard: str) -> tuple[ShardIndex, pa.Table] | SupportsetError:
     try:
         return read_index(folder, shard)
@@ -219,7 +223,7 @@ def _check_shard(folder: Folder, check: FileCheck, index: ShardIndex, rows: pa.T
             for file, kind, says in faults
         ]
     root = shard_format(index.shard_format).root(index.shard)
-    for name in sorted(set(_files_below(folder, root)) - {file.name for file in index.files}):
+    for name in sorted(set(folder.files(root)) - {file.name for file in index.files}):
         mend = "harmless, move it away"
         problems.append(Problem("foreign", f"{folder}/{name}", "is no file of the shard", mend, harmless=True))
     unread = {file.name for file, kind, _ in faults if kind != "content"}
@@ -250,7 +254,7 @@ def _contradiction(index: ShardIndex, rows: pa.Table) -> str | None:
     return None
 
 
-def _leftovers(path: Path) -> Iterator[Problem]:
+def _leftovers(path: StorePath) -> Iterator[Problem]:
     told = {
         "orphan": (
             "a shard without an index, of a killed writer or of one that runs now",
@@ -262,12 +266,6 @@ def _leftovers(path: Path) -> Iterator[Problem]:
     for leftover in find_leftovers(path):
         says, mend = told[leftover.kind]
         yield Problem(leftover.kind, str(leftover.path), says, f"harmless, {mend}", harmless=True)
-
-
-def _files_below(folder: Folder, root: str) -> list[str]:
-    base = str(folder)
-    walk = os.walk(os.path.join(base, root))
-    return [os.path.relpath(os.path.join(at, name), base) for at, _, names in walk for name in names]
 
 
 def _told(kind: str, path: str, error: SupportsetError, mend: str) -> Problem:

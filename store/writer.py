@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +15,7 @@ import pyarrow as pa
 from store import shard as shards
 from store.card import CARD, FeatureCard
 from store.errors import InvalidFeatures, SupportsetError
-from store.files import open_folder
+from store.files import StorePath, open_folder, store_path
 from store.index import OK, ShardIndex, StoredFile, describe, index_name, new_shard_id, read_all, write_index
 from store.pending import PendingShard, Source
 from store.replacement import remove_shard
@@ -57,7 +56,7 @@ class FeatureWriter:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | StorePath,
         card: FeatureCard,
         *,
         shard_format: str = "zarr",
@@ -65,7 +64,7 @@ class FeatureWriter:
         seconds_per_shard: float = 300.0,
         bytes_per_shard: int = BYTES_PER_SHARD,
     ) -> None:
-        self.path = Path(path)
+        self.path = store_path(path)
         self.card = card
         self._format = shards.shard_format(shard_format)
         self._limits = clips_per_shard, seconds_per_shard, bytes_per_shard

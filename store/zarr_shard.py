@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from store.errors import SupportsetError
-from store.files import Folder, Parts, as_part
-from store.shard import ARRAYS, Array, EncodedShard, Location, ShardArrays, ShardFormat
+from store.files import Folder, Parts, as_part, fetched
+from store.shard import ARRAYS, Array, Compression, EncodedShard, Location, ShardArrays, ShardFormat
 
 ROWS_PER_CHUNK = 256
 
@@ -35,8 +35,9 @@ class ZarrFormat(ShardFormat):
 
     name = "zarr"
     suffix = ".zarr"
+    codec = "zstd"
 
-    def encode(self, shard: str, arrays: ShardArrays) -> EncodedShard:
+    def encode(self, shard: str, arrays: ShardArrays, compression: Compression | None = None) -> EncodedShard:
         """Lay out the group's files."""
         root = self.root(shard)
         group = {"zarr_format": 3, "node_type": "group", "attributes": {"format": "supportset-shard"}}
@@ -44,12 +45,28 @@ class ZarrFormat(ShardFormat):
         locations = {}
         for name, array in arrays.items():
             metadata, parts = _sharded(array) if array.ndim == 2 else _one_chunk(array)
+            if compression:
+                metadata, parts = _compressed(array, metadata, compression)
             metadata["dimension_names"] = _DIMENSIONS[name]
             key = f"{root}/{name}/c" + ".0" * array.ndim
             files[f"{root}/{name}/zarr.json"] = [_json(metadata)]
             files[key] = parts
-            locations[name] = Location(key, 0, array.dtype.name, array.shape)
+            if not compression:
+                locations[name] = Location(key, 0, array.dtype.name, array.shape)
         return EncodedShard(files, locations)
+
+    def is_compressed(self, folder: Folder, shard: str, compression: Compression) -> bool:
+        """Compare the codecs in ``zarr.json`` with ours."""
+        for name in ARRAYS:
+            node = f"{self.root(shard)}/{name}"
+            metadata, _ = self._metadata(folder, shard, node)
+            try:
+                packing = _blosc(compression, np.dtype(metadata["data_type"]).itemsize)
+                if _innermost(metadata) != [_BYTES, packing]:
+                    return False
+            except (KeyError, TypeError, IndexError) as error:
+                raise SupportsetError(f"{folder}/{node}/zarr.json: damaged ({error!r}): restore the file") from None
+        return True
 
     def locate(self, folder: Folder, shard: str) -> dict[str, Location]:
         """Find the arrays' bytes from ``zarr.json`` and the shard index."""
@@ -105,7 +122,7 @@ class ZarrFormat(ShardFormat):
     def _data(self, folder: Folder, shard: str, name: str) -> memoryview:
         if not folder.size(name):
             raise self.absent(folder, name, shard)
-        return folder.map(name).content
+        return fetched(folder.map(name))
 
 
 def crc32c(data: bytes) -> int:
@@ -147,6 +164,32 @@ def _sharded(array: Array) -> tuple[dict[str, Any], Parts]:
 
 def _one_chunk(array: Array) -> tuple[dict[str, Any], Parts]:
     return _array_metadata(array, list(array.shape), [_BYTES]), [as_part(array)]
+
+
+def _compressed(array: Array, metadata: dict[str, Any], compression: Compression) -> tuple[dict[str, Any], Parts]:
+    """The same layout with each chunk compressed, packed by zarr-python."""
+    import zarr  # here: see decode
+    from zarr.core.buffer import Buffer, cpu
+    from zarr.storage import MemoryStore
+
+    _innermost(metadata).append(_blosc(compression, array.itemsize))
+    content: dict[str, Buffer] = {"zarr.json": cpu.Buffer.from_bytes(_json(metadata))}
+    with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk left out could not be told from a lost one
+        zarr.open_array(MemoryStore(content), mode="r+")[...] = array
+    (data,) = (content[name].to_bytes() for name in content if name != "zarr.json")
+    return metadata, [data]
+
+
+def _blosc(compression: Compression, itemsize: int) -> dict[str, Any]:
+    """The codec: of those that every Zarr library has, the one that sorts bytes before it compresses."""
+    settings = {"cname": compression.codec, "clevel": compression.level, "shuffle": "shuffle"}
+    return {"name": "blosc", "configuration": {**settings, "typesize": itemsize, "blocksize": 0}}
+
+
+def _innermost(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """The codecs that the numbers themselves go through."""
+    codecs: list[dict[str, Any]] = metadata["codecs"]
+    return codecs[0]["configuration"]["codecs"] if codecs[0]["name"] == "sharding_indexed" else codecs
 
 
 def _array_metadata(array: Array, chunk_shape: list[int], codecs: list[dict[str, Any]]) -> dict[str, Any]:

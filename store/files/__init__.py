@@ -4,8 +4,8 @@
 in the store opens a file to write it.
 """
 
-from store.files.folder import TEMPORARY, Folder, MappedFile, Part, Parts, telling, whole
-from store.files.hashing import as_part, hash_file, hash_parts, part_sizes
+from store.files.folder import TEMPORARY, Folder, MappedFile, Part, Parts, fetched, telling
+from store.files.hashing import as_part, hash_file, hash_parts, hash_pieces, part_sizes
 from store.files.local import LocalFolder, sync_folder
 from store.files.opening import open_folder
 from store.files.places import RemotePath, StorePath, store_path
@@ -20,12 +20,13 @@ __all__ = [
     "RemotePath",
     "StorePath",
     "as_part",
+    "fetched",
     "hash_file",
     "hash_parts",
+    "hash_pieces",
     "open_folder",
     "part_sizes",
     "store_path",
     "sync_folder",
     "telling",
-    "whole",
 ]

@@ -150,7 +150,7 @@ class Folder(Protocol):
         ...
 
 
-def whole(file: MappedFile) -> memoryview:
+def fetched(file: MappedFile) -> memoryview:
     """All of a file's content, fetched."""
     file.fetch([(0, len(file.content))])
     return file.content

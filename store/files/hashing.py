@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
-from store.files.folder import Parts, telling
+from store.files.folder import Part, Parts, telling
 
 
 def as_part(array: np.ndarray[Any, Any]) -> memoryview:
@@ -23,9 +24,14 @@ def part_sizes(parts: Parts) -> int:
 
 def hash_parts(parts: Parts) -> str:
     """``xxh3-128:<hex>`` of a file's parts, as one run of bytes."""
+    return hash_pieces(parts)
+
+
+def hash_pieces(pieces: Iterable[Part]) -> str:
+    """``xxh3-128:<hex>`` of bytes that come one piece after the other."""
     digest = xxhash.xxh3_128()
-    for part in parts:
-        digest.update(part)
+    for piece in pieces:
+        digest.update(piece)
     return f"xxh3-128:{digest.hexdigest()}"
 
 

@@ -7,6 +7,7 @@ either absent or complete, whatever happens.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -14,8 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from store.files.folder import TEMPORARY, Folder, MappedFile, Parts, telling
 from store.files.mapping import LocalMapping
+from store.memory import empty_aligned
 
 PIECE = 1 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
 
@@ -71,7 +75,8 @@ class LocalFolder:
 
     def glob(self, pattern: str) -> list[str]:
         """Names of files that fit a pattern, sorted."""
-        return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(pattern))
+        literal = "/".join(part if part == "*" else glob.escape(part) for part in pattern.split("/"))
+        return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(literal))
 
     def changed(self, name: str) -> float | None:
         """When a file, or anything in a tree, last changed, in seconds since 1970; None where it is gone."""
@@ -107,7 +112,7 @@ class LocalFolder:
 
     def pieces(self, name: str) -> Iterator[bytes | memoryview]:
         """Content of a file in pieces of 1 MiB through one buffer."""
-        buffer = memoryview(bytearray(PIECE))
+        buffer = empty_aligned((PIECE,), np.uint8).data
         with telling("read the file", self.path / name), open(self.path / name, "rb", buffering=0) as file:
             while count := file.readinto(buffer):
                 yield buffer[:count]

@@ -28,7 +28,7 @@ from store.files.remote_errors import names_missing_bucket, telling_drivers, tel
 
 AT_ONCE = 64  # small requests under way at a time
 PIECE = 4 << 20  # bytes of one request of a large read
-PIECES_AT_ONCE = 8
+PIECES_AT_ONCE = 4
 
 _DISCARDED = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{8}-(.+)")
 
@@ -134,9 +134,7 @@ class RemoteFolder:
 
     def pieces(self, name: str) -> Iterator[bytes | memoryview]:
         """Content of an object in pieces of some MB, several requests at a time, past the cache."""
-        size = self.size(name)
-        if size is None:
-            raise SupportsetError(f"{self.place / name}: cannot read the object: it is gone; check the path")
+        size = int(self._known(name)["size"])
         spans = [(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
         for first in range(0, len(spans), PIECES_AT_ONCE):
             yield from self.read_ranges(name, spans[first : first + PIECES_AT_ONCE])
@@ -163,9 +161,7 @@ class RemoteFolder:
 
     def map(self, name: str) -> MappedFile:
         """An object as memory: blocks of it are read when asked for, and kept in the local cache."""
-        info = self._infos.pop(name, None) or self._info(name)
-        if info is None:
-            raise SupportsetError(f"{self.place / name}: cannot map the object: it is gone; check the path")
+        info = self._known(name)
         url, size = str(self.place / name), int(info["size"])
         return default_cache().open(url, version(info), size, lambda ranges: self.read_ranges(name, ranges))
 
@@ -274,6 +270,13 @@ class RemoteFolder:
         found = {info["name"].rstrip("/"): info for info in listed}
         # An object of the folder's own name lists itself.
         return {path.rpartition("/")[2]: info for path, info in found.items() if path not in ("", root)}
+
+    def _known(self, name: str) -> dict[str, Any]:
+        """What :meth:`size`, which readers call just before, was told of an object; else what the storage says now."""
+        info = self._infos.pop(name, None) or self._info(name)
+        if info is None:
+            raise SupportsetError(f"{self.place / name}: cannot read the object: it is gone; check the path")
+        return info
 
     def _info(self, name: str) -> dict[str, Any] | None:
         """What the storage says of an object, None where there is none."""

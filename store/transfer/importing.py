@@ -6,14 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from store.card import CARD, FeatureCard
+from store.card import FeatureCard, is_feature_set
 from store.catalog import feature_set_path, list_feature_sets
-from store.dataset import DATASET, Dataset, open_dataset
+from store.dataset import Dataset, list_datasets, open_dataset
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
+from store.files import StorePath
 from store.index import OK
 from store.transfer.arrays import Fault
 from store.transfer.clip import Features, Form, prepare, survey
@@ -43,7 +43,7 @@ class ImportSummary:
 
     dataset: str
     feature_set: str
-    path: Path
+    path: StorePath
     imported: int = 0
     unchanged: int = 0
     failures: list[tuple[str, str, str]] = field(default_factory=list)
@@ -61,7 +61,7 @@ class ImportSummary:
 
 
 def import_features(
-    store: str | Path,
+    store: str | StorePath,
     dataset: str,
     source: ClipArrays,
     options: ImportOptions,
@@ -97,7 +97,9 @@ def import_features(
         raise UsageError(
             f"--fps {options.fps:g} and --timestamps {times.path}: the steps' times can come from one only"
         )
-    tables = open_dataset(store, dataset) if (Path(store) / dataset / DATASET).is_file() else None
+    tables = (
+        open_dataset(store, dataset) if dataset in list_datasets(store) else None
+    )
     known = _known_ids(tables, options.kind)
     outside = [] if known is None else [clip_id for clip_id in source.ids if clip_id not in known]
     if known and len(outside) == len(source.ids):
@@ -232,8 +234,8 @@ def _known_ids(tables: Dataset | None, kind: str) -> set[str] | None:
     return set(column.to_pylist())
 
 
-def _rows_of(path: Path) -> dict[str, Row]:
-    if not (path / CARD).is_file():
+def _rows_of(path: StorePath) -> dict[str, Row]:
+    if not is_feature_set(path):
         return {}
     columns = ["clip_id", "status", "message", "checksum", "timestamps_checksum"]
     table = FeatureSet.open(path).rows().select([*columns, *_ORIGIN, "source_hash"])
@@ -247,7 +249,7 @@ def _origin(row: Row) -> tuple[Any, ...]:
     return tuple(row[column] for column in _ORIGIN)
 
 
-def _earlier(store: str | Path, dataset: str, path: Path, card: FeatureCard) -> list[str]:
+def _earlier(store: str | StorePath, dataset: str, path: StorePath, card: FeatureCard) -> list[str]:
     """What the store already holds under this name."""
     notes = []
     for info in list_feature_sets(store, dataset):
