@@ -13,10 +13,10 @@ STORE    ?= features
 CONFIG   ?= configs/demo.toml
 ARGS     ?=
 
-.PHONY: help setup demo test extract train lint format docs clean
+.PHONY: help setup demo test extract train bench bench-store bench-docs lint format docs clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Install everything into the virtual environment (done by the others on first need)
 
@@ -40,6 +40,14 @@ extract: $(READY)  ## Extract features: make extract DATASET=msrvtt [DATA=data/m
 
 train: $(READY)  ## Train on extracted features: make train CONFIG=configs/paper-msrvtt.toml [ARGS="seed=1"]
 	$(PY) cli.py train "$(CONFIG)" --store "$(STORE)" $(ARGS)
+
+bench: bench-store  ## Run all benchmarks
+
+bench-store: $(READY)  ## Measure the feature store beside named alternatives: 15 minutes, 12 GB [ARGS="--only a,c --folder DIR"]
+	$(PY) -m benchmarks.store $(ARGS)
+
+bench-docs: $(READY)  ## Put the last results into docs/benchmarks.md
+	$(PY) -m benchmarks.document
 
 lint: $(READY)  ## Check style (ruff) and types (mypy)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -1,0 +1,71 @@
+"""Random batches from a warm page cache: ours beside a slice copy from RAM, and beside what people use."""
+
+from __future__ import annotations
+
+from benchmarks.report import Figure, Row
+from benchmarks.store.corpus import FORMATS, Array
+from benchmarks.store.plan import Plan
+from benchmarks.store.rivals import Hdf5Datasets, LibrarySlices, NpyFiles, RamSlices, Reader, check_same
+from benchmarks.store.ways import MappedIds, MappedRows, resident_rows
+from benchmarks.timing import Contender, interleave
+from store.feature_set import FeatureSet
+
+RAM = "RAM slice copy"
+LEAST_MAPPED, LEAST_RESIDENT = 0.90, 0.95
+LEAST = {".npy a clip": 12, "HDF5 dataset a clip": 12, "zarr-python on our shards": 35}
+
+
+def measure(plan: Plan) -> Figure:
+    """Ratios of the mapped and of the resident mode, in both formats."""
+    corpus, sizes = plan.corpus, plan.sizes
+    figure = Figure("warm", f"Warm random batches of {sizes.batch} clips", sizes=corpus.sizes)
+    readers: dict[str, Reader] = {RAM: RamSlices(corpus)}
+    ours: dict[str, float] = {}  # by name of the reader: its target
+    for name in FORMATS:
+        features = FeatureSet.open(plan.stores[name])
+        readers[f"{name}: read_rows"] = MappedRows(features, corpus.ids)
+        readers[f"{name}: read(ids)"] = MappedIds(features, corpus.ids)
+        ours |= {f"{name}: read_rows": LEAST_MAPPED, f"{name}: read(ids)": LEAST_MAPPED}
+        if resident := resident_rows(features, corpus.ids):
+            readers[f"{name}: resident"] = resident
+            ours[f"{name}: resident"] = LEAST_RESIDENT
+        else:
+            figure.notes.append(f"{name}: the resident mode is not in this checkout, so not measured")
+    rivals: dict[str, Reader] = {
+        ".npy a clip": NpyFiles(plan.npy, corpus.ids),
+        "HDF5 dataset a clip": Hdf5Datasets(plan.hdf5, corpus.ids),
+        "zarr-python on our shards": LibrarySlices(plan.stores["zarr"], "zarr", corpus.ids),
+        "h5py on our shards": LibrarySlices(plan.stores["hdf5"], "hdf5", corpus.ids),
+    }
+    readers |= rivals
+    check_same(readers, corpus.batches(1, sizes.batch, 10**6)[0], corpus)
+    plan.tell(f"warm batches: {plan.rounds} rounds of {sizes.batches} batches, {len(readers)} readers")
+
+    drawn = [corpus.batches(sizes.batches, sizes.batch, number) for number in range(plan.rounds + 1)]
+    timings = interleave({name: reading(reader, drawn) for name, reader in readers.items()}, plan.rounds)
+    figure.timings.append(timings)
+    for name, least in ours.items():
+        figure.rows.append(Row(_key(name, "ram"), name, RAM, timings.ratio(RAM, name), at_least=least))
+    for name in FORMATS:
+        for rival in rivals:
+            reader = f"{name}: read_rows"
+            ratio = timings.ratio(rival, reader)
+            figure.rows.append(Row(_key(reader, rival), reader, rival, ratio, at_least=LEAST.get(rival)))
+    gb = sizes.batches * sizes.batch * corpus.bytes / len(corpus) / 1e9
+    figure.notes.append(f"{RAM}: {gb / timings.median(RAM):.1f} GB/s")
+    return figure
+
+
+def reading(reader: Reader, drawn: list[list[Array]]) -> Contender:
+    """Read the batches of a round, each given up before the next is read, as a training loop does."""
+
+    def run(number: int) -> None:
+        for rows in drawn[number]:
+            reader.read(rows)
+
+    return Contender(run)
+
+
+def _key(reader: str, rival: str) -> str:
+    words = {".npy a clip": "npy", "HDF5 dataset a clip": "hdf5_datasets", "zarr-python on our shards": "zarr_python"}
+    return f"warm.{reader.replace(': ', '.').replace('(ids)', '_ids')}/{words.get(rival, rival.split()[0])}"
