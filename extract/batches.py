@@ -15,6 +15,7 @@ from extract.decode_worker import Job
 from extract.workers import ClipEnd, DecodePool, StepFrames
 
 _BUFFERS = 4  # one being filled, one ready, two in the model (the one before is read back while the next is computed)
+_ENDS = 256  # so many more ends than steps fit, of clips without a step: then a batch goes on though it is not full
 _POLL_SECONDS = 0.5
 
 
@@ -27,7 +28,8 @@ class Batch:
     buffer : (batch size, window, h, w, 3) uint8
         Belongs to the stream: give it back with :meth:`BatchStream.recycle`.
     rows : list of (job number, start_s, end_s)
-        What each of the N steps in the buffer is. N is the batch size but for the last batch, where it may be 0.
+        What each of the N steps in the buffer is. N is the batch size but for the last batch, and where many clips fail
+        one after another; it may be 0 then.
     ends : list of ClipEnd
         Jobs whose last step is in this batch or an earlier one.
     """
@@ -111,12 +113,12 @@ class BatchStream:
             if isinstance(event, StepFrames):
                 room[len(batch.rows)] = event.frames
                 batch.rows.append((event.job.number, event.start_s, event.end_s))
-                if len(batch.rows) == self._size:
-                    self._ready.put(batch)
-                    batch = Batch(self._take())
-                    room = batch.buffer.numpy()
             else:
                 batch.ends.append(event)
+            if len(batch.rows) == self._size or len(batch.ends) == self._size + _ENDS:
+                self._ready.put(batch)
+                batch = Batch(self._take())
+                room = batch.buffer.numpy()
         if batch.rows or batch.ends:
             self._ready.put(batch)
 

@@ -6,13 +6,15 @@ them, and the recorder's thread writes clips that are complete.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from extract.batches import Batch, BatchStream
 from extract.decode_worker import Job, Setup
 from extract.devices import cores_of_machine
 from extract.forward import Forward
+from extract.pace import Spent
 from extract.progress import Progress
 from extract.recorder import Recorder
 from extract.sampling import Sampling
@@ -31,6 +34,7 @@ from extract.workers import DecodePool
 if TYPE_CHECKING:
     from extract.backbones.base import Backbone
 
+_WATCH_SECONDS = 0.1  # between two looks at what the decode workers do
 _RING_BYTES = 512 * 2**20  # of shared memory for all workers together, at most
 
 
@@ -94,20 +98,21 @@ def run_pipeline(
     backbone : on its device
     plan : sizes
     recorder : takes the features, clip by clip
-    shown : is told which part set the pace
+    shown : is told where the time goes
 
     Raises
     ------
     SupportsetError
         From the workers, the model, or the writer.
     """
-    forward, held, waited, since = Forward(backbone), None, 0.0, time.monotonic()
-    began = since
+    shown.pipeline(device=str(backbone.device), workers=plan.workers, batch_size=plan.batch_size)
+    forward, held = Forward(backbone), None
     with ExitStack() as stack:
         pool = stack.enter_context(DecodePool(plan.setup, plan.workers, plan.timeout))
         stream = stack.enter_context(
             BatchStream(pool, _jobs(work, videos_root), plan.setup.shape, plan.batch_size, pinned=plan.pinned)
         )
+        laps = stack.enter_context(_Laps(pool, recorder, shown))
 
         def finish(batch: Batch, features: Tensor) -> None:
             values = features.cpu().numpy()
@@ -115,16 +120,66 @@ def run_pipeline(
             recorder.take(batch, values)
 
         for batch in stream:
-            waited += time.monotonic() - since
+            laps.frames_came()
             features = forward(batch.frames)
             if held is not None:
                 finish(*held)
-            held, since = (batch, features), time.monotonic()
+            held = (batch, features)
+            if features.device.type == "cpu":  # nothing is on its way: no reason to keep it back
+                finish(*held)
+                held = None
+            laps.batch_done()
         if held is not None:
+            laps.frames_came()
             finish(*held)
-    share = waited / max(time.monotonic() - began, 1e-9)
-    slower = "decoding" if share > 0.5 else "the model"
-    shown.note(f"extract: the model waited for frames {share:.0%} of the time: {slower} sets the pace")
+            laps.batch_done()
+
+
+class _Laps:
+    """Measures where the time between two batches goes, and tells it."""
+
+    def __init__(self, pool: DecodePool, recorder: Recorder, shown: Progress) -> None:
+        self._pool, self._recorder, self._shown = pool, recorder, shown
+        self._since = self._came = time.monotonic()
+        self._stored = recorder.waited
+        self._started = False
+        self._room = 0.0  # seconds, counted by the thread
+        self._told_room = 0.0
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="room", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left.set()
+        self._thread.join()
+
+    def frames_came(self) -> None:
+        """The model has a batch."""
+        self._came = time.monotonic()
+
+    def batch_done(self) -> None:
+        """The model is through with it, and its features are with the recorder."""
+        now, waited, room = time.monotonic(), self._came - self._since, self._room
+        store = self._recorder.waited - self._stored
+        spent = Spent(computing=now - self._came - store, store=store)
+        if self._started:
+            spent += Spent(frames=waited, room=room - self._told_room)
+        else:  # processes start, libraries are loaded: no part of the run is slow for that
+            spent += Spent(starting=waited)
+        self._shown.spent(spent)
+        self._since, self._stored, self._told_room, self._started = now, self._recorder.waited, room, True
+
+    def _watch(self) -> None:
+        since = time.monotonic()
+        while not self._left.wait(_WATCH_SECONDS):
+            now = time.monotonic()
+            self._room += (now - since) * self._pool.blocked
+            since = now
 
 
 def _jobs(work: Work, videos_root: Path) -> Iterator[Job]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import groupby
 from types import TracebackType
 from typing import Self
 
@@ -13,17 +15,20 @@ import numpy as np
 
 from extract.batches import Batch
 from extract.outcome import DAMAGED, OK, OVERFLOW
+from extract.pace import Spent
 from extract.progress import Progress
 from extract.selection import Clip, Task
 from extract.workers import ClipEnd
 from store.errors import SupportsetError, ValueOverflow
 from store.writer import FeatureWriter
 
-_PENDING = 64  # clips on their way to the writer; beyond these the run waits for the disk
+_PENDING_CLIPS, _PENDING_BYTES = 64, 64 * 2**20  # on their way to the writer; beyond these the run waits for the disk
 
 
 class Recorder:
     """Gathers the features of each clip and hands complete clips to the writer.
+
+    What it holds is bounded: features of the clips that are being decoded, and what the disk has not taken yet.
 
     Parameters
     ----------
@@ -36,6 +41,11 @@ class Recorder:
         Whether a damaged clip's features are stored, with the damage as their message, or dropped.
     stop_on_error : bool
         Whether the first clip that fails ends the run (after it is recorded).
+
+    Attributes
+    ----------
+    waited : float
+        Seconds for which the caller was held up because the writer did not keep pace.
     """
 
     def __init__(
@@ -51,12 +61,14 @@ class Recorder:
         self._features: dict[int, list[np.ndarray]] = {}
         self._spans: dict[int, list[tuple[float, float]]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
-        self._pending: deque[Future[None]] = deque()
+        self._pending: deque[tuple[Future[None], int]] = deque()
+        self._pending_bytes = 0
+        self.waited = 0.0
 
     def fail(self, clips: list[Clip], status: str, message: str) -> None:
         """Record clips that were not tried."""
         for clip in clips:
-            self._submit(self._thread.submit(self._writer.fail, clip.clip_id, status, message))
+            self._submit(self._thread.submit(self._writer.fail, clip.clip_id, status, message), 0)
 
     def take(self, batch: Batch, features: np.ndarray) -> None:
         """Take the features (N, D) of a batch, and write the clips that are complete with it.
@@ -66,19 +78,26 @@ class Recorder:
         SupportsetError
             If the disk refused an earlier clip, or one failed and the run is to stop then.
         """
-        for (number, start, end), feature in zip(batch.rows, features, strict=True):
-            self._features.setdefault(number, []).append(feature)
-            self._spans.setdefault(number, []).append((start, end))
-        self._progress.frames(len(batch.rows))
+        start = 0
+        for number, run in groupby(batch.rows, key=lambda row: row[0]):
+            spans = [(begin, end) for _, begin, end in run]
+            # A copy: a view would hold the whole batch for as long as the clip goes on.
+            self._features.setdefault(number, []).append(features[start : start + len(spans)].copy())
+            self._spans.setdefault(number, []).extend(spans)
+            start += len(spans)
+        self._progress.frames(len(batch.rows) * batch.buffer.shape[1])
         for end_of_clip in batch.ends:
             number = end_of_clip.job.number
             values, spans = self._features.pop(number, []), self._spans.pop(number, [])
-            self._submit(self._thread.submit(self._write, self._tasks[number], end_of_clip, values, spans))
+            future = self._thread.submit(self._write, self._tasks[number], end_of_clip, values, spans)
+            self._submit(future, sum(part.nbytes for part in values))
 
     def flush(self) -> None:
         """Wait until everything taken so far is with the writer; raises as :meth:`take`."""
+        before = self.waited
         while self._pending:
-            self._pending.popleft().result()
+            self._settle()
+        self._progress.spent(Spent(store=self.waited - before))
 
     def __enter__(self) -> Self:
         return self
@@ -88,10 +107,23 @@ class Recorder:
     ) -> None:
         self._thread.shutdown(wait=True)
 
-    def _submit(self, future: Future[None]) -> None:
-        self._pending.append(future)
-        while self._pending and (self._pending[0].done() or len(self._pending) > _PENDING):
-            self._pending.popleft().result()
+    def _submit(self, future: Future[None], size: int) -> None:
+        self._pending.append((future, size))
+        self._pending_bytes += size
+        while self._pending and (
+            self._pending[0][0].done() or len(self._pending) > _PENDING_CLIPS or self._pending_bytes > _PENDING_BYTES
+        ):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the oldest clip that the writer has not taken."""
+        future, size = self._pending.popleft()
+        self._pending_bytes -= size
+        since = time.monotonic()
+        try:
+            future.result()
+        finally:
+            self.waited += time.monotonic() - since
 
     def _write(self, task: Task, end: ClipEnd, values: list[np.ndarray], spans: list[tuple[float, float]]) -> None:
         clip_id, source = task.clip.clip_id, replace(task.source, hash=end.hash)
@@ -101,7 +133,7 @@ class Recorder:
             told = f"{DAMAGED}: {message}" if kept else message
             try:
                 self._writer.add(
-                    clip_id, np.stack(values), np.array(spans), source=source, seconds=end.seconds, message=told
+                    clip_id, np.concatenate(values), np.array(spans), source=source, seconds=end.seconds, message=told
                 )
             except ValueOverflow as error:
                 status, message, kept = OVERFLOW, str(error), False

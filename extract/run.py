@@ -13,7 +13,8 @@ from extract.devices import cores_of_machine, pick_devices
 from extract.engine import OnlyChunk, Settings, run_engine
 from extract.interrupted import Interrupted, sigterm_interrupts
 from extract.progress import Progress
-from extract.recipe import fit_sampling, make_recipe
+from extract.recipe import fit_sampling, make_card, make_recipe
+from extract.run_log import RunLog
 from extract.sampling import Sampling
 from extract.selection import Clip, Work, plan_work, require_videos, rows_of, select_clips
 from extract.summary import Summary, count_statuses, exit_code
@@ -129,8 +130,16 @@ def extract(
             keep_damaged=on_damage == "keep",
             stop_on_error=on_error == "stop",
         )
-        with Progress(len(work.tasks), quiet=not progress) as shown, sigterm_interrupts():
-            shown.note(_announcement(dataset, path, clips, work))
+        with Progress(len(work.tasks), quiet=not progress, log=RunLog(path)) as shown, sigterm_interrupts():
+            card = make_card(recipe, ", ".join(devices), precision, backbone.given)
+            shown.begin(
+                _announcement(dataset, path, clips, work),
+                dataset=dataset.name,
+                settled=work.done,
+                absent=len(work.absent),
+                recipe=recipe.to_json(),
+                provenance=card.provenance,
+            )
             try:
                 run_engine(OnlyChunk(one_chunk(work)), settings, backbone, shown)
             except KeyboardInterrupt:

@@ -124,6 +124,12 @@ class DecodePool:
                 elif worker.silent_for() > (limit := self._timeout if worker.started else _START_SECONDS):
                     yield from self._replace(place, f"no progress for {limit:g} s")
 
+    @property
+    def blocked(self) -> float:
+        """Share of the workers that wait for room for a step at this moment; may be asked from another thread."""
+        workers = list(self._workers)
+        return sum(worker.ring.waiting and worker.ring.job is not None for worker in workers) / max(1, len(workers))
+
     def stop(self) -> None:
         """Make :meth:`run` end soon, whatever is left; may be called from another thread than runs it."""
         self._stopped = True

@@ -150,5 +150,5 @@ def test_progress_goes_to_standard_error_only(
     assert shown.out == ""
     assert "7 of 7 clips of films to do" in shown.err
     assert "text: unreadable" in shown.err
-    assert "sets the pace" in shown.err
-    assert "7 of 7 clips" in shown.err.splitlines()[-1]
+    assert "7 of 7 clips, " in shown.err.splitlines()[-1]
+    assert "1 failed" in shown.err.splitlines()[-1]

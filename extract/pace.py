@@ -1,0 +1,103 @@
+"""Which part of a run sets its pace: who waits for whom, as measured where they meet.
+
+The model stands in the middle: it waits for frames, computes, or waits for the store to take its features. The decode
+workers work, or wait for room because the model has not taken what they decoded. Of two that work hand in hand, the
+one that waits less is the slower one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import astuple, dataclass
+
+DECODING, MODEL, WRITING = "decoding", "the model", "writing"
+
+_RECENT_SECONDS = 10.0
+_ENOUGH_SECONDS = 1.0  # less is too short to say anything
+_IDLE = 0.1  # a share of the time from which waiting counts
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a pipeline, or of several added up.
+
+    Attributes
+    ----------
+    starting : before the first batch of frames
+    computing : by the model, copies to and from the device included
+    frames : the model waited for frames
+    store : the model waited for the store
+    room : the decode workers waited for the model, in the mean of them; beside the others, not in addition to them
+    """
+
+    starting: float = 0.0
+    computing: float = 0.0
+    frames: float = 0.0
+    store: float = 0.0
+    room: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def running(self) -> float:
+        """Seconds from the first batch on."""
+        return self.computing + self.frames + self.store
+
+    def slowest(self) -> str | None:
+        """The part that sets the pace; None if that cannot be told."""
+        if self.running < _ENOUGH_SECONDS:
+            return None
+        if self.store > max(self.frames, _IDLE * self.running):
+            return WRITING
+        return DECODING if self.frames > self.room else MODEL
+
+
+class Pace:
+    """Adds up where the time of a run goes."""
+
+    def __init__(self) -> None:
+        self.total = Spent()
+        self._recent: deque[tuple[float, Spent]] = deque()
+
+    def add(self, spent: Spent) -> None:
+        """Count seconds, those of any pipeline of the run."""
+        now = time.monotonic()
+        self._recent.append((now, self.total))
+        self.total += spent
+        while now - self._recent[0][0] > _RECENT_SECONDS and len(self._recent) > 1:
+            self._recent.popleft()
+
+    def now(self) -> str | None:
+        """The part that sets the pace at present; None if that cannot be told."""
+        return (self.total - self._recent[0][1]).slowest() if self._recent else None
+
+    def in_words(self, workers: int) -> str | None:
+        """Say which part set the pace, by how much, and what follows from that; None for a run too short to tell.
+
+        Parameters
+        ----------
+        workers : decode processes of each model
+        """
+        spent, slowest = self.total, self.total.slowest()
+        if slowest is None:
+            return None
+        waited, busy, room = (share / spent.running for share in (spent.frames, spent.computing, spent.room))
+        if slowest == WRITING:
+            return f"writing set the pace: the model waited for the store {spent.store / spent.running:.0%} of the time"
+        if max(waited, room) < _IDLE:
+            return f"decoding and the model kept pace with each other: waits of {waited:.0%} and {room:.0%} of the time"
+        if slowest == DECODING:
+            more = min(1 / (workers + 1), waited)
+            return (
+                f"decoding set the pace: the model waited for frames {waited:.0%} of the time; one more decode worker "
+                f"({workers + 1:,}), with a core of its own, could save up to {more:.0%} of it"
+            )
+        return (
+            f"the model set the pace: it was at work {busy:.0%} of the time, and the decode workers waited for it "
+            f"{room:.0%}; faster decoding could save at most {waited:.0%}"
+        )
