@@ -165,9 +165,7 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
     return _parse(folder, shard, folder.read(index_name(shard)), columns)
 
 
-def _parse(
-    folder: Folder, shard: str, content: bytes | None, columns: list[str] | None
-) -> tuple[ShardIndex, pa.Table]:
+def _parse(folder: Folder, shard: str, content: bytes | None, columns: list[str] | None) -> tuple[ShardIndex, pa.Table]:
     name = index_name(shard)
     if content is None:
         raise Vanished(f"{folder}/{name}: the index file cannot be read though it is listed: remove the broken link")
