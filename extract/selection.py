@@ -168,15 +168,6 @@ def _by_file(tasks: list[Task]) -> list[Task]:
     return [task for same in files.values() for task in sorted(same, key=lambda task: task.clip.start_s or 0.0)]
 
 
-def _part(clips: list[Clip], first: int, parts: int) -> list[Clip]:
-    files: dict[tuple[str, bool], int] = {}
-    keys = [(clip.clip_id, True) if clip.path is None else (clip.path, False) for clip in clips]
-    places = [files.setdefault(key, len(files)) for key in keys]
-    if len(files) < parts:
-        return clips[first::parts]
-    return [clip for clip, place in zip(clips, places, strict=True) if place % parts == first]
-
-
 def _members(dataset: Dataset, protocol: str | None, split: str | None) -> set[str]:
     members: set[str] = set()
     names = [protocol] if protocol is not None else dataset.protocols()
