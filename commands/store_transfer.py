@@ -189,24 +189,41 @@ def export_command(words: str, dest: str, form: str, timestamps: str | None, sto
 
 @click.command("convert")
 @click.argument("words")
-@click.option("--to", "shard_format", required=True, type=click.Choice(["zarr", "hdf5"]), help="Format of the shards.")
+@click.option(
+    "--to", "--format", "shard_format", required=True, type=click.Choice(["zarr", "hdf5"]), help="Format of the shards."
+)
+@click.option(
+    "--compress",
+    metavar="CODEC[:LEVEL]",
+    default="none",
+    show_default=True,
+    help="Make archives, of zstd (zarr) or gzip (hdf5), level 1 to 9: smaller, slower. none: back to plain ones.",
+)
 @click.option(
     "--keep-old", is_flag=True, help="Leave the old shards to `store compact`, for processes that read them now."
 )
 @store_option
 @json_option
-def convert_command(words: str, shard_format: str, keep_old: bool, store: str, as_json: bool) -> None:
-    """Turn the shards of the feature set DATASET/WORDS-OF-ITS-NAME into another format, in place and bit for bit."""
+def convert_command(words: str, shard_format: str, compress: str, keep_old: bool, store: str, as_json: bool) -> None:
+    """Turn the shards of the feature set DATASET/WORDS-OF-ITS-NAME into another format, in place and bit for bit.
+
+    With --compress they become archives, which zarr-python and h5py open without any plugin. A reader unpacks them into
+    memory; `store compact` leaves them as they are.
+    """
     from store.catalog import find_feature_set
     from store.transfer.convert import convert_feature_set
 
     path = find_feature_set(store, words).path
-    summary = convert_feature_set(path, shard_format, keep_old=keep_old, progress=Progress("convert", "shards"))
+    summary = convert_feature_set(
+        path, shard_format, compress=compress, keep_old=keep_old, progress=Progress("convert", "shards")
+    )
     if as_json:
         print_json(summary.to_json())
     else:
+        packed = "" if summary.compression == "none" else f" ({summary.compression})"
         click.echo(
-            f"{summary.converted:,} shards with {summary.clips:,} clips converted to {shard_format}, "
+            f"{summary.converted:,} shards with {summary.clips:,} clips converted to {shard_format}{packed}, "
+            f"{summary.bytes_before / 1e6:,.1f} MB are now {summary.bytes_after / 1e6:,.1f} MB, "
             f"{summary.already:,} needed nothing, {summary.removed:,} old ones removed: {path}"
         )
     if summary.damaged:

@@ -60,6 +60,10 @@ def test_import_export_convert_from_end_to_end(tmp_path: Path, source: Path, sto
     result = run("convert", "d/net", "--to", "hdf5", "--store", store)
     assert result.stdout.startswith("1 shards with 4 clips converted to hdf5")
     assert [index.shard_format for index in read_all(LocalFolder(features.path / "shards"))[0]] == ["hdf5"]
+    result = run("convert", "d/net", "--format", "zarr", "--compress", "zstd:9", "--store", store)
+    assert result.stdout.startswith("1 shards with 4 clips converted to zarr (zstd:9), 0.0 MB are now 0.0 MB, ")
+    ((index,), _) = read_all(LocalFolder(features.path / "shards"))
+    assert (index.shard_format, index.arrays) == ("zarr", {})
     result = run("export", "d/net", tmp_path / "out", "--to", "npy", "--timestamps", tmp_path / "t", "--store", store)
     assert result.stdout.startswith("4 clips, 0.0 MB")
     for clip_id, array in CLIPS.items():
@@ -75,7 +79,11 @@ def test_json_alone_is_on_standard_output(tmp_path: Path, source: Path, store: s
     assert [failure["clip_id"] for failure in told["failures"]] == ["bad"]
     assert Path(told["path"]).is_dir()
     told = json.loads(run("convert", "d", "--to", "hdf5", "--store", store, "--json").stdout)
-    assert (told["converted"], told["clips"]) == (1, 4)
+    assert (told["converted"], told["clips"], told["compression"]) == (1, 4, "none")
+    assert (
+        "zarr is compressed with zstd"
+        in run("convert", "d", "--to", "zarr", "--compress", "lzma", "--store", store, code=2).stderr
+    )
     told = json.loads(run("export", "d", tmp_path / "o.h5", "--to", "hdf5", "--store", store, "--json").stdout)
     assert (told["clips"], told["left_out"], told["timestamps"]) == (4, {"not_finite": 1}, None)
 
