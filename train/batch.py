@@ -20,7 +20,8 @@ class Batch:
     text_ids, text_mask : (N, L) long and bool, tokens for the text encoder
     labels : (N, L') long, tokens for the caption decoder, -100 where padded; None without captioning
     caption_clip : (N,) long, the row of ``features`` that a caption describes
-    clip_ids, caption_ids : names, for messages
+    clip_ids, caption_ids : names, for messages and the memory bank
+    sources : source video of each clip, where clips of one source may not support each other's captions
     """
 
     features: Tensor
@@ -31,6 +32,7 @@ class Batch:
     caption_clip: Tensor
     clip_ids: list[str]
     caption_ids: list[str]
+    sources: list[int] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device`` (asynchronously where memory is pinned)."""

@@ -13,6 +13,7 @@ import torch
 
 from store.errors import SupportsetError
 from store.files import sync_folder, telling
+from train.memory_bank import MemoryBank
 
 
 @dataclass
@@ -44,12 +45,17 @@ def save_checkpoint(
     scaler: torch.amp.GradScaler | None,
     position: Position,
     fingerprint: str,
+    bank: MemoryBank | None = None,
 ) -> None:
-    """Write model, optimiser, scaler, random states and position; the file before stays until this one is whole."""
+    """Write model, optimiser, scaler, random states, memory bank and position.
+
+    The file before stays until this one is whole.
+    """
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
+        "bank": bank.state_dict() if bank is not None else None,
         "position": asdict(position),
         "fingerprint": fingerprint,
         "random": {
@@ -75,6 +81,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
     fingerprint: str,
+    bank: MemoryBank | None = None,
 ) -> Position:
     """Put a run back where it was.
 
@@ -94,6 +101,8 @@ def load_checkpoint(
         optimizer.load_state_dict(state["optimizer"])
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
+        if bank is not None:
+            bank.load_state_dict(state["bank"])
         random.setstate(state["random"]["python"])
         torch.set_rng_state(state["random"]["torch"])
         if len(state["random"]["cuda"]) == torch.cuda.device_count():

@@ -92,6 +92,28 @@ class SupportConfig(Section):
 
     captioning: Literal["none", "identity", "full", "hybrid", "cross"] = "cross"
     temperature: float = Field(0.1, gt=0.0)  # (*)
+    # Clips of a caption's support set, its own included where the variant has it, drawn at random from those it may
+    # have; unset: all.
+    size: int | None = Field(None, ge=1)
+    # Clips of earlier batches that are kept to support captions, or "all": every training clip. See memory_bank.py.
+    bank: int | str = 0
+    max_age: int | None = Field(None, ge=1)  # of the bank's entries, in steps; unset: until their place is needed
+    mask_sources: bool = False  # clips of the caption's source video support it no more than its own clip does
+
+    @model_validator(mode="after")
+    def _has_a_support_set(self) -> SupportConfig:
+        if self.bank != "all" and (isinstance(self.bank, str) or self.bank < 0):
+            raise ValueError(f"support.bank = {self.bank!r}: a number of clips, 0 for none, or 'all'")
+        if self.captioning in ("none", "identity"):
+            for key in ("size", "bank"):
+                if getattr(self, key):
+                    raise ValueError(
+                        f"support.{key} = {getattr(self, key)!r} changes nothing with support.captioning = "
+                        f"{self.captioning!r}, which looks at no other clip: leave it out"
+                    )
+        if self.max_age is not None and not self.bank:
+            raise ValueError(f"support.max_age = {self.max_age} is of the memory bank's entries: set support.bank too")
+        return self
 
 
 class LossConfig(Section):
@@ -148,6 +170,11 @@ class Config(Section):
             part = getattr(self, section)
             if part.width % part.heads:
                 raise ValueError(f"{section}.width {part.width} is not a multiple of {section}.heads {part.heads}")
+        if isinstance(self.support.bank, int) and 0 < self.support.bank < self.optim.batch_size:
+            raise ValueError(
+                f"support.bank = {self.support.bank} is smaller than a batch of {self.optim.batch_size}; to have fewer "
+                "clips in a support set, use support.size"
+            )
         return self
 
 

@@ -18,12 +18,13 @@ from train.data import ResidentFeatures, TokenTable, TrainingData
 from train.device import open_accelerator
 from train.encode import encode_clips, encode_tokens, tokenize
 from train.losses import Negatives
+from train.memory_bank import MemoryBank
 from train.metrics_log import MetricsLog, Progress, StepWindow
 from train.model import SupportSetModel
 from train.run_folder import RunFolder
 from train.schedule import EpochMeans, collapse_hint, finished, rate_factor, warmup_negatives
 from train.scores import score_embeddings
-from train.source import RunData, open_run_data
+from train.source import RunData, open_run_data, source_videos
 from train.splits import Split
 from train.stop import StopRequest, TrainingInterrupted
 
@@ -98,10 +99,12 @@ def train(
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     wrapped, optimizer = accelerator.prepare(model, optimizer)
+    bank = make_bank(config, loader, model, accelerator.device)
+    sources = number_sources(config, data)
 
-    position = Position()
+    position, print_of_data = Position(), data.record["fingerprint"]
     if resume and folder.checkpoint.exists():
-        position = load_checkpoint(folder.checkpoint, model, optimizer, accelerator.scaler, data.record["fingerprint"])
+        position = load_checkpoint(folder.checkpoint, model, optimizer, accelerator.scaler, print_of_data, bank)
     folder.create(config, data.record)  # on a resume: what may differ, such as the number of epochs
     total_steps = optim.epochs * loader.steps_per_epoch
     must_be_finite = {"loss"} if optim.precision == "fp16" else {"loss", "grad_norm"}  # fp16 skips infinite gradients
@@ -112,7 +115,7 @@ def train(
 
     def checkpoint() -> None:
         position.seconds = time.monotonic() - began
-        save_checkpoint(folder.checkpoint, model, optimizer, accelerator.scaler, position, data.record["fingerprint"])
+        save_checkpoint(folder.checkpoint, model, optimizer, accelerator.scaler, position, print_of_data, bank)
 
     def record() -> None:
         steps = len(window)
@@ -126,7 +129,7 @@ def train(
         closing(MetricsLog(folder, position.step)) as metrics,
         Progress(min(total_steps, optim.max_steps or total_steps), position.step) as progress,
     ):
-        for note in data.notes:
+        for note in (*data.notes, *bank_notes(bank)):
             progress.line(note)
         if position.step:
             progress.line(f"going on after epoch {position.epoch}, step {position.step}")
@@ -141,11 +144,14 @@ def train(
                 rate = optim.learning_rate * factor
                 negatives = warmup_negatives(config.loss, position.step, loader.steps_per_epoch)
 
-                losses = wrapped(on_device(batch, accelerator.device), negatives=negatives)
+                batch = on_device(batch, accelerator.device, sources)
+                losses = wrapped(batch, negatives=negatives, bank=bank, step=position.step)
                 accelerator.backward(losses.total)
                 grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
+                if bank is not None and losses.codes is not None:
+                    bank.add(batch.clip_ids, losses.codes, position.step, batch.sources)
 
                 position.step += 1
                 position.batch += 1
@@ -219,10 +225,44 @@ def make_loader(config: Config, data: RunData, model: SupportSetModel, texts: li
     )
 
 
-def on_device(batch: Batch, device: torch.device) -> Batch:
+def make_bank(config: Config, loader: TrainingData, model: SupportSetModel, device: torch.device) -> MemoryBank | None:
+    """The memory bank that the configuration asks for, never larger than the training clips."""
+    if not config.support.bank:
+        return None
+    clips = len(loader.features)
+    return MemoryBank(
+        clips if config.support.bank == "all" else min(int(config.support.bank), clips),
+        dim=config.dim,
+        width=config.video.width,
+        positions=model.video.positions(int(loader.features.lengths.max())),
+        max_age=config.support.max_age,
+        device=device,
+        dtype={"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.optim.precision, torch.float32),
+    )
+
+
+def bank_notes(bank: MemoryBank | None) -> list[str]:
+    """What a memory bank takes, for people."""
+    if bank is None:
+        return []
+    return [f"memory bank: {bank.places:,} clips, {bank.bytes / 1e6:,.0f} MB on {bank.mask.device} and in checkpoints"]
+
+
+def number_sources(config: Config, data: RunData) -> dict[str, int] | None:
+    """A number for the source video of each training clip, where such clips may not support each other."""
+    if not config.support.mask_sources:
+        return None
+    sources = source_videos(data.dataset)
+    numbers = {source: number for number, source in enumerate(sorted({sources[c] for c in data.train.clip_ids}))}
+    return {clip_id: numbers[sources[clip_id]] for clip_id in data.train.clip_ids}
+
+
+def on_device(batch: Batch, device: torch.device, sources: dict[str, int] | None = None) -> Batch:
     """The batch on the device, its features widened there: half the bytes to move."""
     batch = batch.to(device)
     batch.features = batch.features.float()
+    if sources is not None:
+        batch.sources = [sources[clip_id] for clip_id in batch.clip_ids]
     return batch
 
 

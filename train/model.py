@@ -16,6 +16,7 @@ from train.batch import Batch
 from train.config import Config, OptimConfig
 from train.decoder import CaptionDecoder, build_decoder, restore_decoder
 from train.losses import Negatives, contrastive_loss
+from train.memory_bank import Entries, MemoryBank
 from train.model_folder import (
     DECODER_FOLDER,
     TEXT_FOLDER,
@@ -26,7 +27,7 @@ from train.model_folder import (
     write_config,
     write_weights,
 )
-from train.support import mix, support_weights
+from train.support import Support, draw, mix, support_weights
 from train.text_encoder import TextEncoder, build_text_encoder, restore_text_encoder
 from train.tokenizers import encode, fit_tokenizer
 from train.video_encoder import VideoCodes, VideoEncoder
@@ -44,13 +45,16 @@ class Losses:
     contrastive, captioning : scalars; captioning is zero where there is none
     stats : detached scalars for the log: ``positive`` (mean cosine of a caption and its clip), ``negative`` (mean
         cosine of a caption and the nearest other clip), and with captioning ``support_entropy`` (nats, mean over the
-        captions with a support set) and ``captions_without_support`` (a count)
+        captions with a support set) and ``captions_without_support`` (a count); with a memory bank what it tells of
+        itself, and ``bank_weight``, its share of the weights
+    codes : detached codes of the batch's clips, for the memory bank
     """
 
     total: Tensor
     contrastive: Tensor
     captioning: Tensor
     stats: dict[str, Tensor]
+    codes: VideoCodes | None = None
 
 
 class SupportSetModel(nn.Module):
@@ -138,11 +142,26 @@ class SupportSetModel(nn.Module):
         """Embed captions: (N, L) long ids with their bool mask give (N, d) of unit length."""
         return _unit(self.text(ids, mask))
 
-    def forward(self, batch: Batch, *, negatives: Negatives | None = None) -> Losses:
-        """Losses of a batch; ``negatives`` takes the place of the configured kind (for a warm-up)."""
+    def forward(
+        self, batch: Batch, *, negatives: Negatives | None = None, bank: MemoryBank | None = None, step: int = 0
+    ) -> Losses:
+        """Losses of a batch.
+
+        Parameters
+        ----------
+        batch : captions and their clips
+        negatives : takes the place of the configured kind (for a warm-up)
+        bank : codes of clips of earlier batches; it is read, and the caller adds ``codes`` after the backward pass
+        step : of the training, for the age of the bank's entries
+        """
         video = self.encode_video(batch.features, batch.feature_mask)
         text = self.encode_text(batch.text_ids, batch.text_mask)
-        return self.losses(text, video, batch.caption_clip, batch.labels, negatives)
+        entries = bank.entries(batch.clip_ids, step, batch.sources) if bank is not None else None
+        losses = self.losses(
+            text, video, batch.caption_clip, batch.labels, negatives, apart=may_support(batch), entries=entries
+        )
+        losses.codes = VideoCodes(video.embedding.detach(), video.sequence.detach(), video.mask)
+        return losses
 
     def losses(
         self,
@@ -151,6 +170,9 @@ class SupportSetModel(nn.Module):
         caption_clip: Tensor,
         labels: Tensor | None,
         negatives: Negatives | None = None,
+        *,
+        apart: Tensor | None = None,
+        entries: Entries | None = None,
     ) -> Losses:
         """Losses of what the encoders gave; apart from `forward` so that codes from elsewhere can join.
 
@@ -161,6 +183,8 @@ class SupportSetModel(nn.Module):
         caption_clip : (N,) long, the clip of each caption
         labels : (N, L) long, -100 where padded; None without captioning
         negatives : takes the place of the configured kind
+        apart : (C, C) bool, false where clips may not support each other's captions; by default true everywhere
+        entries : of a memory bank, which join the support sets; they are no negatives of the contrastive loss
         """
         settings = self.config.loss
         if negatives is None:
@@ -183,14 +207,41 @@ class SupportSetModel(nn.Module):
             return Losses(contrastive, contrastive, torch.zeros_like(contrastive), stats)
         if labels is None:
             raise ValueError("captioning needs labels in the batch")
-        support = support_weights(similarities, own, self.config.support.captioning, self.config.support.temperature)
+        support, more = self._support(text, similarities, own, caption_clip, apart, entries)
         nonempty = support.nonempty
-        captioned = torch.where(nonempty, self.decoder(*mix(support, video.sequence, video.mask), labels), 0.0)
+        mixture, covered = mix(support, video.sequence, video.mask, more)
+        captioned = torch.where(nonempty, self.decoder(mixture, covered, labels), 0.0)
         captioning = captioned.sum() / nonempty.sum().clamp(min=1)
         with torch.no_grad():
             stats["support_entropy"] = support.entropy().sum() / nonempty.sum().clamp(min=1)
             stats["captions_without_support"] = (~nonempty).sum().float()
+            if entries is not None:
+                stats["bank_weight"] = support.weights()[:, own.shape[1] :].sum() / nonempty.sum().clamp(min=1)
+                stats |= {name: torch.tensor(value, device=text.device) for name, value in entries.stats.items()}
         return Losses(contrastive + settings.weight * captioning, contrastive, captioning, stats)
+
+    def _support(
+        self,
+        text: Tensor,
+        similarities: Tensor,
+        own: Tensor,
+        caption_clip: Tensor,
+        apart: Tensor | None,
+        entries: Entries | None,
+    ) -> tuple[Support, tuple[Tensor, Tensor] | None]:
+        """Weights over the batch's clips and then the bank's entries; codes and mask of the latter."""
+        settings = self.config.support
+        allowed = torch.ones_like(own) if apart is None else apart[caption_clip]
+        more = None
+        if entries is not None:
+            with torch.autocast(text.device.type, enabled=False):
+                similarities = torch.cat([similarities, text @ entries.codes.embedding.to(text.dtype).T], dim=1)
+            allowed = torch.cat([allowed, entries.usable[caption_clip]], dim=1)
+            own = F.pad(own, (0, entries.usable.shape[1]))
+            more = (entries.codes.sequence, entries.codes.mask)
+        if settings.size is not None:
+            allowed = draw(allowed, own, settings.size, settings.captioning)
+        return support_weights(similarities, own, settings.captioning, settings.temperature, allowed), more
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Groups for an optimiser: pretrained parameters and fresh ones, each with and without weight decay.
@@ -255,6 +306,14 @@ class SupportSetModel(nn.Module):
                 decoder.untie()
             read_weights(model, folder)
         return model.to(device).eval()
+
+
+def may_support(batch: Batch) -> Tensor | None:
+    """(C, C) bool, false where two clips are of one source video that may not support itself; None: no such rule."""
+    if batch.sources is None:
+        return None
+    sources = torch.tensor(batch.sources, device=batch.caption_clip.device)
+    return sources[:, None] != sources[None, :]
 
 
 def _unit(vectors: Tensor) -> Tensor:

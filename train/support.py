@@ -38,7 +38,9 @@ class Support(NamedTuple):
         return -(self.weights() * self.log_weights.masked_fill(~self.members, 0.0)).sum(1)
 
 
-def support_weights(similarities: Tensor, own: Tensor, captioning: Captioning, temperature: float) -> Support:
+def support_weights(
+    similarities: Tensor, own: Tensor, captioning: Captioning, temperature: float, allowed: Tensor | None = None
+) -> Support:
     """Attend from captions over clips.
 
     Parameters
@@ -47,6 +49,7 @@ def support_weights(similarities: Tensor, own: Tensor, captioning: Captioning, t
     own : (N, C) bool, true where the caption describes the clip
     captioning : variant; ``none`` has no support set
     temperature : T > 0, of the softmax
+    allowed : (N, C) bool, the clips that a caption may be written from besides its own; by default all
 
     Returns
     -------
@@ -55,7 +58,7 @@ def support_weights(similarities: Tensor, own: Tensor, captioning: Captioning, t
     """
     if similarities.dtype in (torch.float16, torch.bfloat16):
         similarities = similarities.float()
-    everyone = torch.ones_like(own)
+    everyone = torch.ones_like(own) if allowed is None else allowed | own
     if captioning == "identity":
         return Support(torch.zeros_like(similarities), own)
     if captioning == "full":
@@ -65,11 +68,34 @@ def support_weights(similarities: Tensor, own: Tensor, captioning: Captioning, t
         log_full = _log_softmax(similarities / temperature, everyone)
         return Support(torch.where(own, F.softplus(log_full), log_full) - math.log(2.0), everyone)
     if captioning == "cross":
-        return Support(_log_softmax(similarities / temperature, ~own), ~own)
+        others = everyone & ~own
+        return Support(_log_softmax(similarities / temperature, others), others)
     raise ValueError(f"captioning {captioning!r} has no support set")
 
 
-def mix(support: Support, codes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def draw(allowed: Tensor, own: Tensor, size: int, captioning: Captioning) -> Tensor:
+    """Draw support sets of a given size at random, anew for each caption.
+
+    Parameters
+    ----------
+    allowed, own : (N, C) bool, as of `support_weights`
+    size : clips of a support set; where the variant holds the caption's own clip, that is one of them
+
+    Returns
+    -------
+    (N, C) bool
+        The part of ``allowed`` that was drawn; all of it where it is not larger.
+    """
+    others = allowed & ~own
+    lots = torch.rand(others.shape, device=others.device).masked_fill(~others, -1.0)
+    number = size if captioning == "cross" else size - own.any(1).long()
+    place = lots.argsort(1, descending=True).argsort(1)
+    return others & (place < torch.as_tensor(number, device=others.device).reshape(-1, 1))
+
+
+def mix(
+    support: Support, codes: Tensor, mask: Tensor, more: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Mix the video codes of each caption's support set, position by position.
 
     At each position the weights are renormalised over the supporting clips that have it. That is done as a
@@ -81,16 +107,30 @@ def mix(support: Support, codes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     support : weights of N captions over C clips
     codes : (C, M, d) float, zero where padded
     mask : (C, M) bool
+    more : codes and mask of the clips after these, where the support has K of them besides: (K, M', d) and (K, M').
+        They are not copied into one tensor with the others, which a large bank would make slow
 
     Returns
     -------
     (N, M, d) float and (N, M) bool
-        The mixture, and the positions that any supporting clip has; zero elsewhere.
+        The mixture, and the positions that any supporting clip has; zero elsewhere. With ``more`` the longer of both
+        is M.
     """
-    available = support.members[:, :, None] & mask[None]
+    parts = [(codes, mask)] if more is None else [(codes, mask), more]
+    steps = max(each.shape[1] for _, each in parts)
+    have = torch.cat([F.pad(each, (0, steps - each.shape[1])) for _, each in parts])
+    available = support.members[:, :, None] & have[None]
     covered = available.any(1)
     weights = _masked(support.log_weights[:, :, None], available).softmax(1) * covered[:, None]
-    return torch.einsum("ncm,cmd->nmd", weights.to(codes.dtype), codes), covered
+    mixture: Tensor | None = None
+    start = 0
+    for values, each in parts:
+        share = weights[:, start : start + len(each), : each.shape[1]]
+        part = torch.einsum("ncm,cmd->nmd", share.to(values.dtype), values).to(codes.dtype)
+        part = F.pad(part, (0, 0, 0, steps - each.shape[1]))
+        mixture, start = part if mixture is None else mixture + part, start + len(each)
+    assert mixture is not None
+    return mixture, covered
 
 
 def _log_softmax(logits: Tensor, members: Tensor) -> Tensor:

@@ -63,6 +63,10 @@ class VideoEncoder(nn.Module):
             )
         self.embed = nn.Linear(config.width, dim)
 
+    def positions(self, steps: int) -> int:
+        """M of a clip of so many steps."""
+        return steps + (self.head is not None)
+
     def forward(self, features: Tensor, mask: Tensor) -> VideoCodes:
         """Encode (C, T, D) features with their (C, T) mask; what stands in padded steps changes nothing."""
         sequence = self.project(features, mask)
