@@ -7,7 +7,7 @@ all it got is sealed; a process that is lost gives back what the store does not 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Generic, TypeVar
@@ -20,8 +20,6 @@ _SHARE = 8  # a chunk is at most this part of what a process would get if all th
 _MOST_FILES = 256  # of a chunk
 _FILE_BYTES = 2**18  # what opening a file costs, as bytes of video
 _TRIES = 3  # processes that may die with a clip in hand before it is given up
-
-Settled = Callable[[Collection[str]], Collection[str]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def cut_chunks(tasks: Iterable[Task], processes: int) -> list[Chunk]:
     return chunks
 
 
-W = TypeVar("W", bound=Hashable)
+W = TypeVar("W")
 
 
 class ChunkBoard(Generic[W]):
@@ -141,21 +139,24 @@ class ChunkBoard(Generic[W]):
         """Note that everything this process has in hand is sealed."""
         self._in_hand.pop(process, None)
 
-    def lost(self, process: W, settled: Settled, *, suspect: bool) -> int:
+    def in_hand(self, process: W) -> list[str]:
+        """Clips that a process has in hand, sealed or not."""
+        return [clip.clip_id for chunk in self._in_hand.get(process, []) for clip in _clips(chunk)]
+
+    def lost(self, process: W, settled: Collection[str], *, suspect: bool) -> int:
         """Take back what a process that is gone had in hand and the store does not have; returns how many clips.
 
         Parameters
         ----------
         process : W
-        settled : callable
-            Which of some clips the store has by now.
+        settled : collection of str
+            Those clips that the store has.
         suspect : bool
             Whether a clip may have been the end of the process (it died, its machine did not). Those that had no
             outcome yet are then tried again late, a file at a time; alone at the last try; and given up as
             ``crashed`` after that.
         """
-        chunks = self._in_hand.pop(process, [])
-        known = set(settled([clip.clip_id for chunk in chunks for clip in _clips(chunk)])) if chunks else set()
+        chunks, known = self._in_hand.pop(process, []), set(settled)
         count = 0
         again: list[Chunk] = []
         for chunk in chunks:

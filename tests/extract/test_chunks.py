@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection
 from itertools import count, groupby
 
 from hypothesis import given, settings
@@ -78,10 +77,6 @@ def test_nothing_is_forgotten_whatever_dies(
     dice, names = random.Random(seed), count()
     board: ChunkBoard[int] = ChunkBoard(work_of(sizes, absent), processes)
     stored: list[str] = []
-
-    def settled(clips: Collection[str]) -> set[str]:
-        return set(stored) & set(clips)
-
     held: dict[int, list[str]] = {next(names): [] for _ in range(processes)}
     deaths = 20
     while not board.over:
@@ -93,7 +88,8 @@ def test_nothing_is_forgotten_whatever_dies(
             stored += sealed
             for clip in clips[: dice.randint(0, len(clips))]:
                 board.through(clip)
-            assert board.lost(process, settled, suspect=dice.random() < 0.5) == len(clips) - len(sealed)
+            assert board.in_hand(process) == clips
+            assert board.lost(process, stored, suspect=dice.random() < 0.5) == len(clips) - len(sealed)
             held[next(names)] = []
         elif (chunk := board.take(process)) is not None:
             held[process] += ids(chunk)
@@ -105,7 +101,7 @@ def test_nothing_is_forgotten_whatever_dies(
 
 
 def lose(board: ChunkBoard[str], process: str, *, suspect: bool) -> None:
-    board.lost(process, lambda clips: [], suspect=suspect)
+    board.lost(process, [], suspect=suspect)
 
 
 def take_all(board: ChunkBoard[str], process: str) -> list[Chunk]:

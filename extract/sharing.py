@@ -1,0 +1,121 @@
+"""One run on several GPUs or machines: who is started, with which order, and whether all of it arrived."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+
+from extract.chunks import ChunkBoard
+from extract.conductor import conduct
+from extract.devices import share_of_cores
+from extract.engine import Settings
+from extract.engine_process import Order
+from extract.local_engines import Engine, Engines, LocalEngines
+from extract.progress import Progress
+from extract.ray_engines import RayEngines
+from extract.selection import Work
+from store.card import Recipe
+from store.dataset import Dataset
+from store.errors import SupportsetError
+
+if TYPE_CHECKING:
+    from extract.backbones.base import Backbone
+
+Rows = Callable[[], pa.Table]
+
+
+def share_among_devices(
+    work: Work,
+    settings: Settings,
+    backbone: Backbone,
+    recipe: Recipe,
+    devices: Sequence[str],
+    rows: Rows,
+    shown: Progress,
+) -> None:
+    """Run one extraction process a device of this machine, which divide its cores among them.
+
+    Parameters
+    ----------
+    work : Work
+    settings : Settings
+        The device and the cores are replaced.
+    backbone : Backbone
+        The processes load it by the name it was given.
+    recipe : Recipe
+    devices : sequence of str
+        One a process; the same one may be there several times.
+    rows : callable
+        What the index has of the run's clips, now.
+    shown : Progress
+
+    Raises
+    ------
+    KeyboardInterrupt, SupportsetError
+        As :func:`extract.conductor.conduct`.
+    """
+    times = Counter(devices)
+    numbers: Counter[str] = Counter()
+    places = []
+    for device in devices:
+        numbers[device] += 1
+        places.append(device if times[device] == 1 else f"{device} #{numbers[device]}")
+    settings = replace(settings, cores=share_of_cores(devices))
+    order = Order(settings, backbone.given, recipe.hash, os.getcwd())
+    _conduct(LocalEngines(order), places, work, rows, shown)
+
+
+def share_on_ray(
+    work: Work,
+    settings: Settings,
+    backbone: Backbone,
+    recipe: Recipe,
+    dataset: Dataset,
+    address: str,
+    processes: int | None,
+    rows: Rows,
+    shown: Progress,
+) -> None:
+    """Run extraction processes on the Ray cluster at an address; see :class:`extract.ray_engines.RayEngines`.
+
+    All machines need the videos and the store under the names they have here; each process checks that.
+    The other parameters are those of :func:`share_among_devices`.
+    """
+    order = Order(settings, backbone.given, recipe.hash, os.getcwd(), dataset.info, seal_when_orphaned=False)
+    engines = RayEngines(order, address, processes)
+    _conduct(engines, engines.places, work, rows, shown)
+
+
+def _conduct(engines: Engines, places: Sequence[str], work: Work, rows: Rows, shown: Progress) -> None:
+    before = {row.clip_id: row.generation for row in _index(rows())}
+
+    def settled(clip_ids: Collection[str]) -> dict[str, tuple[str, str]]:
+        wanted = set(clip_ids)
+        now = [row for row in _index(rows()) if row.clip_id in wanted] if wanted else []
+        return {row.clip_id: (row.status, row.message) for row in now if row.generation > before.get(row.clip_id, -1)}
+
+    board: ChunkBoard[Engine] = ChunkBoard(work, len(places))
+    conduct(engines, places, board, settled, shown)
+    asked = [task.clip.clip_id for task in work.tasks] + [clip.clip_id for clip in work.absent]
+    lost = len(asked) - len(settled(asked))
+    if lost:
+        raise SupportsetError(
+            f"{lost:,} of {len(asked):,} clips were reported as stored, but this machine does not find them in the "
+            "store: --store must be one folder that all machines share, or a URL; the same command goes on from there"
+        )
+
+
+class _Row(NamedTuple):
+    clip_id: str
+    generation: int
+    status: str
+    message: str
+
+
+def _index(rows: pa.Table) -> list[_Row]:
+    return [_Row(*row) for row in zip(*(rows[name].to_pylist() for name in _Row._fields), strict=True)]
