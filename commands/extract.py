@@ -40,6 +40,14 @@ from commands.options import Part, Share, device_option, json_option, print_json
     show_default=True,
     help="Of the forward.",
 )
+@click.option(
+    "--decoder",
+    type=click.Choice(["auto", "pyav", "torchcodec", "nvdec"]),
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, pyav, torchcodec, or nvdec (torchcodec on CUDA).",
+)
 @click.option("--workers", type=int, help="Decode processes.  [default: by cores]")
 @click.option("--batch-size", type=int, help="Steps of one forward.  [default: by device]")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds a clip may make no progress.")

@@ -33,6 +33,7 @@ class Settings:
     sampling : with the backbone's window
     dtype, shard_format, clips_per_shard, seconds_per_shard : of what is stored
     device, precision : of the forward
+    decoder : a name of :mod:`extract.decoders`, known to work
     clips : how many there are to do, for all engines together
     cores : that the engine may count on
     workers, batch_size : decode processes and steps of one forward; None: by cores and device
@@ -50,6 +51,7 @@ class Settings:
     seconds_per_shard: float
     device: str
     precision: str
+    decoder: str
     clips: int
     cores: int
     workers: int | None
@@ -137,7 +139,7 @@ def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, show
     place = pick_device(settings.device)
     backbone.to(place, settings.precision)
     recipe = make_recipe(backbone, settings.sampling, settings.dtype)
-    card = make_card(recipe, describe_device(place), settings.precision, backbone.given)
+    card = make_card(recipe, describe_device(place), settings.precision, backbone.given, settings.decoder)
     with FeatureWriter(
         feature_set_path(settings.root, settings.dataset, recipe),
         card,
@@ -150,7 +152,14 @@ def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, show
                 writer.fail(verdict.clip.clip_id, verdict.status, verdict.message, source=verdict.source)
             if chunk.tasks:
                 clips = len(chunk.tasks) if chunk.alone else settings.clips
-                sizes = (clips, settings.workers, settings.batch_size, settings.timeout, settings.cores)
+                sizes = (
+                    clips,
+                    settings.workers,
+                    settings.batch_size,
+                    settings.timeout,
+                    settings.cores,
+                    settings.decoder,
+                )
                 plan = Plan.make(backbone, settings.sampling, place, *sizes)
                 feed = _Feed(chunk, source)
                 with Recorder(writer, feed, shown, settings.keep_damaged, settings.stop_on_error) as recorder:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from extract.batches import Batch, BatchStream
 from extract.decode_worker import Job, Setup
+from extract.decoders import PYAV
 from extract.devices import cores_of_machine
 from extract.forward import Forward
 from extract.pace import Spent
@@ -68,10 +69,12 @@ class Plan:
         batch_size: int | None,
         timeout: float,
         cores: int | None = None,
+        decoder: str = PYAV,
     ) -> Plan:
         """Fill in what was not asked for: workers by the cores that the model leaves, the batch by the device.
 
-        ``cores`` are those the run may count on; default: all that this process may use.
+        ``cores`` are those the run may count on; default: all that this process may use. ``decoder`` is a name of
+        :mod:`extract.decoders`.
         """
         transform = backbone.frame_transform()
         shape = (sampling.window, *transform(np.zeros((48, 64, 3), np.uint8)).shape)
@@ -82,7 +85,11 @@ class Plan:
         batch_size = batch_size or (many if sampling.window == 1 else max(4, 2 * many // sampling.window))
         slots = min(-(-2 * batch_size // workers), _RING_BYTES // workers // prod(shape))
         return cls(
-            Setup(sampling, transform, shape, max(2, slots)), workers, batch_size, device.type == "cuda", timeout
+            Setup(sampling, transform, shape, max(2, slots), decoder),
+            workers,
+            batch_size,
+            device.type == "cuda",
+            timeout,
         )
 
 

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import av
-
+from extract.decoders import PYAV, describe_decoder
 from extract.sampling import Sampling
 from store.card import FeatureCard, Recipe
 from store.errors import UsageError
@@ -55,7 +54,7 @@ def make_recipe(backbone: Backbone, sampling: Sampling, dtype: str) -> Recipe:
     )
 
 
-def make_card(recipe: Recipe, device: str, precision: str, given: str) -> FeatureCard:
+def make_card(recipe: Recipe, device: str, precision: str, given: str, decoder: str = PYAV) -> FeatureCard:
     """Add what is told but decides nothing: versions, device kind, precision and date; never the machine's name.
 
     ``given`` is the backbone as the user named it, paths included, so that `store verify` can load it again.
@@ -63,7 +62,7 @@ def make_card(recipe: Recipe, device: str, precision: str, given: str) -> Featur
     provenance: dict[str, Any] = {
         GIVEN: given,
         "libraries": library_versions(_LIBRARIES),
-        "decoder": {"pyav": av.__version__, "ffmpeg": _ffmpeg()},
+        "decoder": describe_decoder(decoder),
         "device": device,
         "precision": precision,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -78,7 +77,3 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def _ffmpeg() -> dict[str, str]:
-    return {name: ".".join(map(str, numbers)) for name, numbers in av.library_versions.items()}

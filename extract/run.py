@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from extract.chunks import one_chunk
+from extract.decoders import pick_decoder
 from extract.devices import cores_of_machine, pick_devices
 from extract.engine import OnlyChunk, Settings, run_engine
 from extract.interrupted import Interrupted, sigterm_interrupts
@@ -48,6 +49,7 @@ def extract(
     device: str = "auto",
     processes: int | None = None,
     precision: str = "fp32",
+    decoder: str = "auto",
     timeout: float = 600.0,
     clips_per_shard: int = 500,
     seconds_per_shard: float = 300.0,
@@ -78,6 +80,7 @@ def extract(
     workers : decode processes; default: half the cores where the model runs on them too, else all but one
     batch_size : steps of one forward; default by device
     device, precision : of the forward
+    decoder : ``auto``, ``pyav``, ``torchcodec`` or ``nvdec``, see :mod:`extract.decoders`
     timeout : seconds a clip may go without progress before its worker is killed
     clips_per_shard, seconds_per_shard : when a shard is sealed; what was not sealed is lost when the process is killed
     retry_failed : try clips again that failed in earlier runs
@@ -104,6 +107,7 @@ def extract(
     _check_choices(shard_format, on_error, on_damage, max_failures, timeout, workers, batch_size)
     devices = pick_devices(device, processes)
     sampling = fit_sampling(sampling or Sampling(), backbone)
+    decoder = pick_decoder(decoder)
     clips = select_clips(dataset, protocol, split, limit, shard)
     recipe = make_recipe(backbone, sampling, dtype)
     path = feature_set_path(root, dataset.name, recipe)
@@ -122,6 +126,7 @@ def extract(
             seconds_per_shard=seconds_per_shard,
             device=devices[0],
             precision=precision,
+            decoder=decoder,
             clips=len(work.tasks),
             cores=cores_of_machine(),
             workers=workers,
@@ -131,7 +136,7 @@ def extract(
             stop_on_error=on_error == "stop",
         )
         with Progress(len(work.tasks), quiet=not progress, log=RunLog(path)) as shown, sigterm_interrupts():
-            card = make_card(recipe, ", ".join(devices), precision, backbone.given)
+            card = make_card(recipe, ", ".join(devices), precision, backbone.given, decoder)
             shown.begin(
                 _announcement(dataset, path, clips, work),
                 dataset=dataset.name,
