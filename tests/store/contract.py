@@ -14,7 +14,7 @@ import xxhash
 
 from store.errors import InvalidFeatures, SupportsetError, ValueOverflow
 from store.feature_set import FeatureSet
-from store.files import LocalFolder, hash_file
+from store.files import StorePath, hash_file, open_folder
 from store.index import read_all
 from store.shard import ShardArrays, shard_format
 from store.writer import FeatureWriter, Source
@@ -34,15 +34,24 @@ class ShardFormatContract(ABC):
         """Write clips in this format."""
         write(path, content, shard_format=self.name, **options)
 
-    def shard(self, path: Path) -> Path:
-        """The only shard of a feature set."""
-        (found,) = (path / "shards").glob(f"*{shard_format(self.name).suffix}")
-        return found
+    def shard(self, path: StorePath) -> Path:
+        """The only shard of a feature set, as local files."""
+        (found,) = self.names(path, shard_format(self.name).suffix)
+        return self.local(path / "shards", found)
+
+    def names(self, path: StorePath, suffix: str) -> list[str]:
+        """Names in the folder of the shards that end so."""
+        return [name for name in open_folder(path).child("shards").names() if name.endswith(suffix)]
+
+    def local(self, folder: StorePath, name: str) -> Path:
+        """A file or tree of the store where plain libraries can read it."""
+        assert isinstance(folder, Path)
+        return folder / name
 
     def test_reads_back_what_was_written(self, tmp_path: Path) -> None:
         content = clips(23)
         self.write(tmp_path, content, clips_per_shard=7)
-        assert len(list((tmp_path / "shards").glob("*.parquet"))) == 4
+        assert len(self.names(tmp_path, ".parquet")) == 4
         assert_holds(tmp_path, content)
 
     def test_order_asked_and_repeats(self, tmp_path: Path) -> None:
@@ -118,13 +127,13 @@ class ShardFormatContract(ABC):
 
     def test_index_says_where_the_arrays_lie(self, tmp_path: Path) -> None:
         self.write(tmp_path, clips(5))
-        folder = LocalFolder(tmp_path / "shards")
+        folder = open_folder(tmp_path / "shards")
         ((index,), _) = read_all(folder)
         assert index.arrays == shard_format(self.name).locate(folder, index.shard)
 
     def test_arrays_begin_aligned(self, tmp_path: Path) -> None:
         self.write(tmp_path, clips(5))
-        ((index,), _) = read_all(LocalFolder(tmp_path / "shards"))
+        ((index,), _) = read_all(open_folder(tmp_path / "shards"))
         assert [location.offset % 64 for location in index.arrays.values()] == [0, 0, 0]
 
     def test_equal_content_gives_equal_bytes(self) -> None:
@@ -136,10 +145,10 @@ class ShardFormatContract(ABC):
 
     def test_index_records_every_file(self, tmp_path: Path) -> None:
         self.write(tmp_path, clips(5))
-        ((index,), _) = read_all(LocalFolder(tmp_path / "shards"))
+        ((index,), _) = read_all(open_folder(tmp_path / "shards"))
         shard = self.shard(tmp_path)
         there = [path for path in [shard, *shard.rglob("*")] if path.is_file()]
-        stated = {tmp_path / "shards" / file.name: (file.size, file.xxh3) for file in index.files}
+        stated = {shard.parent / file.name: (file.size, file.xxh3) for file in index.files}
         assert stated == {path: (path.stat().st_size, hash_file(path)) for path in there}
 
     def test_checksums_are_of_the_clips_bytes(self, tmp_path: Path) -> None:
@@ -175,7 +184,7 @@ class ShardFormatContract(ABC):
     def test_shard_of_failures_only_has_no_arrays(self, tmp_path: Path) -> None:
         with FeatureWriter(tmp_path, card(), shard_format=self.name) as writer:
             writer.fail("b", "unreadable", "no codec")
-        assert [path.suffix for path in (tmp_path / "shards").iterdir()] == [".parquet"]
+        assert self.names(tmp_path, "") == self.names(tmp_path, ".parquet")
         assert FeatureSet.open(tmp_path).statuses() == {"unreadable": 1}
 
     def test_overflow_is_refused_and_leaves_the_writer_usable(self, tmp_path: Path) -> None:
@@ -231,7 +240,7 @@ class ShardFormatContract(ABC):
 
     def test_failures_cost_nothing_and_are_committed_in_bounded_number(self, tmp_path: Path) -> None:
         def shards() -> int:
-            return len(list((tmp_path / "shards").glob("*.parquet")))
+            return len(self.names(tmp_path, ".parquet"))
 
         writer = FeatureWriter(tmp_path, card(), shard_format=self.name, clips_per_shard=2)
         for number in range(39):
@@ -311,5 +320,5 @@ class ShardFormatContract(ABC):
 
     def test_index_opens_with_plain_pyarrow(self, tmp_path: Path) -> None:
         self.write(tmp_path, clips(3))
-        (path,) = (tmp_path / "shards").glob("*.parquet")
-        assert pq.read_table(path)["clip_id"].to_pylist() == ["clip0", "clip1", "clip2"]
+        (name,) = self.names(tmp_path, ".parquet")
+        assert pq.read_table(self.local(tmp_path / "shards", name))["clip_id"].to_pylist() == ["clip0", "clip1", "clip2"]
