@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from commands.options import device_option, json_option, print_json, store_option
+from store.card import Recipe
 
 
 @click.command("search")
@@ -14,6 +15,9 @@ from commands.options import device_option, json_option, print_json, store_optio
 @click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
 @click.option("--protocol", help="Search one split only: its protocol.")
 @click.option("--split", help="Search one split only: its name.")
+@click.option(
+    "--encoder", metavar="NAME", help="Where the text encoder of a run on text features is, if not where it was."
+)
 @store_option
 @device_option
 @json_option
@@ -24,14 +28,25 @@ def search_command(
     dataset: str | None,
     protocol: str | None,
     split: str | None,
+    encoder: str | None,
     store: str,
     device: str,
     as_json: bool,
 ) -> None:
     """Find the clips of a store that fit TEXT best, by a trained RUN."""
-    from train.search import search
+    from train.search import Texts, search
 
-    hits = search(run, text, k, store, dataset=dataset, protocol=protocol, split=split, device=device)
+    def live_text(recipe: Recipe, given: str | None) -> Texts:
+        from extract.forward import pick_device
+        from extract.text_encoders import live_features, load_recorded
+
+        found = load_recorded(recipe, encoder or given)
+        found.to(pick_device(device))
+        return live_features(found)
+
+    hits = search(
+        run, text, k, store, dataset=dataset, protocol=protocol, split=split, device=device, live_text=live_text
+    )
     if as_json:
         print_json({"query": text, "hits": [hit.to_json() for hit in hits]})
         return

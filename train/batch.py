@@ -17,7 +17,8 @@ class Batch:
     ----------
     features : (C, T, D) float, zero where padded
     feature_mask : (C, T) bool, true where a step is real
-    text_ids, text_mask : (N, L) long and bool, tokens for the text encoder
+    text_ids, text_mask : (N, L) long and bool, tokens for the text encoder; where it is frozen and its features are
+        read from the store, these take the place of the tokens: (N, L, h) float
     labels : (N, L') long, tokens for the caption decoder, -100 where padded; None without captioning
     caption_clip : (N,) long, the row of ``features`` that a caption describes
     clip_ids, caption_ids : names, for messages and the memory bank

@@ -60,11 +60,15 @@ class TextConfig(Section):
 
     ``encoder``: ``t5`` (a T5 encoder), ``hf`` (any Hugging Face encoder) or ``scratch`` (a T5 encoder of the
     sizes below, random weights, tokenizer fitted on the training captions) or ``words`` (trained word vectors).
+
+    ``features`` names a text feature set, as ``data.features`` do those of the clips: a frozen encoder has run before
+    (``extract-text``), and only the head is left. Then ``encoder``, ``name`` and ``vocabulary`` say nothing.
     """
 
     encoder: Literal["t5", "hf", "scratch", "words"] = "t5"
     name: str = "t5-base"  # local folder or hub name, for `t5` and `hf`
-    finetune: bool = True
+    features: str = ""  # words that name a text feature set; empty: the encoder is part of the model
+    finetune: bool = True  # false is all that `features` can be, and what they make the default
     encoder_dropout: bool = True  # keep the pretrained encoder's own dropout while it is fine-tuned
     head: Literal["gru", "mean", "none"] = "gru"  # gru (*): the video head with a GRU in place of the convolution
     width: int = Field(512, ge=1)  # model width of `scratch` and `words`, and of the `gru` head
@@ -73,6 +77,19 @@ class TextConfig(Section):
     norm: Literal["batch", "layer"] = "batch"  # (*) of the head
     dropout: float = Field(0.3, ge=0.0, lt=1.0)
     vocabulary: int = Field(8000, ge=16)  # of the fitted tokenizer, for `scratch` and `words`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _features_are_frozen(cls, tree: Any) -> Any:
+        return {"finetune": False, **tree} if isinstance(tree, dict) and tree.get("features") else tree
+
+    @model_validator(mode="after")
+    def _no_finetuning_of_features(self) -> TextConfig:
+        if self.features and self.finetune:
+            raise ValueError(
+                f"text.features = {self.features!r} were made by a frozen encoder: set text.finetune = false"
+            )
+        return self
 
 
 class DecoderConfig(Section):

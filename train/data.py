@@ -16,6 +16,7 @@ from torch import Tensor
 from store.aligned import AlignedFeatures
 from store.dataset import Caption
 from train.batch import Batch
+from train.cached_text import TokenFeatures
 
 _BLOCK = 1024  # clips read at once while packing: bounds what is held twice
 
@@ -111,7 +112,8 @@ class TrainingData:
     ----------
     captions : training captions, every one of a clip in ``features``
     features : resident features
-    text, labels : tokens of each caption for the text encoder, and for the decoder (None without captioning)
+    text : what the text encoder reads of each caption: its tokens, or features of them from the store
+    labels : tokens of each caption for the decoder, None without captioning
     batch_size : captions in a batch
     per_epoch : ``one`` random caption a clip, or ``all`` captions
     seed : with the epoch's number, decides everything random
@@ -122,7 +124,7 @@ class TrainingData:
         self,
         captions: Sequence[Caption],
         features: ResidentFeatures,
-        text: TokenTable,
+        text: TokenTable | TokenFeatures,
         labels: TokenTable | None,
         *,
         batch_size: int,
@@ -174,6 +176,10 @@ class TrainingData:
         """Batches of an epoch, before any is left out."""
         shown = len(self.captions) if self.per_epoch == "all" else len(np.unique(self.clip_rows))
         return -(-shown // self.batch_size)
+
+    def planned(self, epoch: int) -> int:
+        """Batches of an epoch, those of one clip alone left out."""
+        return len(self.plan(epoch))
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from its batch number ``start`` on."""

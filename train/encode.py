@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from store.aligned import AlignedFeatures
+from store.dataset import Caption
+from train.cached_text import CachedText, TokenFeatures
 from train.data import ResidentFeatures, TokenTable
 
 if TYPE_CHECKING:
@@ -55,8 +57,10 @@ def encode_gallery(
     return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
 
 
-def encode_tokens(model: SupportSetModel, tokens: TokenTable, batch_size: int = 256) -> NDArray[np.float32]:
-    """Embeddings (N, d) of tokenised captions, in their order."""
+def encode_tokens(
+    model: SupportSetModel, tokens: TokenTable | TokenFeatures, batch_size: int = 256
+) -> NDArray[np.float32]:
+    """Embeddings (N, d) of captions by their tokens, or by the stored features of these; in their order."""
     device = next(model.parameters()).device
     embeddings: list[NDArray[np.float32]] = []
     order = np.argsort(tokens.lengths, kind="stable")
@@ -70,6 +74,30 @@ def encode_tokens(model: SupportSetModel, tokens: TokenTable, batch_size: int = 
 def tokenize(model: SupportSetModel, texts: Sequence[str], max_tokens: int) -> TokenTable:
     """Tokens of captions for the model's text encoder."""
     return TokenTable(model.tokenize_text(list(texts), max_tokens), model.text_pad_id)
+
+
+def read_text(
+    model: SupportSetModel, captions: Sequence[Caption], max_tokens: int, cached: CachedText | None = None
+) -> TokenTable | TokenFeatures:
+    """What the model's text encoder reads of captions.
+
+    Parameters
+    ----------
+    model : tells whether it reads tokens or text features
+    captions : in the order wanted
+    max_tokens : of a tokenised caption; stored features are as long as they are
+    cached : the text features of the model's recipe
+
+    Raises
+    ------
+    UsageError
+        A caption without text features.
+    """
+    if model.text_recipe is None:
+        return tokenize(model, [caption.text for caption in captions], max_tokens)
+    if cached is None:
+        raise ValueError("the model reads text features: give them")
+    return cached.read(captions)
 
 
 def _in_order(embeddings: list[NDArray[np.float32]], order: NDArray[np.int64]) -> NDArray[np.float32]:

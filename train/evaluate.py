@@ -16,13 +16,14 @@ from store.aligned import AlignedFeatures
 from store.dataset import Dataset, open_dataset
 from store.errors import UsageError
 from store.files import LocalFolder
+from train.cached_text import CachedText
 from train.config import Config
 from train.device import choose_device
-from train.encode import encode_gallery, encode_tokens, tokenize
+from train.encode import encode_gallery, encode_tokens, read_text
 from train.model import SupportSetModel
 from train.run_folder import RunFolder
 from train.scores import RetrievalScores, intervals, score_embeddings
-from train.source import HOLDOUT, open_recorded_features, source_videos
+from train.source import HOLDOUT, open_recorded_features, open_recorded_text, source_videos
 from train.splits import Split, leakage, read_captions, read_split
 
 
@@ -55,7 +56,7 @@ def evaluate(
         features: misses), ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
         ``rsum``; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares with the
         clips trained on, as the run recorded it, or as counted now for another protocol (None: another dataset, or the
-        training split itself); ``run``, ``model``, ``features``, ``files``.
+        training split itself); ``run``, ``model``, ``features``, ``text_features``, ``files``.
 
     Raises
     ------
@@ -71,12 +72,15 @@ def evaluate(
     protocol = protocol or config.data.protocol
     split = split or default_split(tables, protocol, config.data.train_split)
     features = open_recorded_features(record, store, tables.name)
+    text = open_recorded_text(record, store, tables.name)
     part = _read(tables, protocol, split, set(features.clip_ids), record, config)
+    if text is not None:
+        text.check(part.captions)
     if not part.captions:
         raise UsageError(f"{tables.name}: split {split!r} of protocol {protocol!r} has no captions to ask with")
 
     model = SupportSetModel.from_pretrained(model_folder, device=str(chosen))
-    scores = score_split(model, part, features, config)
+    scores = score_split(model, part, features, config, text)
     expected = None if split == HOLDOUT else tables.expected(protocol, split)
     own_dataset = tables.name == config.data.dataset
     stem = "-".join([*([] if own_dataset else [tables.name]), protocol, split])
@@ -97,6 +101,7 @@ def evaluate(
         "run": str(folder.path),
         "model": folder.model_hash(),
         "features": [entry["folder"] for entry in record["features"]],
+        "text_features": None if text is None else text.recipe.folder,
         "files": {
             "scores": str(folder.eval / f"{stem}.json"),
             "ranks": str(folder.eval / f"{stem}-ranks.parquet"),
@@ -107,11 +112,14 @@ def evaluate(
     return result
 
 
-def score_split(model: SupportSetModel, part: Split, features: AlignedFeatures, config: Config) -> RetrievalScores:
-    """Encode a split's clips and captions, and score them."""
+def score_split(
+    model: SupportSetModel, part: Split, features: AlignedFeatures, config: Config, text: CachedText | None = None
+) -> RetrievalScores:
+    """Encode a split's clips and captions, and score them; ``text`` for a model that reads text features."""
     video: NDArray[np.float32] = encode_gallery(model, features, part.present, config.data.max_steps)
-    tokens = tokenize(model, [caption.text for caption in part.captions], config.data.max_words)
-    return score_embeddings(part, video, encode_tokens(model, tokens))
+    return score_embeddings(
+        part, video, encode_tokens(model, read_text(model, part.captions, config.data.max_words, text))
+    )
 
 
 def default_split(dataset: Dataset, protocol: str, train_split: str) -> str:

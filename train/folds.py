@@ -90,7 +90,7 @@ def open_fold(config: Config, store: str | Path, fold: int, folds: int) -> tuple
         },
         "holdout": [] if validation is None else list(validation.clip_ids),
         "leakage": {split.name: leakage(train, split, sources) for split in (test, validation) if split is not None},
-        "fingerprint": fingerprint(whole.features.sets, train, validation),
+        "fingerprint": fingerprint(whole.features.sets, train, validation, whole.text),
     }
     notes = [
         f"fold {fold + 1} of {folds}: training on {len(train.clip_ids)} clips, {len(train.captions)} captions; "

@@ -16,7 +16,7 @@ from train.checkpoint import Position, load_checkpoint, save_checkpoint
 from train.config import Config
 from train.data import ResidentFeatures, TokenTable, TrainingData
 from train.device import open_accelerator
-from train.encode import encode_clips, encode_tokens, tokenize
+from train.encode import encode_clips, encode_tokens, read_text
 from train.losses import Negatives
 from train.memory_bank import MemoryBank
 from train.metrics_log import MetricsLog, Progress, StepWindow
@@ -90,7 +90,7 @@ def train(
     random.seed(config.seed)
     torch.manual_seed(config.seed)
     texts = [caption.text for caption in data.train.captions]
-    model = SupportSetModel.build(config, data.features.dim, texts)
+    model = SupportSetModel.build(config, data.features.dim, texts, data.text.recipe if data.text is not None else None)
     loader = make_loader(config, data, model, texts)
     validation = Validation(config, data, model) if data.validation is not None else None
     optimizer = torch.optim.AdamW(  # with weight_decay 0, the default, this is Adam
@@ -200,7 +200,7 @@ class Validation:
         assert data.validation is not None
         self.split: Split = data.validation
         self.features = ResidentFeatures(data.features, self.split.present, config.data.max_steps)
-        self.tokens = tokenize(model, [caption.text for caption in self.split.captions], config.data.max_words)
+        self.tokens = read_text(model, self.split.captions, config.data.max_words, data.text)
 
     def scores(self, model: SupportSetModel) -> dict[str, float]:
         """Recalls, ranks and ``rsum`` of the model; always computed in float32, as `eval` does."""
@@ -216,7 +216,7 @@ def make_loader(config: Config, data: RunData, model: SupportSetModel, texts: li
     return TrainingData(
         data.train.captions,
         ResidentFeatures(data.features, data.train.clip_ids, config.data.max_steps),
-        tokenize(model, texts, config.data.max_words),
+        read_text(model, data.train.captions, config.data.max_words, data.text),
         labels,
         batch_size=config.optim.batch_size,
         per_epoch=config.data.captions_per_clip,

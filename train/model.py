@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from store.card import Recipe
 from store.errors import UsageError
 from train.batch import Batch
 from train.config import Config, OptimConfig
@@ -87,7 +88,9 @@ class SupportSetModel(nn.Module):
         self._label_tokenizer = label_tokenizer
 
     @classmethod
-    def build(cls, config: Config, feature_dim: int, captions: list[str]) -> SupportSetModel:
+    def build(
+        cls, config: Config, feature_dim: int, captions: list[str], text_recipe: Recipe | None = None
+    ) -> SupportSetModel:
         """Make a model to train: pretrained weights where the configuration names them, fresh ones elsewhere.
 
         Parameters
@@ -95,6 +98,7 @@ class SupportSetModel(nn.Module):
         config : the run's configuration
         feature_dim : D of the stored features
         captions : training captions, which tokenizers are fitted on where the configuration asks for it
+        text_recipe : of the text features, where ``text.features`` names some
 
         Raises
         ------
@@ -106,7 +110,9 @@ class SupportSetModel(nn.Module):
         def fitted(vocabulary: int, units: Any) -> Any:
             return fit_tokenizer(captions, vocabulary, units)
 
-        text, text_tokenizer = build_text_encoder(config.text, config.dim, fitted)
+        if (text_recipe is None) == bool(config.text.features):
+            raise ValueError(f"text.features = {config.text.features!r}, and the recipe given is {text_recipe}")
+        text, text_tokenizer = build_text_encoder(config.text, config.dim, fitted, text_recipe)
         limit = getattr(getattr(text.backbone, "config", None), "max_position_embeddings", None)
         if limit is not None and config.data.max_words > limit:
             raise UsageError(
@@ -120,11 +126,18 @@ class SupportSetModel(nn.Module):
     @property
     def text_pad_id(self) -> int:
         """Token that fills the end of shorter captions for the text encoder."""
-        pad = self._text_tokenizer.pad_token_id
+        pad = getattr(self._text_tokenizer, "pad_token_id", None)
         return 0 if pad is None else int(pad)
+
+    @property
+    def text_recipe(self) -> Recipe | None:
+        """What the text features are that the model reads; None where it reads tokens."""
+        return self.text.recipe
 
     def tokenize_text(self, texts: list[str], max_tokens: int) -> list[list[int]]:
         """Tokens for the text encoder, its special tokens included, at most ``max_tokens`` each, without padding."""
+        if self._text_tokenizer is None:
+            raise ValueError("a model that reads text features has no text tokenizer")
         return encode(self._text_tokenizer, texts, max_tokens)
 
     def tokenize_labels(self, texts: list[str], max_tokens: int) -> list[list[int]]:
@@ -139,7 +152,7 @@ class SupportSetModel(nn.Module):
         return VideoCodes(_unit(codes.embedding), codes.sequence, codes.mask)
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Embed captions: (N, L) long ids with their bool mask give (N, d) of unit length."""
+        """Embed captions: (N, L) long ids, or (N, L, h) text features, and a bool mask give (N, d) of unit length."""
         return _unit(self.text(ids, mask))
 
     def forward(
@@ -250,7 +263,7 @@ class SupportSetModel(nn.Module):
         decay. A group without parameters is left out; frozen parameters are in none. Each group has a ``name``.
         """
         pretrained: set[int] = set()
-        if self.text.pretrained:
+        if self.text.pretrained and self.text.backbone is not None:
             pretrained |= {id(parameter) for parameter in self.text.backbone.parameters()}
         if self.decoder is not None and self.config.decoder.kind == "t5":
             pretrained |= {id(parameter) for parameter in self.decoder.t5.parameters()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from store.aligned import AlignedFeatures
+from store.card import Recipe
 from store.dataset import Dataset, open_dataset
 from store.errors import UsageError
 from store.files import LocalFolder
+from train.cached_text import TokenFeatures
+from train.data import TokenTable
 from train.device import choose_device
 from train.encode import encode_gallery, encode_tokens, tokenize
 from train.metrics import cosine_scores, unit_rows
 from train.model import SupportSetModel
 from train.run_folder import RunFolder
 from train.source import clip_checksums, digest, open_recorded_features
+
+Texts = Callable[[Sequence[str]], list[NDArray[np.float32]]]
+"""Features (T, h) of each text, by a frozen encoder."""
+
+LiveText = Callable[[Recipe, str | None], Texts]
+"""Opens the frozen encoder of a recipe, given the name that it had when the features were made."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,11 @@ def search(
     protocol: str | None = None,
     split: str | None = None,
     device: str = "auto",
+    live_text: LiveText | None = None,
 ) -> list[Hit]:
     """The ``k`` best clips for one sentence; see `Searcher` for the parameters and errors."""
-    return Searcher(run, store, dataset=dataset, protocol=protocol, split=split, device=device).search([text], k)[0]
+    searcher = Searcher(run, store, dataset=dataset, protocol=protocol, split=split, device=device, live_text=live_text)
+    return searcher.search([text], k)[0]
 
 
 class Searcher:
@@ -75,11 +86,14 @@ class Searcher:
     dataset : by default the run's; any dataset with features of the run's recipes will do, captions or not
     protocol, split : search only the clips of one split; both or none
     device : ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
+    live_text : opens the text encoder of a run that was trained on text features: a question is in no store, and
+        ``train`` knows no encoder that runs without being trained
 
     Raises
     ------
     UsageError
-        No run, no model yet, an unknown name, a store without features of the run's recipes.
+        No run, no model yet, an unknown name, a store without features of the run's recipes; a text encoder that
+        cannot be opened, or is not the one that the run was trained with.
     """
 
     def __init__(
@@ -91,17 +105,20 @@ class Searcher:
         protocol: str | None = None,
         split: str | None = None,
         device: str = "auto",
+        live_text: LiveText | None = None,
     ) -> None:
         folder = RunFolder(run)
         self.config = folder.load_config()
         model_folder = folder.model_folder()
         chosen = choose_device(device)
         self.tables: Dataset = open_dataset(store, dataset or self.config.data.dataset)
-        features = open_recorded_features(folder.data_record(), store, self.tables.name)
+        record = folder.data_record()
+        features = open_recorded_features(record, store, self.tables.name)
         if not len(features):
             raise UsageError(f"{store}: dataset {self.tables.name!r} has no clip with features of the run's recipe")
         wanted = self._wanted(features, protocol, split)
         self.model = SupportSetModel.from_pretrained(model_folder, device=str(chosen))
+        self._live = self._open_text(live_text, record, folder.path)
         everything = self._embeddings(folder, features)
         row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self.clip_ids = wanted
@@ -120,8 +137,7 @@ class Searcher:
             raise UsageError(f"the question {blank[0]!r} is blank: say what to look for")
         if k < 1:
             raise UsageError(f"-k {k}: ask for at least one clip")
-        tokens = tokenize(self.model, list(texts), self.config.data.max_words)
-        queries = unit_rows(encode_tokens(self.model, tokens))
+        queries = unit_rows(encode_tokens(self.model, self._read(texts)))
         hits = []
         for query in queries:
             scores = cosine_scores(query[None], self.embeddings)[0]
@@ -129,6 +145,24 @@ class Searcher:
             best = np.argsort(-scores, kind="stable")[:k]
             hits.append([self._hit(self.clip_ids[row], float(scores[row])) for row in best])
         return hits
+
+    def _open_text(self, live_text: LiveText | None, record: dict[str, Any], run: Path) -> Texts | None:
+        recipe = self.model.text_recipe
+        if recipe is None:
+            return None
+        if live_text is None:
+            raise UsageError(
+                f"{run}: the model reads text features of {recipe.backbone}, which questions need to be run through: "
+                "search from the command line, or give live_text"
+            )
+        return live_text(recipe, (record.get("text_features") or {}).get("encoder"))
+
+    def _read(self, texts: Sequence[str]) -> TokenTable | TokenFeatures:
+        if self._live is None or self.model.text_recipe is None:
+            return tokenize(self.model, texts, self.config.data.max_words)
+        recipe = self.model.text_recipe
+        rounded = [each.astype(recipe.dtype).astype(np.float32) for each in self._live(texts)]  # as those trained on
+        return TokenFeatures.of(rounded, recipe.dim)
 
     def _wanted(self, features: AlignedFeatures, protocol: str | None, split: str | None) -> list[str]:
         if protocol is None and split is None:

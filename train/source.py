@@ -6,14 +6,16 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from store.aligned import AlignedFeatures
-from store.card import Recipe
+from store.card import Recipe, is_feature_set
 from store.catalog import feature_set_path, find_feature_set, list_feature_sets
 from store.dataset import Dataset, list_datasets, open_dataset
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
+from store.files import StorePath
+from train.cached_text import CachedText, extraction_command
 from train.config import Config
 from train.splits import Split, hold_out, leakage, read_captions, read_split
 
@@ -31,6 +33,7 @@ class RunData:
     validation : the held-out clips or the split named for it; None where nothing is held out
     record : what ``data.json`` of the run folder says
     notes : what the user should be told, one line each
+    text : features of the captions, where a frozen text encoder has run before; None: the model reads tokens
     """
 
     dataset: Dataset
@@ -39,6 +42,7 @@ class RunData:
     validation: Split | None
     record: dict[str, Any]
     notes: list[str]
+    text: CachedText | None = None
 
 
 def open_run_data(config: Config, store: str | Path) -> RunData:
@@ -48,10 +52,15 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
     ------
     UsageError
         Unknown dataset, feature set, protocol or split; an empty split; nothing to validate on where
-        ``optim.select_by`` needs it; a training side of fewer than two clips.
+        ``optim.select_by`` needs it; a training side of fewer than two clips; captions without the text features that
+        ``text.features`` asks for.
     """
     dataset = open_dataset(store, config.data.dataset)
     sets = [open_features(store, config.data.dataset, words) for words in config.data.features]
+    text: CachedText | None = None
+    if config.text.features:
+        found = open_features(store, dataset.name, config.text.features, "text")
+        text = CachedText(found, dataset.name, store)
     features = AlignedFeatures(sets)
     available = set(features.clip_ids)
     sources = source_videos(dataset)
@@ -78,6 +87,8 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
             f"{dataset.name}: split {config.data.train_split!r} of protocol {protocol!r} leaves {len(train.clip_ids)} "
             "clips with features and captions to train on; at least 2 are needed"
         )
+    if text is not None:
+        text.check([*train.captions, *(validation.captions if validation is not None else ())])
     others = [name for name in dataset.split_names(protocol) if name != config.data.train_split]
     asked = [read_captions(dataset, protocol, name) for name in others]
     if validation is not None and validation.name == HOLDOUT:
@@ -86,6 +97,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         "dataset": dataset.name,
         "protocol": protocol,
         "features": [feature_record(feature_set) for feature_set in sets],
+        "text_features": None if text is None else text.record(),
         "train": {
             "split": config.data.train_split,
             "clips": len(train.clip_ids),
@@ -105,28 +117,44 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         },
         "holdout": list(validation.clip_ids) if validation is not None and validation.name == HOLDOUT else [],
         "leakage": {split.name: leakage(train, split, sources) for split in asked},
-        "fingerprint": fingerprint(sets, train, validation),
+        "fingerprint": fingerprint(sets, train, validation, text),
     }
-    return RunData(dataset, features, train, validation, record, _notes(record))
+    return RunData(dataset, features, train, validation, record, _notes(record), text)
 
 
-def open_features(store: str | Path, dataset: str, words: str) -> FeatureSet:
+def open_features(store: str | Path, dataset: str, words: str, kind: Literal["video", "text"] = "video") -> FeatureSet:
     """The one feature set of a dataset that fits the words; a dataset in front of them (``msrvtt/...``) is optional.
+
+    Parameters
+    ----------
+    kind : what the set must be of: ``data.features`` are of clips, ``text.features`` of captions
 
     Raises
     ------
     UsageError
-        No set fits, several do, or it belongs to another dataset.
+        No set fits, several do, it belongs to another dataset, or is of the other kind.
     """
+    key = "text.features" if kind == "text" else "data.features"
     named, slash, rest = words.partition("/")
     if not slash or named not in list_datasets(store):
         named, rest = dataset, words
     if named != dataset:
         raise UsageError(
-            f"data.features names {words!r}, a set of dataset {named!r}, while data.dataset is {dataset!r}: "
+            f"{key} names {words!r}, a set of dataset {named!r}, while data.dataset is {dataset!r}: "
             "features and captions must be of one dataset"
         )
-    return find_feature_set(store, f"{named}/{rest}")
+    found = find_feature_set(store, f"{named}/{rest}", kind)
+    if found.card.recipe.kind != kind:
+        wanted, mend = (
+            ("captions", "`extract-text` makes them")
+            if kind == "text"
+            else ("clips", "those of captions go into text.features")
+        )
+        raise UsageError(
+            f"{key} names {words!r}, and {found.path.name} is of kind {found.card.recipe.kind!r}: name features of "
+            f"{wanted}; {mend}"
+        )
+    return found
 
 
 def feature_record(feature_set: FeatureSet) -> dict[str, Any]:
@@ -153,17 +181,33 @@ def open_recorded_features(record: dict[str, Any], store: str | Path, dataset: s
     for entry in record["features"]:
         recipe = Recipe.from_json(entry["recipe"])
         path = feature_set_path(store, dataset, recipe)
-        if not path.exists():
+        if not is_feature_set(path):
             raise UsageError(_no_such_recipe(recipe, store, dataset))
-        feature_set = FeatureSet.open(path)
-        if feature_set.card.recipe != recipe:
-            differing = ", ".join(feature_set.card.recipe.differences(recipe))
-            raise SupportsetError(
-                f"{path}: the run was trained on recipe {recipe.hash}, the card here differs in {differing}: extract "
-                "the dataset again with the run's backbone and sampling, or train again"
-            )
-        sets.append(feature_set)
+        sets.append(_of_recipe(path, recipe))
     return AlignedFeatures(sets)
+
+
+def open_recorded_text(record: dict[str, Any], store: str | Path, dataset: str) -> CachedText | None:
+    """Open the text features of the recipe that a run was trained on; None where it reads tokens.
+
+    Raises
+    ------
+    UsageError
+        The store has no such text features of the dataset: says how to make them.
+    SupportsetError
+        The folder of that recipe holds another one.
+    """
+    entry = record.get("text_features")
+    if entry is None:
+        return None
+    recipe = Recipe.from_json(entry["recipe"])
+    path = feature_set_path(store, dataset, recipe)
+    if not is_feature_set(path):
+        raise UsageError(
+            f"{store}: dataset {dataset!r} has no text features of the recipe the run was trained on, {recipe.folder}; "
+            f"make them with: {extraction_command(recipe, dataset, store)}"
+        )
+    return CachedText(_of_recipe(path, recipe), dataset, store)
 
 
 def source_videos(dataset: Dataset) -> dict[str, str]:
@@ -175,7 +219,9 @@ def source_videos(dataset: Dataset) -> dict[str, str]:
     }
 
 
-def fingerprint(sets: Sequence[FeatureSet], train: Split, validation: Split | None) -> str:
+def fingerprint(
+    sets: Sequence[FeatureSet], train: Split, validation: Split | None, text: CachedText | None = None
+) -> str:
     """Hash of everything in the store that a run's numbers depend on; a resumed run must find the same."""
     lines: list[str] = []
     splits = [split for split in (train, validation) if split is not None]
@@ -186,6 +232,10 @@ def fingerprint(sets: Sequence[FeatureSet], train: Split, validation: Split | No
         lines += split.clip_ids
         for caption in split.captions:
             lines += (caption.caption_id, caption.clip_id, caption.text)
+    if text is not None:
+        lines.append(text.recipe.hash)
+        for split in splits:
+            lines += text.checksums(split.captions)
     return digest(lines)
 
 
@@ -203,6 +253,17 @@ def digest(lines: Iterable[str]) -> str:
         encoded = line.encode("utf-8")
         state.update(len(encoded).to_bytes(8, "little") + encoded)
     return f"blake2b:{state.hexdigest()}"
+
+
+def _of_recipe(path: StorePath, recipe: Recipe) -> FeatureSet:
+    feature_set = FeatureSet.open(path)
+    if feature_set.card.recipe != recipe:
+        differing = ", ".join(feature_set.card.recipe.differences(recipe))
+        raise SupportsetError(
+            f"{path}: the run was trained on recipe {recipe.hash}, the card here differs in {differing}: extract "
+            "the dataset again with the run's backbone and sampling, or train again"
+        )
+    return feature_set
 
 
 def _refuse_as_validation(config: Config) -> None:

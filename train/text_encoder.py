@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from store.card import Recipe
 from store.errors import UsageError
 from train.config import TextConfig
 from train.pretrained import load_config, load_tokenizer, load_weights, locate
@@ -16,16 +18,18 @@ from train.sequence_head import FEED_FORWARD, InputProjection, SequenceHead
 from train.video_encoder import masked_mean
 
 _KEY = "text.name"
+RECIPE = "features.json"  # of the text features that a model reads
 
 
 class TextEncoder(nn.Module):
-    """Backbone (T5 encoder, any Hugging Face encoder, or word vectors) and head.
+    """Backbone (T5 encoder, any Hugging Face encoder, or word vectors) and head; or the head alone, on stored features.
 
     Parameters
     ----------
     config : which backbone and head
-    backbone : ``nn.Embedding`` for word vectors, else a transformers encoder
+    backbone : ``nn.Embedding`` for word vectors, else a transformers encoder; None where a frozen one has run before
     dim : d of the joint space
+    recipe : of the text features that take the place of a backbone
 
     Notes
     -----
@@ -37,15 +41,21 @@ class TextEncoder(nn.Module):
     one in evaluation mode too: it learns without its own dropout.
     """
 
-    def __init__(self, config: TextConfig, backbone: nn.Module, dim: int) -> None:
+    def __init__(self, config: TextConfig, backbone: nn.Module | None, dim: int, recipe: Recipe | None = None) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.pretrained = config.encoder in ("t5", "hf")
+        self.recipe = recipe
+        self.pretrained = backbone is not None and config.encoder in ("t5", "hf")
         self.frozen = self.pretrained and not config.finetune
-        if self.frozen:
-            backbone.requires_grad_(False)
-        hidden = self._hidden_size()
+        if backbone is not None:
+            if self.frozen:
+                backbone.requires_grad_(False)
+            hidden = self._hidden_size(backbone)
+        elif recipe is not None:
+            hidden = recipe.dim
+        else:
+            raise ValueError("a text encoder needs a backbone, or the recipe of the features that it reads instead")
         self.project: InputProjection | None = None
         self.head: SequenceHead | None = None
         if config.head == "gru":
@@ -60,16 +70,21 @@ class TextEncoder(nn.Module):
     def train(self, mode: bool = True) -> TextEncoder:
         """Set training mode; the backbone follows only where its dropout is wanted."""
         super().train(mode)
-        if self.frozen or (self.pretrained and not self.config.encoder_dropout):
+        if self.backbone is not None and (self.frozen or (self.pretrained and not self.config.encoder_dropout)):
             self.backbone.eval()
         return self
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Embed captions: (N, L) long ids and bool mask give (N, d)."""
+        """Embed captions: (N, L) long ids, or (N, L, h) stored features, and their bool mask give (N, d)."""
         return self.pool(self.read(ids, mask), mask)
 
     def read(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Contextual token vectors (N, L, h) of the backbone alone; what stands in padding is without meaning."""
+        """Contextual token vectors (N, L, h) of the backbone alone; what stands in padding is without meaning.
+
+        Without a backbone ``ids`` are the vectors already, as stored; they are widened to the head's dtype.
+        """
+        if self.backbone is None:
+            return ids.to(self.embed.weight.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if isinstance(self.backbone, nn.Embedding):
                 vectors: Tensor = self.backbone(ids)
@@ -90,31 +105,37 @@ class TextEncoder(nn.Module):
         return embedded
 
     def save(self, folder: Path, tokenizer: Any) -> None:
-        """Write the backbone's configuration and the tokenizer: all but the weights."""
+        """Write the backbone's configuration and the tokenizer: all but the weights; or the features' recipe."""
         folder.mkdir(parents=True, exist_ok=True)
+        if self.recipe is not None:
+            text = json.dumps(self.recipe.to_json(), indent=2, sort_keys=True) + "\n"
+            (folder / RECIPE).write_text(text, encoding="utf-8")
+            return
         sizes: Any = getattr(self.backbone, "config", None)  # word vectors have none
         if sizes is not None:
             sizes.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    def _hidden_size(self) -> int:
+    def _hidden_size(self, backbone: nn.Module) -> int:
         # Asked of the model itself: configurations name it differently, and some models put out another width.
-        training = self.backbone.training
-        self.backbone.eval()
+        training = backbone.training
+        backbone.eval()
         with torch.no_grad():
             ids = torch.zeros(1, 2, dtype=torch.long)
             try:
                 size = self.read(ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
             except (AttributeError, TypeError, ValueError) as error:
                 raise UsageError(
-                    f"{_KEY} = {self.config.name!r}: a {type(self.backbone).__name__} is no plain text encoder "
+                    f"{_KEY} = {self.config.name!r}: a {type(backbone).__name__} is no plain text encoder "
                     f"({error}); name one that turns token ids into one vector a token"
                 ) from None
-        self.backbone.train(training)
+        backbone.train(training)
         return size
 
 
-def build_text_encoder(config: TextConfig, dim: int, fitted: Any) -> tuple[TextEncoder, Any]:
+def build_text_encoder(
+    config: TextConfig, dim: int, fitted: Any, recipe: Recipe | None = None
+) -> tuple[TextEncoder, Any]:
     """Make the text encoder with pretrained or fresh weights, and its tokenizer.
 
     Parameters
@@ -122,12 +143,15 @@ def build_text_encoder(config: TextConfig, dim: int, fitted: Any) -> tuple[TextE
     config : the text section
     dim : d of the joint space
     fitted : function (vocabulary, units) that gives a tokenizer fitted on the training captions
+    recipe : of the text features that are read instead; there is no tokenizer then
 
     Raises
     ------
     UsageError
         Pretrained weights that can't be had or don't fit, or settings that contradict each other.
     """
+    if recipe is not None:
+        return TextEncoder(config, None, dim, recipe), None
     if config.encoder in ("t5", "hf"):
         backbone, tokenizer = _load_backbone(config)
         return TextEncoder(config, backbone, dim), tokenizer
@@ -159,6 +183,9 @@ def build_text_encoder(config: TextConfig, dim: int, fitted: Any) -> tuple[TextE
 
 def restore_text_encoder(config: TextConfig, dim: int, folder: Path) -> tuple[TextEncoder, Any]:
     """Rebuild what `TextEncoder.save` wrote, with weights yet to be loaded."""
+    if config.features:
+        recipe = Recipe.from_json(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
+        return TextEncoder(config, None, dim, recipe), None
     if config.encoder in ("words", "scratch"):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     else:

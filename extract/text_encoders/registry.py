@@ -6,9 +6,13 @@ for backbones. Torch is imported only when an encoder is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from store.card import Recipe
 from store.errors import UsageError
@@ -67,7 +71,12 @@ def load_recorded(recipe: Recipe, given: str | None = None) -> TextEncoder:
         )
     name = given or recipe.backbone
     own = recipe.backbone.startswith("open_clip:")  # its length and pooling are no one's to choose
-    encoder = load_text_encoder(name, None if own else tokens, None if own else recipe.pooling)
+    try:
+        encoder = load_text_encoder(name, None if own else tokens, None if own else recipe.pooling)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; it made the text features {recipe.folder}, and --encoder says where it is"
+        ) from None
     found: dict[str, Any] = {
         "weights": encoder.weights_hash,
         "tokenizer": encoder.tokenizer_json,
@@ -88,6 +97,24 @@ def load_recorded(recipe: Recipe, given: str | None = None) -> TextEncoder:
             f"{found[differing[0]]}, not {wanted[differing[0]]}; name the right one with --encoder"
         )
     return encoder
+
+
+def live_features(encoder: TextEncoder) -> Callable[[Sequence[str]], list[NDArray[np.float32]]]:
+    """A function that gives the features of texts that are in no store.
+
+    Returns
+    -------
+    function (texts) -> list of (T, D) float32
+        T as :func:`extract.text_run.extract_text` would store it; 0 for a text without a token.
+    """
+
+    def read(texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        tokens = encoder.tokenize(texts)
+        steps = [min(1, len(each.ids)) if encoder.pooled else len(each.ids) for each in tokens]
+        values: NDArray[np.float32] = encoder.forward([each.ids for each in tokens if each.ids]).cpu().numpy()
+        return np.split(values, np.cumsum(steps)[:-1])
+
+    return read
 
 
 def _parse(name: str) -> tuple[str, str, Path | None]:

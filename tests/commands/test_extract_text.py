@@ -83,14 +83,14 @@ def test_mistakes_are_one_line_and_write_nothing(words: list[str], says: str, be
 
 
 def test_ctrl_c_is_one_line_and_the_same_command_goes_on(bert: Path, tmp_path: Path) -> None:
-    captions_of(tmp_path / "features", [f"{text} {number}" for number in range(400) for text in CAPTIONS])
+    captions_of(tmp_path / "features", [f"{text} {number}" for number in range(200) for text in CAPTIONS])
     command = [sys.executable, "cli.py", "extract-text", "said", "--encoder", str(bert)]
     command += ["--store", str(tmp_path / "features"), "--batch-size", "1", "--device", "cpu", "--json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while "to do" not in process.stderr.readline():
         assert process.poll() is None
-    time.sleep(1.0)
+    time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -99,4 +99,4 @@ def test_ctrl_c_is_one_line_and_the_same_command_goes_on(bert: Path, tmp_path: P
     assert "Traceback" not in stderr
     options = ["--store", tmp_path / "features", "--batch-size", "256", "--device", "cpu", "--json"]
     whole = ask("extract-text", "said", "--encoder", bert, *options)
-    assert json.loads(whole.stdout)["status"] == {"ok": 2800}
+    assert json.loads(whole.stdout)["status"] == {"ok": 1400}

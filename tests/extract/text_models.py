@@ -44,7 +44,7 @@ def save_bert(folder: Path, seed: int = 0, **sizes: int) -> BertModel:
     config = BertConfig(
         vocab_size=len(entries),
         **{"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-        | {"max_position_embeddings": 40} | sizes,
+        | {"max_position_embeddings": 40, "initializer_range": 0.3} | sizes,
     )  # fmt: skip
     model = BertModel(config)
     model.save_pretrained(folder)

@@ -73,3 +73,15 @@ def test_none_and_several_are_listed(root: Path) -> None:
         find_feature_set(root, "vatex/open_clip")
     with pytest.raises(UsageError, match="the store is empty"):
         find_feature_set(root / "absent", "vatex/open_clip")
+
+
+def test_the_kind_decides_between_the_towers_of_one_model(root: Path) -> None:
+    tower = recipe(backbone=CLIP.backbone, kind="text", sampling={"max_tokens": 77})
+    write(feature_set_path(root, "msvd", tower), clips(2), card=FeatureCard(tower))
+    with pytest.raises(UsageError, match="several feature sets fit"):
+        find_feature_set(root, "msvd/open_clip")
+    assert find_feature_set(root, "msvd/open_clip", "video").card.recipe == CLIP
+    assert find_feature_set(root, "msvd", "text").card.recipe == tower
+    assert find_feature_set(root, "msvd/text", "video").card.recipe == tower, "a lone set is found, and its kind told"
+    with pytest.raises(UsageError, match="several feature sets fit"):
+        find_feature_set(root, "msrvtt/open_clip", "video")

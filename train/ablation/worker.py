@@ -162,7 +162,7 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
     if test is None:
         return result
     model = SupportSetModel.from_pretrained(work.path, device=str(choose_device(task.device)))
-    scores = score_split(model, test, data.features, config)
+    scores = score_split(model, test, data.features, config, data.text)
     sources = source_videos(data.dataset)
     return result | {
         "test": {
