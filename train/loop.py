@@ -131,12 +131,18 @@ def train(
     ):
         for note in (*data.notes, *bank_notes(bank)):
             progress.line(note)
+        if metrics.damaged:
+            progress.line(f"{folder.metrics}: {metrics.damaged} damaged lines of an earlier sitting are removed")
         if position.step:
             progress.line(f"going on after epoch {position.epoch}, step {position.step}")
         while not finished(optim, position):
             epoch, epoch_began = position.epoch + 1, time.monotonic()
             epoch_loss.clear()
             window.clear()
+            batches = loader.planned(position.epoch)
+            if (left_out := loader.steps_per_epoch - batches) and not position.batch:
+                metrics.write("epoch", position.step, {"epoch": epoch, "batches_left_out": left_out})
+                progress.line(f"epoch {epoch}: {left_out} batches of captions of one clip alone are left out")
             for batch in window.timed(loader.batches(position.epoch, start=position.batch)):
                 factor = rate_factor(optim, position.step, total_steps)
                 for group in optimizer.param_groups:
@@ -165,16 +171,16 @@ def train(
                 if position.step % optim.checkpoint_every == 0:
                     record()  # so that no checkpoint is ever saved after a loss that is not finite
                     checkpoint()
-            else:
-                position.epoch, position.batch = position.epoch + 1, 0
             record()
-            if stop.requested:
+            if stop.requested:  # after the last batch too: what comes after an epoch is done when the run goes on
                 checkpoint()
                 raise TrainingInterrupted(
                     f"stopped after step {position.step}; a checkpoint is saved. Go on with the same command and "
                     f"--out {folder.path} --resume"
                 )
 
+            if position.batch == batches:  # not so where max_steps ended it before
+                position.epoch, position.batch = position.epoch + 1, 0
             scores = validation.scores(model) if validation is not None else {}
             if scores:
                 metrics.write("validation", position.step, {"epoch": epoch, **scores})

@@ -26,13 +26,19 @@ class MetricsLog:
     ----------
     folder : the run
     step : where the run goes on; records of later steps, written before a crash, are removed
+
+    Attributes
+    ----------
+    damaged : lines of an earlier sitting that could not be read, and were removed
     """
 
     def __init__(self, folder: RunFolder, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed by training alone
 
         lines = folder.metrics.read_bytes().splitlines(keepends=True) if folder.metrics.exists() else []
-        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+        steps = [_step_of(line) for line in lines]
+        self.damaged = steps.count(None)
+        kept = [line for line, there in zip(lines, steps, strict=True) if there is not None and there <= step]
         if kept != lines:
             LocalFolder(folder.path).put({folder.metrics.name: kept})
         with telling("write", folder.metrics):
@@ -156,6 +162,15 @@ class Progress:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def _step_of(line: bytes) -> int | None:
+    """Step of a record; None for a line that was cut off or damaged, as a crash may leave."""
+    try:
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
 
 
 def _not_finite(value: object) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from store.errors import SupportsetError, UsageError
-from store.files import LocalFolder, hash_file, telling
+from store.files import LocalFolder, hash_file, sync_folder, telling
 from train.config import Config, load_config
 
 WEIGHTS = "model.safetensors"
@@ -65,15 +65,19 @@ class RunFolder:
         """Refuse to go on with a configuration that would have given another run.
 
         How long to train (``optim.epochs``, ``optim.max_steps``, ``optim.patience``), how often to log and to save, and
-        the name may differ.
+        the name may differ; but not ``optim.epochs`` where the learning rate falls to nothing over them.
         """
         free = {"name"} | {
             f"optim.{key}" for key in ("epochs", "max_steps", "patience", "log_every", "checkpoint_every")
         }
         there, here = (_flat(each.model_dump()) for each in (self.load_config(), config))
+        if config.optim.schedule != "constant":
+            free.remove("optim.epochs")
         differing = [key for key in here if key not in free and here[key] != there[key]]
         if differing:
             told = ", ".join(f"{key} is {there[key]!r} there and {here[key]!r} here" for key in differing)
+            if "optim.epochs" in differing:
+                told += f" (the learning rate of a {config.optim.schedule} schedule depends on it)"
             raise UsageError(
                 f"{self.path}: a resumed run keeps its configuration: {told}; set them back, or start anew with "
                 "another --out"
@@ -116,9 +120,13 @@ class RunFolder:
         shutil.rmtree(temporary, ignore_errors=True)
         with telling("save the model", self.path):
             model.save_pretrained(temporary)
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    flush(file)
             for item in sorted(temporary.iterdir(), key=lambda item: item.name == WEIGHTS):
                 if not (self.path / item.name).is_dir():  # tokenizers stay the same for a whole run
                     os.replace(item, self.path / item.name)
+            sync_folder(self.path)
             shutil.rmtree(temporary)
         self.write_json("best.json", best)
 
@@ -139,6 +147,15 @@ class RunFolder:
         """Write a text file whole or not at all; ``name`` may have a folder in front."""
         target = self.path / name
         LocalFolder(target.parent).put({target.name: [text.encode("utf-8")]})
+
+
+def flush(file: Path) -> None:
+    """Have a file's content on the disk before anything is renamed to point at it."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def to_toml(config: Config) -> str:

@@ -175,6 +175,82 @@ def test_a_trial_of_some_steps_goes_on_to_the_whole_run(root: Path, tmp_path: Pa
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_an_epoch_that_max_steps_ends_on_its_last_batch_is_counted(root: Path, tmp_path: Path) -> None:
+    train(config(optim={"epochs": 2}), root, tmp_path / "whole", device="cpu")
+    result = train(config(optim={"epochs": 2, "max_steps": 8}), root, tmp_path / "run", device="cpu")
+    assert (result.epochs, result.steps) == (1, 8)
+    train(config(optim={"epochs": 2}), root, tmp_path / "run", resume=True, device="cpu")
+    assert records(tmp_path / "run", "validation") == records(tmp_path / "whole", "validation")
+    states = [torch.load(tmp_path / run / "checkpoint" / "state.pt", weights_only=True) for run in ("whole", "run")]
+    assert states[0]["position"] | {"seconds": 0} == states[1]["position"] | {"seconds": 0}
+
+
+def test_the_number_of_epochs_is_kept_where_the_learning_rate_depends_on_it(root: Path, tmp_path: Path) -> None:
+    for schedule in ("linear", "cosine"):
+        optim = {"epochs": 1, "schedule": schedule, "max_steps": 2}
+        train(config(support={"captioning": "none"}, optim=optim), root, tmp_path / schedule, device="cpu")
+        longer = config(support={"captioning": "none"}, optim={**optim, "epochs": 2})
+        with pytest.raises(
+            UsageError, match=rf"optim.epochs is 1 there and 2 here \(the learning rate of a {schedule}"
+        ):
+            train(longer, root, tmp_path / schedule, resume=True, device="cpu")
+        more = config(support={"captioning": "none"}, optim={**optim, "max_steps": 3})
+        assert train(more, root, tmp_path / schedule, resume=True, device="cpu").steps == 3
+
+
+def test_batches_of_one_clip_alone_are_counted_and_told(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = config(
+        data={"holdout": 0.9}, support={"captioning": "none"}, optim={"epochs": 8, "batch_size": 2, "log_every": 1}
+    )
+    result = train(setting, root, tmp_path / "run", device="cpu")
+    told = records(tmp_path / "run", "epoch")
+    data = json.loads((tmp_path / "run" / "data.json").read_text())["train"]
+    assert 0 < len(told) < 8
+    assert result.steps == 8 * (data["captions"] // 2) - sum(record["batches_left_out"] for record in told)
+    said = capsys.readouterr().err
+    for record in told:
+        words = f"epoch {record['epoch']}: {record['batches_left_out']} batches of captions of one clip alone"
+        assert words in said
+
+
+def test_damaged_lines_of_the_log_are_removed_and_told(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optim = {"epochs": 1, "log_every": 1}
+    train(config(support={"captioning": "none"}, optim=optim), root, tmp_path / "run", device="cpu")
+    log = tmp_path / "run" / "metrics.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole + b"\0\0\0\n" + b'{"kind": "train"}\n[1]\n{"step": "3"}\n{"kind": "tr')
+    longer = config(support={"captioning": "none"}, optim={**optim, "epochs": 2})
+    train(longer, root, tmp_path / "run", resume=True, device="cpu")
+    assert "metrics.jsonl: 5 damaged lines of an earlier sitting are removed" in capsys.readouterr().err
+    assert log.read_bytes().startswith(whole)
+    assert [record["step"] for record in records(tmp_path / "run", "train")] == list(range(1, 17))
+
+
+def test_a_model_is_on_the_disk_before_it_takes_the_place_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, str]] = []
+    rename = os.replace
+    monkeypatch.setattr("train.run_folder.flush", lambda file: done.append(("flush", file.name)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append(("rename", Path(names[1]).name)), rename(*names)))
+
+    class Model:
+        def save_pretrained(self, folder: Path) -> None:
+            (folder / "text_encoder").mkdir(parents=True)
+            for name in ("model.safetensors", "config.json", "text_encoder/tokenizer.json"):
+                (folder / name).write_text("x")
+
+    RunFolder(tmp_path / "run").save_model(Model(), {})
+    assert sorted(done[:3]) == [("flush", name) for name in ("config.json", "model.safetensors", "tokenizer.json")]
+    assert sorted(done[3:5]) == [("rename", "config.json"), ("rename", "text_encoder")]
+    assert done[5] == ("rename", "model.safetensors")
+    assert not (tmp_path / "run" / ".model.tmp").exists()
+
+
 def test_the_model_kept_is_the_best_by_validation(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([1.0, 5.0, 5.0, 2.0, 9.0])
     monkeypatch.setattr("train.loop.Validation.scores", lambda self, model: {"rsum": next(scores)} | only_r1())
