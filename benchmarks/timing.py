@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -54,7 +55,7 @@ class Timings:
 
 
 def interleave(contenders: Mapping[str, Contender], rounds: int, *, warm_up: int = 1) -> Timings:
-    """Let contenders take turns, in an order that is rotated from round to round.
+    """Let contenders take turns, in another order each round: nobody always comes after the same one.
 
     Parameters
     ----------
@@ -72,8 +73,7 @@ def interleave(contenders: Mapping[str, Contender], rounds: int, *, warm_up: int
     gc.freeze()  # what is there already need not be looked at again before each run
     try:
         for number in [*range(rounds, rounds + warm_up), *range(rounds)]:
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
+            for name in random.Random(number).sample(names, len(names)):
                 seconds = _timed(contenders[name], number)
                 if number < rounds:
                     timings.seconds[name].append(seconds)

@@ -14,6 +14,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.report import Figure, print_figure, write_json
 from benchmarks.store import cold_batches, million_clips, training_epoch, verifying, warm_batches, writing
 from benchmarks.store.plan import QUICK, Plan, Sizes
+from commands.memory import keep_freed_memory
 
 FIGURES: dict[str, Callable[[Plan], Figure]] = {
     "a": warm_batches.measure,
@@ -53,6 +54,7 @@ def main(only: str | None, quick: bool, rounds: int | None, folder: Path | None,
     rounds = rounds or (2 if quick else 15)
     out = out or RESULTS / ("store-partial.json" if only or quick else "store.json")
     console = Console()
+    keep_freed_memory()  # as our commands do; else who must ask the kernel for memory anew is a matter of luck
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="supportset-bench-", dir=folder))

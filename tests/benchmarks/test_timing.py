@@ -7,7 +7,7 @@ import pytest
 from benchmarks.timing import Contender, Timings, interleave
 
 
-def test_order_is_rotated_and_warm_up_does_not_count() -> None:
+def test_everyone_runs_each_round_in_another_order_and_warm_up_does_not_count() -> None:
     runs: list[tuple[str, int]] = []
     prepared: list[tuple[str, int]] = []
 
@@ -15,11 +15,13 @@ def test_order_is_rotated_and_warm_up_does_not_count() -> None:
         return Contender(lambda number: runs.append((name, number)), lambda number: prepared.append((name, number)))
 
     contenders = {name: contender(name) for name in "abc"}
-    timings = interleave(contenders, 4, warm_up=1)
+    timings = interleave(contenders, 9, warm_up=1)
     assert runs == prepared
-    rounds = ["".join(name for name, number in runs if number == each) for each in (4, 0, 1, 2, 3)]
-    assert rounds == ["bca", "abc", "bca", "cab", "abc"]
-    assert {name: len(seconds) for name, seconds in timings.seconds.items()} == {"a": 4, "b": 4, "c": 4}
+    assert [number for _, number in runs] == [each for each in (9, *range(9)) for _ in "abc"]
+    rounds = ["".join(name for name, _ in runs[at : at + 3]) for at in range(0, len(runs), 3)]
+    assert {"".join(sorted(order)) for order in rounds} == {"abc"}
+    assert {order[0] for order in rounds} == set("abc")
+    assert {name: len(seconds) for name, seconds in timings.seconds.items()} == {"a": 9, "b": 9, "c": 9}
 
 
 def test_a_ratio_is_the_median_of_the_rounds() -> None:
