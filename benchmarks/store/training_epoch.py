@@ -20,7 +20,8 @@ from store.aligned import AlignedFeatures
 from store.dataset import Caption
 from store.feature_set import FeatureSet
 from store.memory import empty_aligned
-from train.data import ResidentFeatures, TokenTable, TrainingData
+from train.clip_features import ClipFeatures
+from train.data import TokenTable, TrainingData
 
 MEMCPY = "one memcpy of the clips' bytes"
 MOST = 2.0  # memcpys of the same bytes
@@ -34,13 +35,12 @@ def measure(plan: Plan) -> Figure:
     corpus = plan.corpus
     figure = Figure("epoch", f"Loading one training epoch, batches of {BATCH}", sizes=corpus.sizes)
     plan.tell("a training epoch's loading")
-    source, target = corpus.packed(), empty_aligned((int(corpus.offsets[-1]), corpus.dim), np.float16)
-    contenders = {MEMCPY: Contender(lambda _: np.copyto(target, source))}
+    packed, target = corpus.packed(), empty_aligned((int(corpus.offsets[-1]), corpus.dim), np.float16)
+    contenders = {MEMCPY: Contender(lambda _: np.copyto(target, packed))}
     drawn = [by_length(corpus, number) for number in range(plan.rounds + 1)]
     for name in FORMATS:
-        features = ResidentFeatures(
-            AlignedFeatures([FeatureSet.open(plan.stores[name])]), corpus.ids, int(corpus.lengths.max())
-        )
+        source = AlignedFeatures([FeatureSet.open(plan.stores[name])])
+        features = ClipFeatures(source, corpus.ids, int(corpus.lengths.max()), place="ram", buffers=2)
         data = training_data(corpus, features)
         contenders[f"{name}: padded features"] = Contender(
             lambda number, features=features: exhaust(features.gather(rows) for rows in drawn[number])  # type: ignore[misc]
@@ -97,7 +97,7 @@ def by_length(corpus: Corpus, epoch: int) -> list[Array]:
     return [batches[at] for at in rng.permutation(len(batches))]
 
 
-def training_data(corpus: Corpus, features: ResidentFeatures) -> TrainingData:
+def training_data(corpus: Corpus, features: ClipFeatures) -> TrainingData:
     """What ``train`` makes of the corpus, with a made-up caption for each clip."""
     rng = np.random.default_rng(3)
     captions = [Caption(f"{clip_id}#0", clip_id, "") for clip_id in corpus.ids]
