@@ -15,6 +15,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -221,7 +222,7 @@ def _merge(folder: Folder, card: FeatureCard, group: list[_Shard], summary: Comp
         commit(folder, merged, rows, packed)
         summary.written += 1
     elif older:  # what they stand for goes first, else it would count again
-        remove_replaced(folder)
+        remove_replaced(folder, ids)
     summary.merged += len(taken)
     summary.rows_dropped += sum(shard.dropped for shard in taken)
     if older and len(rows):
@@ -247,9 +248,13 @@ def _remove_rubbish(summary: CompactSummary, folder: Folder, safe_age: float) ->
     for leftover in found:
         age = now - leftover.changed
         kept = safe_age > 0 if math.isnan(age) else age < safe_age  # a storage that tells no times: only when asked to
-        (summary.left if kept else summary.rubbish).append(str(leftover.path))
-        if not kept:
-            open_folder(leftover.path.parent).remove(leftover.path.name)
+        if kept:
+            summary.left.append(str(leftover.path))
+            continue
+        name = leftover.path.name
+        index = index_name(PurePosixPath(name).stem) if leftover.kind == "orphan" else None
+        if open_folder(leftover.path.parent).remove_unless(name, index):  # else its writer has come back
+            summary.rubbish.append(str(leftover.path))
 
 
 def _clock(folder: Folder) -> float:

@@ -29,6 +29,7 @@ class FileCheck:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
+        self._listed: dict[str, dict[str, int]] = {}  # of shards in a remote folder
         self._base = str(folder)
         self._buffer = _Buffer()
 
@@ -60,7 +61,10 @@ class FileCheck:
         return None if found == file.xxh3 else ("content", "is not what was written, a bit or more differs")
 
     def _fault_far(self, file: StoredFile) -> tuple[str, str] | None:
-        size = self._folder.size(file.name)
+        root = file.name.partition("/")[0]
+        if root not in self._listed:  # one request a shard, not one a file
+            self._listed[root] = self._folder.files(root)
+        size = self._listed[root].get(file.name)
         if size is None:
             return "missing_file", "the shard file is gone"
         if size != file.size:

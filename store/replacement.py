@@ -7,7 +7,7 @@ instead. The others are removed afterwards, the eldest first. A stop anywhere in
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace as changed
 
@@ -17,7 +17,7 @@ import xxhash
 
 from store.errors import SupportsetError
 from store.files import Folder, as_part, fetched, hash_pieces
-from store.index import ShardIndex, Vanished, describe, index_name, read_index, shard_of, write_index
+from store.index import ShardIndex, StoredFile, Vanished, describe, index_name, read_index, shard_of, write_index
 from store.shard import ARRAYS, Array, Compression, ShardArrays, shard_format
 
 
@@ -40,12 +40,12 @@ def checked_arrays(folder: Folder, index: ShardIndex, rows: pa.Table, then: str)
     DamagedShard
         A file is gone or has another size, or a clip does not fit its checksums.
     """
+    stored_as = shard_format(index.shard_format)
+    there = folder.files(stored_as.root(index.shard))
     for file in index.files:
-        size = folder.size(file.name)
-        if size != file.size:
+        if (size := there.get(file.name)) != file.size:
             told = "is gone" if size is None else f"has {size} bytes, its index says {file.size}"
             raise DamagedShard(f"{folder}/{file.name}: the shard file {told}: restore it, then {then}")
-    stored_as = shard_format(index.shard_format)
     try:
         found = {
             name: index.arrays[name].view(fetched(folder.map(index.arrays[name].file)))
@@ -175,7 +175,13 @@ def commit(
 
 def is_whole(folder: Folder, index: ShardIndex) -> bool:
     """Whether a shard's files are all there, with the sizes that its index says."""
-    return all(folder.size(file.name) == file.size for file in index.files)
+    return are_whole(folder, index.files)
+
+
+def are_whole(folder: Folder, files: Sequence[StoredFile]) -> bool:
+    """Whether the files of one shard are all there, with these sizes: one look at a remote storage, not one a file."""
+    there = folder.files(files[0].name.partition("/")[0]) if files else {}
+    return all(there.get(file.name) == file.size for file in files)
 
 
 def still_replaced(indexes: Iterable[ShardIndex], names: Iterable[str]) -> tuple[str, ...]:
@@ -210,31 +216,36 @@ def place(highest: str, replaced: set[str], names: Sequence[str]) -> str:
     return found
 
 
-def replaced_shards(folder: Folder) -> Iterable[str]:
-    """Ids of the shards that others stand for and that are still there, those that stand for others themselves last."""
+def replaced_shards(folder: Folder, given_up: Collection[str] = ()) -> list[str]:
+    """Ids of the shards that others stand for and that are still there, those that stand for others themselves last.
+
+    What a shard stands for is the last that is left of its clips where its own files are gone: that is left out, unless
+    the shard is one of those that are ``given_up``.
+    """
     there = {shard for name in folder.names() if (shard := shard_of(name))}
-    stands_for: dict[str, tuple[str, ...]] = {}
+    indexes: dict[str, ShardIndex] = {}
     for shard in sorted(there):
         try:
-            stands_for[shard] = read_index(folder, shard, ["clip_id"])[0].replaces
+            indexes[shard] = read_index(folder, shard, ["clip_id"])[0]
         except Vanished:  # another process removed it
             continue
     order: dict[str, None] = {}
 
     def visit(shard: str) -> None:
-        for older in stands_for.get(shard, ()):
-            if older in stands_for and older not in order:
+        for older in indexes[shard].replaces:
+            if older in indexes and older not in order:
                 visit(older)
                 order[older] = None
 
-    for shard in stands_for:
-        visit(shard)
-    return order
+    for shard, index in indexes.items():
+        if not indexes.keys().isdisjoint(index.replaces) and (shard in given_up or is_whole(folder, index)):
+            visit(shard)
+    return list(order)
 
 
-def remove_replaced(folder: Folder) -> int:
-    """Remove all shards that others stand for, the eldest first; say how many there were."""
-    old = list(replaced_shards(folder))
+def remove_replaced(folder: Folder, given_up: Collection[str] = ()) -> int:
+    """Remove the shards that :func:`replaced_shards` gives, the eldest first; say how many there were."""
+    old = replaced_shards(folder, given_up)
     for shard in old:
         remove_shard(folder, shard)
     return len(old)

@@ -96,5 +96,5 @@ def _write_without(folder: Folder, index: ShardIndex, rows: pa.Table, keep: Arra
         replaces = (*still_replaced([index], names), index.shard)
         commit(folder, changed(index, shard=shard, files=(), arrays={}, replaces=replaces), kept, arrays)
     else:
-        remove_replaced(folder)  # first what it stands for, else that would count again
+        remove_replaced(folder, [index.shard])  # first what it stands for, else that would count again
         remove_shard(folder, index.shard)

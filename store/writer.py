@@ -18,7 +18,7 @@ from store.errors import InvalidFeatures, SupportsetError
 from store.files import StorePath, open_folder, store_path
 from store.index import OK, ShardIndex, StoredFile, describe, index_name, new_shard_id, read_all, write_index
 from store.pending import PendingShard, Source
-from store.replacement import remove_shard
+from store.replacement import are_whole, remove_shard
 from store.shard import Array, Location, ShardArrays
 
 __all__ = ["FeatureWriter", "Source"]
@@ -161,17 +161,23 @@ class FeatureWriter:
 
     def _commit(self) -> None:
         rows, arrays = self._pending.table(), self._pending.arrays()
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                if self._write(rows, arrays):
-                    return
-            except SupportsetError as error:
-                # A file of ours went while it was written: see _write.
-                if not isinstance(error.__cause__, FileNotFoundError) or not left:
-                    raise
-        raise SupportsetError(
-            f"{self._shards}: the files of a shard are removed as soon as they are written: stop what removes them"
-        )
+        try:
+            for left in reversed(range(ATTEMPTS)):
+                try:
+                    if self._write(rows, arrays):
+                        return
+                except SupportsetError as error:
+                    # A file of ours went while it was written: see _write.
+                    if not isinstance(error.__cause__, FileNotFoundError) or not left:
+                        raise
+            raise SupportsetError(
+                f"{self._shards}: the files of a shard are removed as soon as they are written: stop what removes them"
+            )
+        finally:
+            with suppress(SupportsetError):
+                while self._robbed:
+                    remove_shard(self._shards, self._robbed[-1])
+                    self._robbed.pop()
 
     def _write(self, rows: pa.Table, arrays: ShardArrays | None) -> bool:
         """Write and commit the shard; False where its files are not there any more afterwards.
@@ -212,13 +218,10 @@ class FeatureWriter:
         except SupportsetError:
             remove_shard(self._shards, shard)
             raise
-        while self._robbed:
-            remove_shard(self._shards, self._robbed[-1])
-            self._robbed.pop()
         return True
 
     def _whole(self, files: Sequence[StoredFile]) -> bool:
-        return all(self._shards.size(file.name) == file.size for file in files)
+        return are_whole(self._shards, files)
 
     def _withdraw(self, shard: str) -> None:
         self._shards.remove(self._format.root(shard))

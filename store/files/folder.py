@@ -133,6 +133,24 @@ class Folder(Protocol):
         """Remove a file or a tree; no error where it is absent."""
         ...
 
+    def remove_unless(self, name: str, there: str | None) -> bool:
+        """Remove a file or a tree that nobody seems to need, unless the file is there that makes it needed.
+
+        Its owner may be at work after all: whoever puts that file and then still finds the tree keeps the tree. (A
+        storage that cannot rename lets a moment pass between the last look and the removal.)
+
+        Parameters
+        ----------
+        name : of the file or tree
+        there : name of the file that makes it needed; None where nothing does
+
+        Returns
+        -------
+        bool
+            Whether it was removed; also True where it was gone.
+        """
+        ...
+
     def discard(self, name: str, first: str) -> None:
         """Remove a tree so that what is half removed is never taken for whole.
 

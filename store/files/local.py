@@ -174,6 +174,22 @@ class LocalFolder:
             else:
                 os.unlink(path)
 
+    def remove_unless(self, name: str, there: str | None) -> bool:
+        """Remove a file or a tree, unless ``there`` is or appears: it changes its name before the last look."""
+        if there is not None and self.size(there) is not None:
+            return False
+        hidden = f"{TEMPORARY}{secrets.token_hex(4)}-{name.removeprefix(TEMPORARY)}"
+        with telling("remove", self.path / name):
+            try:
+                os.rename(self.path / name, self.path / hidden)
+            except FileNotFoundError:
+                return True
+            if there is not None and self.size(there) is not None:
+                os.rename(self.path / hidden, self.path / name)
+                return False
+        self.remove(hidden)
+        return True
+
     def discard(self, name: str, first: str) -> None:
         """Remove a tree: its name changes first, then ``first`` goes, then the rest."""
         with telling("remove", self.path / name):

@@ -96,6 +96,7 @@ class RemoteFolder:
         """Size of an object in bytes, None where it is absent."""
         info = self._info(name)
         if info is None:
+            self._infos.pop(name, None)
             return None
         self._infos[name] = info
         return int(info["size"])
@@ -108,7 +109,9 @@ class RemoteFolder:
     def files(self, name: str) -> dict[str, int]:
         """Names and sizes in bytes of the objects of a tree, or of the one object."""
         start = len(self._connected()[1]) + 1
-        return {path[start:]: int(info["size"]) for path, info in sorted(self._below(name).items())}
+        found = {path[start:]: info for path, info in sorted(self._below(name).items())}
+        self._infos |= found
+        return {file: int(info["size"]) for file, info in found.items()}
 
     def read(self, name: str) -> bytes | None:
         """Content of an object, None where it is absent."""
@@ -215,6 +218,13 @@ class RemoteFolder:
             with telling_remote("remove", self.place / name), suppress(FileNotFoundError):
                 system.rm(there)
 
+    def remove_unless(self, name: str, there: str | None) -> bool:
+        """Remove an object or a tree, unless ``there`` is."""
+        if there is not None and self.size(there) is not None:
+            return False
+        self.remove(name)
+        return True
+
     def discard(self, name: str, first: str) -> None:
         """Remove a tree: a note of it is put, then ``first`` goes, then the rest, then the note."""
         note = f"{TEMPORARY}{secrets.token_hex(4)}-{name}"
@@ -272,7 +282,7 @@ class RemoteFolder:
         return {path.rpartition("/")[2]: info for path, info in found.items() if path not in ("", root)}
 
     def _known(self, name: str) -> dict[str, Any]:
-        """What :meth:`size`, which readers call just before, was told of an object; else what the storage says now."""
+        """What :meth:`size` or :meth:`files` were told of an object just before; else what the storage says now."""
         info = self._infos.pop(name, None) or self._info(name)
         if info is None:
             raise SupportsetError(f"{self.place / name}: cannot read the object: it is gone; check the path")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import re
 import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 import s3fs
 
-from store.card import load_card
 from store.catalog import list_feature_sets, locate_feature_set
 from store.compact import compact
 from store.errors import SupportsetError, UsageError
@@ -191,7 +191,7 @@ def test_three_clips_of_a_large_shard_cost_their_blocks_once(
     assert s3_server.ranges() == []
     assert_holds(store_path(s3), content)
     seen = s3_server.ranges()
-    assert all(stop <= start for (_, stop), (start, _) in zip(seen[:-1], seen[1:], strict=True) if stop <= 6 * MIB)
+    assert all(stop <= start for (_, stop), (start, _) in pairwise(seen) if stop <= 6 * MIB)
 
 
 def test_what_is_asked_for_ahead_comes_in_the_background(s3: str, s3_server: S3Server, cache: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_write_that_fails_half_way_is_not_seen(s3: str, s3_server: S3Server, s
     write(store_path(s3), {"a": clips(1)["clip0"]}, shard_format=shard_format)
     there = open_folder(s3).child("shards").names()
     for refused in (r"PUT .*\.parquet", r"PUT .*(h5|timestamps/c)"):
-        s3_server.refused = __import__("re").compile(refused)
+        s3_server.refused = re.compile(refused)
         try:
             with pytest.raises(SupportsetError, match=rf"^{s3}/shards/\w+\.\w+: cannot write: Access Denied; check"):
                 write(store_path(s3), clips(2, "b"), shard_format=shard_format)
@@ -266,37 +266,37 @@ def test_a_write_that_fails_half_way_is_not_seen(s3: str, s3_server: S3Server, s
 
 
 def test_writers_at_the_same_time(s3: str) -> None:
-    barrier = threading.Barrier(4)
-    failed: list[BaseException] = []
+    barrier = threading.Barrier(3)
+    failed: list[Exception] = []
 
     def work(number: int) -> None:
         try:
             barrier.wait()
-            write(store_path(s3), clips(6, f"w{number}-"), clips_per_shard=2, shard_format=FORMATS[number % 2])
-        except BaseException as error:
+            write(store_path(s3), clips(4, f"w{number}-"), clips_per_shard=2, shard_format=FORMATS[number % 2])
+        except Exception as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not failed
-    assert_holds(store_path(s3), {key: clip for number in range(4) for key, clip in clips(6, f"w{number}-").items()})
+    assert_holds(store_path(s3), {key: clip for number in range(3) for key, clip in clips(4, f"w{number}-").items()})
     with pytest.raises(SupportsetError, match="holds features of another recipe"):
         FeatureWriter(s3, card(dim=7))
 
 
 @formats
 def test_compaction_under_a_reader(s3: str, s3_server: S3Server, shard_format: str) -> None:
-    content = clips(12)
-    write(store_path(s3), content, clips_per_shard=3, shard_format=shard_format)
+    content = clips(4)
+    write(store_path(s3), content, clips_per_shard=2, shard_format=shard_format)
     features = FeatureSet.open(s3)
     features.read(["clip0"])
     folder = open_folder(s3).child("shards")
     folder.put({"0123456789abcdef.h5": [b"of a killed writer"]})
     summary = compact(s3)
-    assert (summary.shards_before, summary.shards_after, summary.rubbish) == (4, 1, [])
+    assert (summary.shards_before, summary.shards_after, summary.rubbish) == (2, 1, [])
     assert summary.left == [f"{s3}/shards/0123456789abcdef.h5"]
     values, _ = features.read(list(content))
     assert values.tobytes() == b"".join(clip[0].tobytes() for clip in content.values())
@@ -307,9 +307,9 @@ def test_compaction_under_a_reader(s3: str, s3_server: S3Server, shard_format: s
 
 def test_verify_reads_everything_and_caches_nothing(s3: str, s3_server: S3Server, cache: Path) -> None:
     path = store_path(s3) / recipe().folder
-    write(path, clips(6), clips_per_shard=2)
+    write(path, clips(4), clips_per_shard=2)
     report = verify(path)
-    assert (report.problems, report.shards, report.clips) == ([], 3, 6)
+    assert (report.problems, report.shards, report.clips) == ([], 2, 4)
     assert report.bytes == sum(file.size for index in read_all(open_folder(path / "shards"))[0] for file in index.files)
     assert not cache.exists()
     index = read_all(open_folder(path / "shards"))[0][0]
@@ -326,9 +326,6 @@ def test_a_removal_that_is_cut_short_is_finished_by_the_next(s3: str, s3_server:
     sets = [store_path(s3) / "d" / "features" / name for name in ("one", "two")]
     for path in sets:
         write(path, clips(2))
-    s3_server.refused = __import__("re").compile(r"GET .*$")
-    info = locate_feature_set(s3, "d/one") if s3_server.refused is None else None
-    s3_server.refused = None
     info = locate_feature_set(s3, "d/one")
     folder = open_folder(s3).child("d/features")
     folder.put({".tmp-01234567-one": [b"is being removed"]})
@@ -354,7 +351,6 @@ def test_what_cannot_be_reached_is_one_line(s3_server: S3Server, url: str, kind:
         lambda: list_feature_sets(url),
         lambda: FeatureSet.open(url),
         lambda: FeatureWriter(url, card()),
-        lambda: load_card(open_folder(url)),
     ):
         with pytest.raises(kind, match=says) as error:
             use()
@@ -372,9 +368,11 @@ def test_a_server_that_is_gone_and_credentials_that_are_absent(
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         s3fs.S3FileSystem.clear_instance_cache()
         for use in (lambda: FeatureSet.open(s3), lambda: pickle.loads(pickle.dumps(features)).read(["clip0"])):
-            with pytest.raises(SupportsetError, match=r"Could not connect.*; check the address \(AWS_ENDPOINT_URL") as e:
+            with pytest.raises(
+                SupportsetError, match=r"Could not connect.*; check the address \(AWS_ENDPOINT_URL"
+            ) as e:
                 use()
-            assert "\n" not in str(e.value)
+            assert "\n" not in str(told.value)
     with monkeypatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.delenv(name)
@@ -395,5 +393,5 @@ def test_urls_are_joined_in_one_way() -> None:
     assert store_path("file:///a/b") == store_path("/a/b") == Path("/a/b")
     assert store_path("C:odd/name:x") == Path("C:odd/name:x")
     with pytest.raises(TypeError):
-        open(place)  # type: ignore[call-overload]  # not looked for as a local file called s3:
+        Path(place)  # type: ignore[arg-type]  # else it were looked for in a folder called s3:
     assert fsspec.core.url_to_fs(str(place))[1] == "bucket/features"
