@@ -2,9 +2,9 @@
 
 :mod:`extract.sampling` states which moments are picked. What a picture is:
 
-*Pixels.* Frames are converted to 8-bit RGB as FFmpeg's scaler does by default, at the coded size. With non-square
-pixels the picture is not stretched to its shape on a screen: ``ffmpeg`` too leaves it without a ``scale`` filter.
-Rotation and mirroring that the file asks for are applied, as ``ffmpeg`` does.
+*Pixels.* Frames are converted to 8-bit RGB by FFmpeg's ``scale`` filter with its defaults, at the coded size: the
+pixels of ``ffmpeg -pix_fmt rgb24``. Non-square pixels are kept: the picture is not stretched to its shape on a screen,
+as ``ffmpeg`` does not without a filter. Rotation and mirroring that the file asks for are applied, as ``ffmpeg`` does.
 
 *Interlaced video* is not deinterlaced, as with ``ffmpeg`` without a filter: a frame holds both its fields.
 

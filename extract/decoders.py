@@ -4,10 +4,10 @@ Which frames are decoded is decided here and not by the library: :func:`extract.
 rule give frame numbers, whichever library then gets their pixels.
 
 ``pyav`` is the default, and what ``auto`` means: it needs no FFmpeg besides its own, tells which frames are damaged,
-and no other was measured to be faster. ``torchcodec`` decodes on the CPU to the same pixels, up to
-:data:`extract.torchcodec_frames.TOLERANCE` under test; so it is written into a card's provenance and changes no feature
-set's name. It does not tell of corrupt data inside a stream. A file that is cut, or that it refuses, is decoded by PyAV
-instead. ``nvdec`` is torchcodec on a CUDA device.
+and no other was measured to be faster. ``torchcodec`` decodes on the CPU to the same pixels: equal under test with the
+same FFmpeg, and at most :data:`extract.torchcodec_frames.TOLERANCE` off. So the decoder is written into a card's
+provenance and changes no feature set's name. torchcodec does not tell of corrupt data inside a stream. A file that is
+cut, or that it refuses, is decoded by PyAV instead. ``nvdec`` is torchcodec on a CUDA device, and was not run so far.
 """
 
 from __future__ import annotations

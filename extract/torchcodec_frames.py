@@ -14,9 +14,11 @@ import numpy as np
 
 from extract import frame_runs
 from extract.clip_health import ClipHealth
-from extract.frame_index import Beat, FrameIndex
+from extract.frame_index import Beat, FrameIndex, open_video
+from extract.pictures import is_mirrored
+from extract.timeline import decode_packet, read_packets
 
-TOLERANCE = 2  # of 255: how far a pixel may be from PyAV's; none was where both use the same FFmpeg
+TOLERANCE = 2  # of 255: how far a pixel may be from PyAV's; it was 0 where both used the same FFmpeg
 _TOGETHER = 8  # frames of one request: memory is bounded, and the decoder still goes on from where it is
 
 
@@ -25,8 +27,8 @@ def wanted_pictures(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield what :func:`extract.frame_runs.wanted_pictures` does; PyAV takes over where torchcodec does not get on.
 
-    That is: a file that is cut (only PyAV tells what is lost), a container without a trustworthy index, and whatever
-    torchcodec refuses or gives another time than the index says.
+    That is: a file that is cut (only PyAV tells what is lost), a container without a trustworthy index, a picture to be
+    mirrored (torchcodec only turns), and whatever torchcodec refuses or gives another time than the index says.
 
     Parameters
     ----------
@@ -35,7 +37,7 @@ def wanted_pictures(
         ``cpu``, or a CUDA device; pictures come to the CPU either way, where the transform is.
     """
     done = 0
-    if index.timed and len(index.keys) and not index.cut:
+    if index.timed and len(index.keys) and not index.cut and not _mirrored(path):
         for number, picture in _decode(path, index, wanted, health, beat, device):
             done += 1
             yield number, picture
@@ -90,6 +92,14 @@ def _decode(
         if not np.allclose(batch.pts_seconds.cpu().numpy(), times, rtol=0, atol=float(index.time_base) / 2):
             return
         yield from zip(numbers, batch.data.cpu().numpy(), strict=True)
+
+
+def _mirrored(path: Path) -> bool:
+    with open_video(path) as (container, stream):
+        for packet in read_packets(container, stream):
+            for frame in decode_packet(packet) or ():
+                return is_mirrored(frame)
+    return False
 
 
 def _mappings(index: FrameIndex) -> str:

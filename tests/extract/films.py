@@ -91,8 +91,29 @@ def _turn(path: Path, degrees: int) -> None:
     path.write_bytes(data)
 
 
+def filtered(path: Path, *filters: str) -> list[np.ndarray]:
+    """RGB of what comes out of ``ffmpeg -i PATH -vf FILTERS -pix_fmt rgb24`` (it would turn the picture, too)."""
+    images: list[np.ndarray] = []
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        stream.thread_type = "NONE"
+        graph = av.filter.Graph()
+        nodes = [graph.add_buffer(template=stream)]
+        nodes += [graph.add(*one.split("=", 1)) for one in (*filters, "format=rgb24")]
+        graph.link_nodes(*nodes, graph.add("buffersink")).configure()
+        for frame in [*file.decode(stream), None]:
+            graph.push(frame)
+            while True:
+                try:
+                    images.append(graph.vpull().to_ndarray())
+                except (av.error.BlockingIOError, av.error.EOFError):
+                    break
+    return images
+
+
 def decode_all(path: Path) -> tuple[list[tuple[Fraction, np.ndarray]], Fraction]:
-    """Every frame of a file, by PyAV, the plain way: (seconds from the first frame, RGB); and the last one's end."""
+    """Every frame of a file, the plain way: (seconds from the first frame, RGB); and the last one's end."""
+    images = iter(filtered(path))
     frames: list[tuple[Fraction, np.ndarray]] = []
     end = Fraction(0)
     with av.open(str(path)) as file:
@@ -103,7 +124,7 @@ def decode_all(path: Path) -> tuple[list[tuple[Fraction, np.ndarray]], Fraction]
         for frame in file.decode(stream):
             assert frame.pts is not None
             time = frame.pts * base
-            frames.append((time, frame.to_ndarray(format="rgb24")))
+            frames.append((time, next(images)))
             end = time + frame.duration * base
     zero = frames[0][0]
     return [(time - zero, image) for time, image in frames], end - zero

@@ -14,7 +14,7 @@ import pytest
 from extract import seek_plan
 from extract.decode import decode_clip
 from extract.sampling import Sampling
-from tests.extract.films import decode_all, outcome_of, pick, steps_of, write_video
+from tests.extract.films import decode_all, filtered, outcome_of, pick, steps_of, write_video
 
 GAPS = [0, 40, 80, 120, 400, 440, 1000, 1010, 1020, 1500, 2200, 2210, 3000, 3700, 3740, 4100, 5200, 5240, 5900, 6000]
 
@@ -68,27 +68,13 @@ def test_frames_by_count(films: dict[str, Path], name: str) -> None:
         np.testing.assert_array_equal(step.frames[0], pick(frames, end * (2 * k + 1) / (2 * count)))
 
 
-@pytest.mark.parametrize("name", ["h264-b-frames.mp4", "variable.mp4", "ntsc.mp4", "late.ts", "animation.gif"])
+@pytest.mark.parametrize(
+    "name", ["h264-b-frames.mp4", "variable.mp4", "ntsc.mp4", "late.ts", "animation.gif", "ten-bit.mp4"]
+)
 @pytest.mark.parametrize("fps", [1, 2, 7])
 def test_whole_videos_give_the_frames_of_ffmpegs_fps_filter(films: dict[str, Path], name: str, fps: int) -> None:
-    """``ffmpeg -i FILE -vf setpts=PTS-STARTPTS,fps=F:round=near``."""
-    expected = []
-    with av.open(str(films[name])) as file:
-        graph = av.filter.Graph()
-        nodes = [
-            graph.add_buffer(template=file.streams.video[0]),
-            graph.add("setpts", "PTS-STARTPTS"),
-            graph.add("fps", f"fps={fps}:round=near"),
-            graph.add("buffersink"),
-        ]
-        graph.link_nodes(*nodes).configure()
-        for frame in [*file.decode(video=0), None]:
-            graph.push(frame)
-            while True:
-                try:
-                    expected.append(graph.pull().to_ndarray(format="rgb24"))
-                except (av.error.BlockingIOError, av.error.EOFError):
-                    break
+    """``ffmpeg -i FILE -vf setpts=PTS-STARTPTS,fps=F:round=near -pix_fmt rgb24``."""
+    expected = filtered(films[name], "setpts=PTS-STARTPTS", f"fps=fps={fps}:round=near")
     steps = steps_of(films[name], Sampling(fps=float(fps)))
     assert len(expected) in (
         len(steps),
