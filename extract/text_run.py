@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +19,12 @@ from extract.progress import Progress
 from extract.text_recipe import make_text_card, make_text_recipe
 from extract.text_recorder import Block, TextRecorder
 from extract.text_work import TextWork, count_captions, plan_text, select_captions
-from store.card import CARD
+from store.card import is_feature_set
 from store.catalog import feature_set_path
 from store.dataset import Caption, Dataset
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
+from store.files import StorePath
 from store.index import SCHEMA
 from store.shard import shard_format as check_shard_format
 from store.writer import FeatureWriter
@@ -68,7 +68,7 @@ class TextSummary:
 
 def extract_text(
     dataset: Dataset,
-    root: str | Path,
+    root: str | StorePath,
     encoder: TextEncoder,
     *,
     protocol: str | None = None,
@@ -117,7 +117,7 @@ def extract_text(
     SupportsetError
         If the disk refuses, or a caption alone is too much for the device's memory; what was complete is stored.
     """
-    began, root = time.monotonic(), Path(root)
+    began = time.monotonic()
     check_shard_format(shard_format)
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch_size={batch_size} should be above 0")
@@ -225,12 +225,12 @@ class _Forward:
         return None
 
 
-def _rows(path: Path) -> pa.Table:
+def _rows(path: StorePath) -> pa.Table:
     """What the index has; nothing where there is no feature set yet."""
-    return FeatureSet.open(path).rows() if (path / CARD).exists() else SCHEMA.empty_table()
+    return FeatureSet.open(path).rows() if is_feature_set(path) else SCHEMA.empty_table()
 
 
-def _announcement(dataset: Dataset, path: Path, captions: list[Caption], work: TextWork) -> str:
+def _announcement(dataset: Dataset, path: StorePath, captions: list[Caption], work: TextWork) -> str:
     words = [f"{len(work.captions):,} of {len(captions):,} captions of {dataset.name} to do"]
     if work.done:
         words.append(f"{work.done:,} settled before")

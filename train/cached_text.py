@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from store.card import Recipe
 from store.dataset import Caption
 from store.errors import UsageError
 from store.feature_set import FeatureSet
+from store.files import StorePath
 from store.memory import empty_aligned
 
 _BLOCK = 4096  # captions read at once
@@ -67,7 +67,7 @@ class CachedText:
     store : folder of the store, for messages
     """
 
-    def __init__(self, features: FeatureSet, dataset: str, store: str | Path) -> None:
+    def __init__(self, features: FeatureSet, dataset: str, store: str | StorePath) -> None:
         self._features, self._dataset, self._store = features, dataset, store
         rows = features.rows().select(["clip_id", "status", "source_path", "source_hash", "checksum"]).to_pydict()
         columns = (rows[name] for name in ("status", "source_path", "source_hash", "checksum"))
@@ -138,7 +138,7 @@ class CachedText:
         return bool(caption.text.strip()) and self._known[caption.caption_id][0] == _OK
 
 
-def extraction_command(recipe: Recipe, dataset: str, store: str | Path) -> str:
+def extraction_command(recipe: Recipe, dataset: str, store: str | StorePath) -> str:
     """The command that makes text features of a recipe."""
     words = ["python cli.py extract-text", dataset, "--encoder", recipe.backbone.removeprefix("hf:")]
     if not recipe.backbone.startswith("open_clip:"):  # its length and pooling are its own

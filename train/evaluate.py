@@ -20,10 +20,11 @@ from train.cached_text import CachedText
 from train.config import Config
 from train.device import choose_device
 from train.encode import encode_gallery, encode_tokens, read_text
+from train.feature_sets import open_recorded_features, open_recorded_text
 from train.model import SupportSetModel
 from train.run_folder import RunFolder
 from train.scores import RetrievalScores, intervals, score_embeddings
-from train.source import HOLDOUT, open_recorded_features, open_recorded_text, source_videos
+from train.source import HOLDOUT, source_videos
 from train.splits import Split, leakage, read_captions, read_split
 
 

@@ -21,10 +21,11 @@ from train.cached_text import TokenFeatures
 from train.data import TokenTable
 from train.device import choose_device
 from train.encode import encode_gallery, encode_tokens, tokenize
+from train.feature_sets import clip_checksums, open_recorded_features
 from train.metrics import cosine_scores, unit_rows
 from train.model import SupportSetModel
 from train.run_folder import RunFolder
-from train.source import clip_checksums, digest, open_recorded_features
+from train.source import digest
 
 Texts = Callable[[Sequence[str]], list[NDArray[np.float32]]]
 """Features (T, h) of each text, by a frozen encoder."""

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from store.aligned import AlignedFeatures
 from store.card import FeatureCard
 from store.catalog import feature_set_path, find_feature_set
 from store.dataset import Caption, write_dataset
 from store.errors import UsageError
+from store.resident import thinned
 from store.writer import FeatureWriter
 from tests.train.small_store import config, plant, recipe
-from train.data import ResidentFeatures, TokenTable, TrainingData, thinned
-from train.source import open_features, open_run_data, source_videos
+from train.clip_features import ClipFeatures
+from train.data import TokenTable, TrainingData
+from train.feature_sets import open_features
+from train.source import open_run_data, source_videos
 from train.splits import Split, hold_out, leakage, read_split
 
 
@@ -36,7 +38,7 @@ def training(features: AlignedFeatures, captions: list[Caption], **changes: obje
     tokens = [[number + 1] * (1 + number % 4) for number in range(len(captions))]
     settings = {"batch_size": 8, "per_epoch": "all", "seed": 3, **changes}
     table = TokenTable(tokens, pad_id=0)
-    return TrainingData(captions, ResidentFeatures(features, clips, 4), table, table, **settings)  # type: ignore[arg-type]
+    return TrainingData(captions, ClipFeatures(features, clips, 4), table, table, **settings)  # type: ignore[arg-type]
 
 
 def captions_of(clips: list[str], each: int) -> list[Caption]:
@@ -54,24 +56,6 @@ def test_thinning_keeps_even_and_different_steps(length: int, max_steps: int) ->
         gaps = np.diff(kept)
         assert gaps.max() - gaps.min() <= 1
         assert abs(kept[0] - (length - 1 - kept[-1])) <= 1  # as far from the start as from the end
-
-
-def test_resident_features_are_the_stores_thinned_and_padded(
-    features: AlignedFeatures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("train.data._BLOCK", 3)  # several blocks
-    clips = features.clip_ids[5:15][::-1]
-    resident = ResidentFeatures(features, clips, max_steps=3)
-    assert resident.values.dtype == torch.float16
-    rows = np.array([4, 0, 9, 4])
-    values, mask = resident.gather(rows)
-    for row, padded, real in zip(rows, values, mask, strict=True):
-        stored, _ = features.read([clips[row]])
-        expected = stored[thinned(len(stored), 3)]
-        assert np.array_equal(padded[: len(expected)].numpy(), expected)
-        assert not padded[len(expected) :].any()
-        assert real.tolist() == [True] * len(expected) + [False] * (len(real) - len(expected))
-    assert values.shape[1] == max(resident.lengths[rows])
 
 
 def test_tokens_are_padded_to_the_longest_of_the_batch() -> None:
