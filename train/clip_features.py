@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from store.aligned import AlignedFeatures
+from store.errors import UsageError
 from store.memory import empty_aligned
 from store.resident import ResidentFeatures, resident_bytes, thinned
 
@@ -42,6 +43,11 @@ class ClipFeatures:
     dim : D
     place : where the features lie: ``gpu``, ``ram`` or ``disk``
     nbytes : that they take there
+
+    Raises
+    ------
+    UsageError
+        ``gpu`` without one.
     """
 
     def __init__(
@@ -58,6 +64,8 @@ class ClipFeatures:
         self._device, self._max_steps = torch.device(device), max_steps
         self._dtype = source.dtype
         self.nbytes = resident_bytes(source, self.clip_ids, max_steps)
+        if place == "gpu" and self._device.type != "cuda":
+            raise UsageError(f"data.place = 'gpu', but the run is on {self._device}: use auto, ram or disk")
         self.place = _choose(self.nbytes, self._device) if place == "auto" else place
         self._source, self._rows = source, source.find(self.clip_ids)
         self.lengths = np.minimum(source.lengths_of(self._rows), max_steps)

@@ -41,6 +41,10 @@ class DataConfig(Section):
     # Batches cut together, by length of caption: less padding, so faster, but the negatives of a caption are then
     # of about its length. 1: at random.
     bucket: int = Field(1, ge=1)
+    # Where the training features lie: the GPU's memory, RAM, or the files of the store, read batch by batch; auto: the
+    # first of these with room to spare. Nothing but speed depends on it.
+    place: Literal["auto", "gpu", "ram", "disk"] = "auto"
+    check: bool = True  # compare every clip that is read with its checksum
 
 
 class VideoConfig(Section):

@@ -1,4 +1,4 @@
-"""Features resident in memory, captions tokenised once, and the batches of each epoch.
+"""Captions tokenised once, and the batches of each epoch.
 
 What an epoch shows is a function of (seed, epoch) alone, so a run can go on in the middle of one.
 """
@@ -6,6 +6,7 @@ What an epoch shows is a function of (seed, epoch) alone, so a run can go on in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
@@ -13,67 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from store.aligned import AlignedFeatures
 from store.dataset import Caption
 from train.batch import Batch
 from train.cached_text import TokenFeatures
-
-_BLOCK = 1024  # clips read at once while packing: bounds what is held twice
-
-
-def thinned(length: int, max_steps: int) -> NDArray[np.int64]:
-    """Steps kept of a clip of ``length`` steps: all, or the middles of ``max_steps`` equal parts."""
-    if length <= max_steps:
-        return np.arange(length)
-    return ((np.arange(max_steps) + 0.5) * length / max_steps).astype(np.int64)
-
-
-class ResidentFeatures:
-    """Features of some clips in one packed array in memory, in the dtype of the store.
-
-    Parameters
-    ----------
-    source : aligned feature sets that hold all of ``clip_ids``
-    clip_ids : order of the rows
-    max_steps : longer clips are thinned evenly to this many steps while loading
-
-    Attributes
-    ----------
-    values : (ΣT, D) tensor as stored
-    lengths : (N,) int64, steps of each clip
-    """
-
-    def __init__(self, source: AlignedFeatures, clip_ids: Sequence[str], max_steps: int) -> None:
-        self.clip_ids = list(clip_ids)
-        self.dim = source.dim
-        self.lengths = np.minimum(source.lengths(self.clip_ids), max_steps)
-        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
-        packed = np.empty((self.offsets[-1], self.dim), source.dtype)
-        for start in range(0, len(self.clip_ids), _BLOCK):
-            values, offsets = source.read(self.clip_ids[start : start + _BLOCK])
-            bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-            kept = np.concatenate([first + thinned(last - first, max_steps) for first, last in bounds])
-            first_row = self.offsets[start]
-            packed[first_row : first_row + len(kept)] = values[kept]
-        self.values = torch.from_numpy(packed)
-
-    def __len__(self) -> int:
-        return len(self.clip_ids)
-
-    def gather(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Padded features of some clips.
-
-        Returns
-        -------
-        (C, T, D) in the stored dtype, zero where padded, T being the longest of these clips; (C, T) bool mask
-        """
-        lengths = self.lengths[rows]
-        steps = int(lengths.max(initial=1))
-        padded = torch.zeros((len(rows), steps, self.dim), dtype=self.values.dtype)
-        source, target = self.values.numpy(), padded.numpy()  # numpy slices copy faster than torch's on busy cores
-        for row, (start, length) in enumerate(zip(self.offsets[rows].tolist(), lengths.tolist(), strict=True)):
-            target[row, :length] = source[start : start + length]
-        return padded, torch.from_numpy(np.arange(steps)[None] < lengths[:, None])
+from train.clip_features import ClipFeatures
 
 
 class TokenTable:
@@ -123,7 +67,7 @@ class TrainingData:
     def __init__(
         self,
         captions: Sequence[Caption],
-        features: ResidentFeatures,
+        features: ClipFeatures,
         text: TokenTable | TokenFeatures,
         labels: TokenTable | None,
         *,
@@ -183,7 +127,10 @@ class TrainingData:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from its batch number ``start`` on."""
-        for rows in self.plan(epoch)[start:]:
+        planned = self.plan(epoch)[start:]
+        for rows, following in zip_longest(planned, planned[1:]):
+            if following is not None:
+                self.features.prefetch(np.unique(self.clip_rows[following]))
             yield self.batch(rows)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from store.aligned import AlignedFeatures
 from store.dataset import Caption
 from train.cached_text import CachedText, TokenFeatures
-from train.data import ResidentFeatures, TokenTable
+from train.clip_features import ClipFeatures
+from train.data import TokenTable
 
 if TYPE_CHECKING:
     from train.model import SupportSetModel
@@ -33,7 +34,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def encode_clips(model: SupportSetModel, features: ResidentFeatures, batch_size: int = 256) -> NDArray[np.float32]:
+def encode_clips(model: SupportSetModel, features: ClipFeatures, batch_size: int = 256) -> NDArray[np.float32]:
     """Embeddings (N, d) of resident clips, in their order."""
     device = next(model.parameters()).device
     embeddings: list[NDArray[np.float32]] = []
@@ -51,7 +52,7 @@ def encode_gallery(
 ) -> NDArray[np.float32]:
     """Embeddings (N, d) of any number of stored clips; reads them block by block."""
     blocks = [
-        encode_clips(model, ResidentFeatures(source, clip_ids[start : start + _BLOCK], max_steps))
+        encode_clips(model, ClipFeatures(source, clip_ids[start : start + _BLOCK], max_steps))
         for start in range(0, len(clip_ids), _BLOCK)
     ]
     return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)

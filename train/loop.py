@@ -13,8 +13,9 @@ import torch
 
 from train.batch import Batch
 from train.checkpoint import Position, load_checkpoint, save_checkpoint
+from train.clip_features import ClipFeatures
 from train.config import Config
-from train.data import ResidentFeatures, TokenTable, TrainingData
+from train.data import TokenTable, TrainingData
 from train.device import open_accelerator
 from train.encode import encode_clips, encode_tokens, read_text
 from train.losses import Negatives
@@ -91,8 +92,8 @@ def train(
     torch.manual_seed(config.seed)
     texts = [caption.text for caption in data.train.captions]
     model = SupportSetModel.build(config, data.features.dim, texts, data.text.recipe if data.text is not None else None)
-    loader = make_loader(config, data, model, texts)
-    validation = Validation(config, data, model) if data.validation is not None else None
+    loader = make_loader(config, data, model, texts, accelerator.device)
+    validation = Validation(config, data, model, accelerator.device) if data.validation is not None else None
     optimizer = torch.optim.AdamW(  # with weight_decay 0, the default, this is Adam
         model.parameter_groups(optim), lr=optim.learning_rate, weight_decay=optim.weight_decay
     )
@@ -129,7 +130,7 @@ def train(
         closing(MetricsLog(folder, position.step)) as metrics,
         Progress(min(total_steps, optim.max_steps or total_steps), position.step) as progress,
     ):
-        for note in (*data.notes, *bank_notes(bank)):
+        for note in (*data.notes, features_note(loader), *bank_notes(bank)):
             progress.line(note)
         if metrics.damaged:
             progress.line(f"{folder.metrics}: {metrics.damaged} damaged lines of an earlier sitting are removed")
@@ -202,10 +203,12 @@ def train(
 class Validation:
     """The held-out clips and captions, resident, and their scores after each epoch."""
 
-    def __init__(self, config: Config, data: RunData, model: SupportSetModel) -> None:
+    def __init__(self, config: Config, data: RunData, model: SupportSetModel, device: torch.device) -> None:
         assert data.validation is not None
         self.split: Split = data.validation
-        self.features = ResidentFeatures(data.features, self.split.present, config.data.max_steps)
+        self.features = ClipFeatures(
+            data.features, self.split.present, config.data.max_steps, device=device, place=config.data.place, buffers=2
+        )
         self.tokens = read_text(model, self.split.captions, config.data.max_words, data.text)
 
     def scores(self, model: SupportSetModel) -> dict[str, float]:
@@ -214,14 +217,21 @@ class Validation:
         return score_embeddings(self.split, video, text).flat()
 
 
-def make_loader(config: Config, data: RunData, model: SupportSetModel, texts: list[str]) -> TrainingData:
-    """Training features and tokens in memory; decoder tokens only where something is captioned."""
+def make_loader(
+    config: Config, data: RunData, model: SupportSetModel, texts: list[str], device: torch.device | str = "cpu"
+) -> TrainingData:
+    """Training features where they find room, and tokens; decoder tokens only where something is captioned.
+
+    The features of a batch are valid until the second batch after it is made.
+    """
     labels = None
     if config.support.captioning != "none":
         labels = TokenTable(model.tokenize_labels(texts, config.data.max_words), 0)
     return TrainingData(
         data.train.captions,
-        ResidentFeatures(data.features, data.train.clip_ids, config.data.max_steps),
+        ClipFeatures(
+            data.features, data.train.clip_ids, config.data.max_steps, device=device, place=config.data.place, buffers=2
+        ),
         read_text(model, data.train.captions, config.data.max_words, data.text),
         labels,
         batch_size=config.optim.batch_size,
@@ -229,6 +239,12 @@ def make_loader(config: Config, data: RunData, model: SupportSetModel, texts: li
         seed=config.seed,
         bucket=config.data.bucket,
     )
+
+
+def features_note(loader: TrainingData) -> str:
+    """Where the training features lie, for people."""
+    where = {"gpu": "in the GPU's memory", "ram": "in memory", "disk": "read from disk batch by batch"}
+    return f"features: {loader.features.nbytes / 1e6:,.0f} MB {where[loader.features.place]}"
 
 
 def make_bank(config: Config, loader: TrainingData, model: SupportSetModel, device: torch.device) -> MemoryBank | None:
