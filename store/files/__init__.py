@@ -8,7 +8,7 @@ from store.files.folder import TEMPORARY, Folder, MappedFile, Part, Parts, fetch
 from store.files.hashing import as_part, hash_file, hash_parts, hash_pieces, part_sizes
 from store.files.local import LocalFolder, sync_folder
 from store.files.opening import open_folder
-from store.files.places import RemotePath, StorePath, store_path
+from store.files.places import RemotePath, StorePath, local_path, store_path
 
 __all__ = [
     "TEMPORARY",
@@ -24,6 +24,7 @@ __all__ = [
     "hash_file",
     "hash_parts",
     "hash_pieces",
+    "local_path",
     "open_folder",
     "part_sizes",
     "store_path",

@@ -71,6 +71,14 @@ def store_path(path: str | StorePath) -> StorePath:
     return RemotePath(f"{match[1].lower()}://{rest}")
 
 
+def local_path(path: str | Path, mend: str) -> Path:
+    """A path of this machine, for what takes no other; UsageError with the mend where it is a URL."""
+    place = store_path(path)
+    if isinstance(place, RemotePath):
+        raise UsageError(f"{place}: is not on this machine: {mend}")
+    return place
+
+
 def check_name(name: str) -> str:
     """Give a part of a URL back; UsageError where fsspec would take it for a pattern."""
     if found := _MAGIC.search(name):

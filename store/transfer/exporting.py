@@ -17,7 +17,7 @@ import xxhash
 
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
-from store.files import TEMPORARY, as_part, sync_folder, telling
+from store.files import TEMPORARY, as_part, local_path, sync_folder, telling
 from store.index import OK
 from store.shard import Array
 from store.transfer.arrays import import_torch
@@ -113,8 +113,8 @@ def export_features(
         raise UsageError(f"{features.path}: has no features to export")
     check, write, layout = FORMS[form]
     check(ids)
-    path = Path(path)
-    targets = [path] if timestamps is None else [path, Path(timestamps)]
+    targets = [local_path(each, "name a local folder or file") for each in (path, timestamps) if each is not None]
+    path = targets[0]
     for target in targets:
         _refuse_taken(target, may_be_folder=form != "hdf5")
     if len({target.resolve() for target in targets}) < len(targets):

@@ -97,9 +97,7 @@ def import_features(
         raise UsageError(
             f"--fps {options.fps:g} and --timestamps {times.path}: the steps' times can come from one only"
         )
-    tables = (
-        open_dataset(store, dataset) if dataset in list_datasets(store) else None
-    )
+    tables = open_dataset(store, dataset) if dataset in list_datasets(store) else None
     known = _known_ids(tables, options.kind)
     outside = [] if known is None else [clip_id for clip_id in source.ids if clip_id not in known]
     if known and len(outside) == len(source.ids):

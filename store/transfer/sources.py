@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from store.errors import SupportsetError, UsageError
-from store.files import hash_file, telling
+from store.files import hash_file, local_path, telling
 from store.shard import Array
 from store.transfer.arrays import DAMAGE, NUMPY_FILES, TORCH_FILES, Fault, one_line, parse_file
 from store.writer import Source
@@ -254,7 +254,7 @@ def open_source(path: str | Path, naming: Naming | None = None) -> ClipArrays:
     """
     from store.transfer.containers import CONTAINERS, open_container  # which imports this module
 
-    path, naming = Path(path), naming or Naming()
+    path, naming = local_path(path, "copy it to a local folder first"), naming or Naming()
     if path.is_dir():
         names = {entry.name for entry in os.scandir(path)}
         if not {VALUES, IDS} <= names or Path(VALUES).stem in read_ids(path / IDS):

@@ -370,7 +370,7 @@ def test_a_server_that_is_gone_and_credentials_that_are_absent(
         for use in (lambda: FeatureSet.open(s3), lambda: pickle.loads(pickle.dumps(features)).read(["clip0"])):
             with pytest.raises(
                 SupportsetError, match=r"Could not connect.*; check the address \(AWS_ENDPOINT_URL"
-            ) as e:
+            ) as told:
                 use()
             assert "\n" not in str(told.value)
     with monkeypatch.context() as patch:
