@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from commands.options import Part, Share, device_option, json_option, print_json, store_option
+from commands.options import Part, Share, json_option, print_json, store_option
 
 
 @click.command("extract")
@@ -28,7 +28,7 @@ from commands.options import Part, Share, device_option, json_option, print_json
 @click.option("--protocol", help="Only the clips of this protocol.")
 @click.option("--split", help="Only the clips of this split.")
 @click.option("--limit", type=int, help="Only the first N clips.")
-@click.option("--shard", type=Part(), help="Only the i-th of n parts, to share the work by hand.")
+@click.option("--shard", type=Part(), help="Only the i-th of n parts, for batch systems such as SLURM.")
 @click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored."
@@ -48,10 +48,19 @@ from commands.options import Part, Share, device_option, json_option, print_json
     metavar="NAME",
     help="auto, pyav, torchcodec, or nvdec (torchcodec on CUDA).",
 )
-@click.option("--workers", type=int, help="Decode processes.  [default: by cores]")
+@click.option("--workers", type=int, help="Decode processes of each GPU.  [default: by cores]")
 @click.option("--batch-size", type=int, help="Steps of one forward.  [default: by device]")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds a clip may make no progress.")
-@device_option
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto or cuda: all GPUs; cuda:0,cuda:1: these; cpu or mps.",
+)
+@click.option("--processes", type=int, metavar="N", help="Extraction processes.  [default: one a GPU]")
+@click.option(
+    "--ray", metavar="ADDRESS", help="Run on the Ray cluster at ADDRESS (auto, HOST:PORT), or on a local one: local."
+)
 @click.option("--retry-failed", is_flag=True, help="Try clips again that failed before.")
 @click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True)
 @click.option("--on-damage", type=click.Choice(["keep", "drop"]), default="keep", show_default=True)
@@ -101,13 +110,14 @@ def extract_command(
         return
 
     from extract.backbones import DEFAULT_BACKBONE, load_backbone
-    from extract.forward import pick_device
+    from extract.devices import pick_devices
     from extract.run import extract
     from extract.sampling import Sampling
 
     # Everything that a typing mistake can spoil comes before the first write.
     sampling = Sampling(fps=fps, frames=frames, max_steps=max_steps, stride=stride)
-    pick_device(run["device"])
+    if run["ray"] is None:
+        pick_devices(run["device"], run["processes"])
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
     tables = found.write(store)
     summaries = [extract(tables, store, found.videos_root, backbone, sampling, **run) for backbone in loaded]

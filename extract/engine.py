@@ -150,6 +150,8 @@ def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, show
         while (chunk := source.wait()) is not None:
             for verdict in chunk.verdicts:
                 writer.fail(verdict.clip.clip_id, verdict.status, verdict.message, source=verdict.source)
+                if verdict.source is not None:  # one of the clips that the run counts
+                    shown.clip(verdict.status, verdict.clip.clip_id, verdict.message)
             if chunk.tasks:
                 clips = len(chunk.tasks) if chunk.alone else settings.clips
                 sizes = (

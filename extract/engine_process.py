@@ -251,8 +251,9 @@ def _interrupt_once(inbox: SimpleQueue[Answer]) -> None:
             inbox.put(None)  # wakes whoever waits for a chunk; SimpleQueue allows it here
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # the workers of Ray block them
 
 
 def _read(link: Connection, inbox: SimpleQueue[Answer], seal_when_orphaned: bool) -> None:

@@ -17,6 +17,7 @@ from extract.local_engines import Gone, LocalEngines
 from store.errors import SupportsetError, UsageError
 
 _POLL_SECONDS = 0.5
+_CONNECT_SECONDS = 10.0
 LOCAL = "local"
 
 
@@ -178,7 +179,10 @@ def _connect(address: str) -> bool:
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdecimal():  # asked first, as Ray tries for minutes
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise SupportsetError(

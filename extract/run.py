@@ -18,6 +18,7 @@ from extract.recipe import fit_sampling, make_card, make_recipe
 from extract.run_log import RunLog
 from extract.sampling import Sampling
 from extract.selection import Clip, Work, plan_work, require_videos, rows_of, select_clips
+from extract.sharing import share_among_devices, share_on_ray
 from extract.summary import Summary, count_statuses, exit_code
 from store.card import CARD
 from store.catalog import feature_set_path
@@ -48,6 +49,7 @@ def extract(
     batch_size: int | None = None,
     device: str = "auto",
     processes: int | None = None,
+    ray: str | None = None,
     precision: str = "fp32",
     decoder: str = "auto",
     timeout: float = 600.0,
@@ -77,9 +79,12 @@ def extract(
     protocol, split, limit, shard : see :func:`extract.selection.select_clips`
     shard_format : ``zarr`` or ``hdf5``
     dtype : ``float16`` or ``float32``, as stored; a value that does not fit fails its clip (``overflow``)
-    workers : decode processes; default: half the cores where the model runs on them too, else all but one
+    workers : decode processes of each extraction process; default: of its share of the cores half where the model
+        runs on them too, else all but one
     batch_size : steps of one forward; default by device
-    device, precision : of the forward
+    device, precision : of the forward; see :func:`extract.devices.pick_devices`
+    processes : extraction processes of this machine, or of the Ray cluster; default: one a GPU
+    ray : address of a Ray cluster, or ``local``; see :class:`extract.ray_engines.RayEngines`
     decoder : ``auto``, ``pyav``, ``torchcodec`` or ``nvdec``, see :mod:`extract.decoders`
     timeout : seconds a clip may go without progress before its worker is killed
     clips_per_shard, seconds_per_shard : when a shard is sealed; what was not sealed is lost when the process is killed
@@ -105,7 +110,7 @@ def extract(
     """
     began, root, videos_root = time.monotonic(), Path(root), Path(videos_root)
     _check_choices(shard_format, on_error, on_damage, max_failures, timeout, workers, batch_size)
-    devices = pick_devices(device, processes)
+    devices = [device] if ray is not None else pick_devices(device, processes)
     sampling = fit_sampling(sampling or Sampling(), backbone)
     decoder = pick_decoder(decoder)
     clips = select_clips(dataset, protocol, split, limit, shard)
@@ -146,7 +151,13 @@ def extract(
                 provenance=card.provenance,
             )
             try:
-                run_engine(OnlyChunk(one_chunk(work)), settings, backbone, shown)
+                job = (work, settings, backbone, recipe)
+                if ray is not None:
+                    share_on_ray(*job, dataset, ray, processes, lambda: _rows(path, clips), shown)
+                elif len(devices) > 1:
+                    share_among_devices(*job, devices, lambda: _rows(path, clips), shown)
+                else:
+                    run_engine(OnlyChunk(one_chunk(work)), settings, backbone, shown)
             except KeyboardInterrupt:
                 there = count_statuses(_rows(path, clips))
                 told = ", ".join(f"{count:,} {status}" for status, count in there.items()) or "none"

@@ -1,0 +1,229 @@
+"""One run by several processes of this machine: as one process would, whatever becomes of some of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from extract.backbones import load_backbone
+from extract.run import extract
+from extract.sampling import Sampling
+from extract.summary import Summary
+from store.errors import SupportsetError, UsageError
+from store.feature_set import FeatureSet
+from tests.extract.fakes import dataset_of, expected_features
+from tests.extract.films import write_video
+from tests.extract.plugin import ROOT, install
+
+COUNT = 16
+SAMPLING = Sampling(fps=5.0)
+CODE = """
+import sys
+from pathlib import Path
+from extract.backbones import load_backbone
+from extract.run import extract
+from extract.sampling import Sampling
+from store.dataset import open_dataset
+from store.errors import SupportsetError
+
+root = Path(sys.argv[1])
+try:
+    extract(
+        open_dataset(root / "features", "films"), root / "features", root / "videos", load_backbone("fake:0.05"),
+        Sampling(fps=5.0), processes=2, workers=1, batch_size=2, device="cpu", dtype="float32",
+    )
+except SupportsetError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of short videos, of which clip ``c00`` and ``c01`` are two parts of one."""
+    folder = tmp_path_factory.mktemp("films")
+    for i in range(1, COUNT):
+        write_video(folder / f"{i:02}.mp4", 20 + i)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The fake backbones, installed as a package of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = install(tmp_path_factory.mktemp("plugin"))
+        patch.syspath_prepend(folder)
+        yield folder
+
+
+def paths() -> dict[str, str | None]:
+    return {f"c{i:02}": f"{max(i, 1):02}.mp4" for i in range(COUNT)}
+
+
+SPANS = {"c00": (0.0, 0.6), "c01": (0.4, 0.9)}
+
+
+def run(tmp_path: Path, films: Path, more: dict[str, str | None] | None = None, **options: Any) -> Summary:
+    if not (tmp_path / "videos").exists():
+        (tmp_path / "videos").symlink_to(films)
+    dataset = dataset_of(tmp_path / "features", paths() | (more or {}), **SPANS)
+    backbone = load_backbone(options.pop("backbone", "fake:0"))
+    options = {"processes": 2, "workers": 1, "device": "cpu", "dtype": "float32", "max_failures": 1.0} | options
+    return extract(dataset, tmp_path / "features", tmp_path / "videos", backbone, SAMPLING, **options)
+
+
+def check(tmp_path: Path, summary: Summary) -> None:
+    """Every clip is there with its own features, and no shard has one that another has."""
+    assert summary.status == {"ok": COUNT}
+    rows = Counter(
+        clip
+        for shard in Path(summary.path).glob("shards/[!.]*.parquet")
+        for clip in pq.read_table(shard)["clip_id"].to_pylist()
+    )
+    assert rows == dict.fromkeys(paths(), 1)
+    stored = FeatureSet.open(summary.path)
+    for clip in ("c00", "c01", f"c{COUNT - 1:02}"):
+        values, times = expected_features(
+            tmp_path / "videos" / str(paths()[clip]), SAMPLING, SPANS.get(clip, (None,) * 2)
+        )
+        np.testing.assert_allclose(stored.read([clip])[0], values, rtol=1e-6)
+        np.testing.assert_allclose(stored.read_timestamps([clip]), times)
+
+
+def engines_of(pid: int) -> list[psutil.Process]:
+    """The extraction processes that a process has started."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if "extract.engine_process" in process.cmdline():
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def sealed(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "features").glob("films/features/*/shards/[!.]*.parquet"))
+
+
+@contextmanager
+def killing_one(tmp_path: Path) -> Iterator[None]:
+    """Kill an extraction process of ours as soon as a shard is sealed."""
+
+    def kill() -> None:
+        wait_for(lambda: sealed(tmp_path))
+        engines_of(os.getpid())[0].kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_a_killed_process_loses_nothing(tmp_path: Path, films: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with killing_one(tmp_path):
+        summary = run(tmp_path, films, backbone="fake:0.1", clips_per_shard=2)
+    check(tmp_path, summary)
+    told = capsys.readouterr().err
+    assert "killed by signal 9 (perhaps by the system, for want of memory)" in told
+    assert "a new one takes its place" in told
+    assert f"{COUNT} of {COUNT} clips" in told.splitlines()[-1], "each is counted once"
+    assert run(tmp_path, films).status == {"ok": COUNT}, "and there is nothing left to do"
+
+
+def test_a_clip_that_kills_the_model_s_process_is_the_only_loss(tmp_path: Path, films: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for film in films.iterdir():
+        (own / film.name).symlink_to(film)
+    Image.new("RGB", (32, 32), (255, 0, 0)).save(own / "red.png")
+    summary = run(tmp_path, own, {"red": "red.png", "gone": None}, backbone="fake:deadly", progress=False)
+    assert summary.status == {"ok": COUNT, "crashed": 1, "missing": 1}
+    (row,) = (row for row in FeatureSet.open(summary.path).rows().to_pylist() if row["status"] == "crashed")
+    assert (row["clip_id"], row["source_path"]) == ("red", "red.png")
+    assert row["message"] == "3 extraction processes died with this clip in hand"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_stores_what_is_complete(
+    tmp_path: Path, films: Path, plugin: str, number: signal.Signals
+) -> None:
+    (tmp_path / "videos").symlink_to(films)
+    dataset_of(tmp_path / "features", paths(), **SPANS)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), plugin])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: len(engines_of(process.pid)) == 2)
+    engines = engines_of(process.pid)
+    wait_for(lambda: any(child for engine in engines for child in engine.children()))
+    time.sleep(2.5)  # some clips are through then; what the test asserts holds however many
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    wait_for(lambda: not any(engine.is_running() for engine in engines))
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "the same command goes on from there" in told.splitlines()[-1]
+        assert "Traceback" not in told
+    there = sum(len(pq.read_table(shard)) for shard in sealed(tmp_path))
+    assert 0 < there < COUNT, "what was complete is sealed, even when the process that shares the work was killed"
+    check(tmp_path, run(tmp_path, films, processes=1))
+
+
+def test_on_error_stop_ends_all(tmp_path: Path, films: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for film in films.iterdir():
+        (own / film.name).symlink_to(film)
+    (own / "text.mp4").write_text("words")
+    with pytest.raises(SupportsetError, match=r"'text' \(text.mp4\) is unreadable"):
+        run(tmp_path, own, {"text": "text.mp4"}, backbone="fake:0.05", on_error="stop", progress=False)
+    assert not engines_of(os.getpid())
+    assert run(tmp_path, own, {"text": "text.mp4"}, processes=1, progress=False).status == {
+        "ok": COUNT,
+        "unreadable": 1,
+    }
+
+
+def test_a_process_with_other_weights_refuses(tmp_path: Path, films: Path) -> None:
+    with pytest.raises(SupportsetError, match="has other weights or another transform"):
+        run(tmp_path, films, backbone="fake:different", progress=False)
+    assert not sealed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"processes": 0}, "processes=0"),
+        ({"device": "cpu,cuda:9"}, "cuda:9"),
+        ({"device": "cpu,mps"}, "mps"),
+        ({"device": "cpu,gpu"}, "'gpu' is not one of"),
+    ],
+)
+def test_wrong_wishes_are_named(tmp_path: Path, films: Path, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        run(tmp_path, films, **wrong)
