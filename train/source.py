@@ -55,6 +55,8 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
     """
     dataset = open_dataset(store, config.data.dataset)
     sets = [open_features(store, config.data.dataset, words) for words in config.data.features]
+    for feature_set in sets:
+        feature_set.check = config.data.check
     text: CachedText | None = None
     if config.text.features:
         found = open_features(store, dataset.name, config.text.features, "text")
