@@ -125,15 +125,13 @@ class RemoteFolder:
             with telling_remote("read", self):
                 contents = system.cat_ranges([self._path(name) for name in group], None, None, on_error="return")
             for name, content in zip(group, contents, strict=True):
+                if isinstance(content, FileNotFoundError | IsADirectoryError) and not names_missing_bucket(content):
+                    yield None
+                    continue
                 with telling_remote("read the object", self.place / name):
-                    if not isinstance(content, Exception):
-                        yield bytes(content)
-                    elif isinstance(content, FileNotFoundError | IsADirectoryError) and not (
-                        isinstance(content, FileNotFoundError) and names_missing_bucket(content)
-                    ):
-                        yield None
-                    else:
+                    if isinstance(content, Exception):
                         raise content
+                yield bytes(content)
 
     def pieces(self, name: str) -> Iterator[bytes | memoryview]:
         """Content of an object in pieces of some MB, several requests at a time, past the cache."""

@@ -60,6 +60,6 @@ def telling_drivers(url: str) -> Iterator[None]:
         raise SupportsetError(f"{url}: cannot be opened: {' '.join(str(error).split())[:300]}") from error
 
 
-def names_missing_bucket(error: FileNotFoundError) -> bool:
+def names_missing_bucket(error: OSError) -> bool:
     """Whether not only the object is absent, but the bucket: drivers raise the same for both."""
     return "bucket does not exist" in str(error).lower()

@@ -112,3 +112,40 @@ def test_hashes_agree(tmp_path: Path) -> None:
     assert hash_parts([]) == "xxh3-128:99aa06d3014798d86001c324468d497f"  # of nothing, as the xxHash project states it
     with pytest.raises(SupportsetError, match="gone: cannot read the file: No such file"):
         hash_file(tmp_path / "gone")
+
+
+def test_a_mapped_file(tmp_path: Path) -> None:
+    folder = LocalFolder(tmp_path)
+    folder.put({"a": [bytes(range(256)) * 1024]})
+    folder.put({"empty": [b""]})
+    file = folder.map("a")
+    assert (file.complete, len(file.content), file.content.readonly) == (True, 1 << 18, True)
+    file.ask([(0, 10), (100_000, 1 << 18), (5, 5)])
+    file.fetch([(0, 1 << 18)])
+    assert file.content[1000] == 1000 % 256
+    assert file.is_cached(1000)
+    view = np.frombuffer(file.content, np.uint8)
+    del file
+    assert view[1001] == 1001 % 256  # lives as long as something views it
+    empty = folder.map("empty")
+    assert (bytes(empty.content), empty.is_cached(0)) == (b"", True)
+
+
+def test_mapped_files_are_closed_and_their_number_is_not_that_of_the_soft_limit(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc to count open files")
+    folder = LocalFolder(tmp_path)
+    folder.put({"a": [b"content"]})
+    before = len(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < before + 200:
+        pytest.skip("needs a higher hard limit of open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 20, hard))
+    try:
+        mapped = [folder.map("a") for _ in range(60)]
+        assert all(file.content == b"content" for file in mapped)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    del mapped
+    assert len(os.listdir("/proc/self/fd")) == before
