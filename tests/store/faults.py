@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,14 +29,18 @@ class FaultyDisk:
     ----------
     monkeypatch : puts the calls back in the end
     at : number of the operation that fails, counted from 0; none where it is never reached
-    fault : ``kill``, or the errno of the error that is raised
+    fault : ``kill``; or the errno of the error that is raised; or what is called before the operation, which then goes
+        on: what other processes do while this one is suspended. Their operations, and those of other threads, are not
+        counted
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, fault: int | str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, fault: int | str | Callable[[], object]) -> None:
         self.at = at
         self.fault = fault
         self.count = 0
         self.struck = ""
+        self._thread = threading.get_ident()
+        self._away = False
         calls = {name: getattr(os, name) for name in dir(os) if not name.startswith("__")}
         calls["fsync"] = lambda descriptor: None  # counted, but not waited for
         calls |= {name: self._faulty(name, calls[name]) for name in OPERATIONS}
@@ -43,23 +49,39 @@ class FaultyDisk:
 
     def _faulty(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if self._away or threading.get_ident() != self._thread:
+                return call(*args, **kwargs)
             if self.struck and self.fault == "kill":
                 raise Killed
             if self.count == self.at:
-                self.struck = name
-                if name == "write":  # the disk took half of it
-                    os.write(args[0], args[1][: len(args[1]) // 2])
-                if name == "close":  # a descriptor is gone even where close reports an error
-                    call(*args, **kwargs)
-                if self.fault == "kill":
-                    raise Killed
                 self.count += 1
-                assert isinstance(self.fault, int)
-                raise OSError(self.fault, os.strerror(self.fault))
-            self.count += 1
+                self.struck = name
+                self._strike(name, call, args, kwargs)
+            else:
+                self.count += 1
             return call(*args, **kwargs)
 
         return wrapped
+
+    def _strike(self, name: str, call: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        if callable(self.fault):
+            self._away = True
+            try:
+                self.fault()
+            finally:
+                self._away = False
+            return
+        if name == "write":  # the disk took half of it
+            os.write(args[0], args[1][: len(args[1]) // 2])
+        if name == "close":  # a descriptor is gone even where close reports an error
+            call(*args, **kwargs)
+        if name == "rmtree":  # half of it is gone
+            files = sorted(file for file in Path(args[0]).rglob("*") if file.is_file())
+            for file in files[: len(files) // 2]:
+                file.unlink()
+        if isinstance(self.fault, int):
+            raise OSError(self.fault, os.strerror(self.fault))
+        raise Killed
 
 
 FAULTS: tuple[int | str, ...] = ("kill", errno.ENOSPC)
