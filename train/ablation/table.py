@@ -230,6 +230,10 @@ def _notes(study: StudyRuns, hits: Mapping[str, Hits]) -> list[str]:
         notes.append(f"unfinished: {len(study.runs)} of {wanted} runs are there")
     if study.failed:
         notes.append(f"{len(study.failed)} runs failed: {', '.join(sorted(key.stem for key in study.failed))}")
+    if grid.search is not None and grid.search.folds == "first" and grid.folds:
+        notes.append(
+            "values were searched on the training part of the first fold alone; other folds are scored on clips of it"
+        )
     for variant in grid.variants:
         prints = {
             (key.fold, result["data"]["fingerprint"])
