@@ -97,12 +97,13 @@ def extract_command(
     where an earlier run stopped.
     """
     from extract.annotate import read_dataset
+    from store.files import store_path
 
     found = read_dataset(dataset, data, videos, name, need_videos=not annotations_only)
     for note in found.annotations.notes:
         click.echo(f"{found.name}: {note}", err=True)
     if annotations_only:
-        tables, path = found.write(store), Path(store) / found.name
+        tables, path = found.write(store), store_path(store) / found.name
         click.echo(f"{found.name}: tables written below {path}", err=True)
         if as_json:
             counted = {"dataset": found.name, "path": str(path), "clips": len(tables.clips)}

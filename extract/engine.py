@@ -16,6 +16,7 @@ from extract.recorder import Recorder
 from extract.sampling import Sampling
 from extract.selection import Task, Work
 from store.catalog import feature_set_path
+from store.files import StorePath
 from store.writer import FeatureWriter
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Settings:
     keep_damaged, stop_on_error : what becomes of damaged and of failed clips
     """
 
-    root: str | Path
+    root: str | StorePath
     dataset: str
     videos_root: Path
     sampling: Sampling

@@ -20,11 +20,12 @@ from extract.sampling import Sampling
 from extract.selection import Clip, Work, plan_work, require_videos, rows_of, select_clips
 from extract.sharing import share_among_devices, share_on_ray
 from extract.summary import Summary, count_statuses, exit_code
-from store.card import CARD
+from store.card import is_feature_set
 from store.catalog import feature_set_path
 from store.dataset import Dataset
 from store.errors import UsageError
 from store.feature_set import FeatureSet
+from store.files import StorePath, store_path
 from store.index import SCHEMA
 from store.shard import shard_format as check_shard_format
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 def extract(
     dataset: Dataset,
-    root: str | Path,
+    root: str | StorePath,
     videos_root: str | Path,
     backbone: Backbone,
     sampling: Sampling | None = None,
@@ -108,7 +109,7 @@ def extract(
         If the disk or a worker refuses to work, or a clip failed and ``on_error`` is ``stop``; what was complete is
         stored.
     """
-    began, root, videos_root = time.monotonic(), Path(root), Path(videos_root)
+    began, root, videos_root = time.monotonic(), store_path(root), Path(videos_root)
     _check_choices(shard_format, on_error, on_damage, max_failures, timeout, workers, batch_size)
     devices = [device] if ray is not None else pick_devices(device, processes)
     sampling = fit_sampling(sampling or Sampling(), backbone)
@@ -177,14 +178,14 @@ def extract(
     )
 
 
-def _rows(path: Path, clips: list[Clip]) -> pa.Table:
+def _rows(path: StorePath, clips: list[Clip]) -> pa.Table:
     """What the index has of the clips; nothing where there is no feature set yet."""
-    if not (path / CARD).exists():
+    if not is_feature_set(path):
         return SCHEMA.empty_table()
     return rows_of(FeatureSet.open(path).rows(), clips)
 
 
-def _announcement(dataset: Dataset, path: Path, clips: list[Clip], work: Work) -> str:
+def _announcement(dataset: Dataset, path: StorePath, clips: list[Clip], work: Work) -> str:
     words = [f"{len(work.tasks):,} of {len(clips):,} clips of {dataset.name} to do"]
     if work.done:
         words.append(f"{work.done:,} settled before")
