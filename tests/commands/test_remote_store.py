@@ -11,9 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from commands.main import cli
-from store.catalog import find_feature_set
+from extract.run import extract
+from store.catalog import find_feature_set, list_feature_sets
 from store.dataset import write_dataset
 from store.files import open_folder, store_path
+from tests.extract.fakes import MeanColour, dataset_of
+from tests.extract.films import write_video
 from tests.s3_server import S3Server
 from tests.store.samples import clips, recipe, write
 from tests.train.small_store import config, plant
@@ -113,3 +116,18 @@ def test_training_and_evaluation_read_from_s3(s3: str, tmp_path: Path) -> None:
         for name, store in (("far", s3), ("near", tmp_path / "store"))
     ]
     assert [reports[0][way] for way in ("t2v", "v2t")] == [reports[1][way] for way in ("t2v", "v2t")]
+
+
+def test_extraction_writes_to_s3_and_goes_on_there(s3: str, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for number in range(2):
+        write_video(tmp_path / "videos" / f"film{number}.mp4")
+    options: dict[str, Any] = {"workers": 1, "batch_size": 4, "device": "cpu", "progress": False, "dtype": "float32"}
+    films = {"c0": "film0.mp4", "c1": "gone.mp4"}
+    for paths, expected in ((films, {"ok": 1, "missing": 1}), ({**films, "c1": "film1.mp4"}, {"ok": 2})):
+        dataset = dataset_of(s3, paths)  # type: ignore[arg-type]
+        summary = extract(dataset, s3, tmp_path / "videos", MeanColour(), **options)
+        assert summary.status == expected
+    assert summary.path.startswith(f"{s3}/films/features/")
+    (info,) = list_feature_sets(s3, "films")
+    assert sorted(info.open().clip_ids) == ["c0", "c1"]
