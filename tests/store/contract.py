@@ -321,4 +321,5 @@ class ShardFormatContract(ABC):
     def test_index_opens_with_plain_pyarrow(self, tmp_path: Path) -> None:
         self.write(tmp_path, clips(3))
         (name,) = self.names(tmp_path, ".parquet")
-        assert pq.read_table(self.local(tmp_path / "shards", name))["clip_id"].to_pylist() == ["clip0", "clip1", "clip2"]
+        table = pq.read_table(self.local(tmp_path / "shards", name))
+        assert table["clip_id"].to_pylist() == ["clip0", "clip1", "clip2"]
