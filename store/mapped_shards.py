@@ -41,7 +41,7 @@ class MappedShards:
         self._files: list[tuple[MappedFile, int] | None] = [None] * len(indexes)
         self._is_mapped = np.zeros(len(indexes), bool)
         self._all_mapped = False
-        self._distant = False  # whether bytes of any must be fetched before they are touched
+        self._is_distant = np.zeros(len(indexes), bool)  # bytes of these must be fetched before they are touched
         self._warm = False  # whether the last batch was copied as fast as only memory gives it
 
     def extend(self, indexes: list[ShardIndex]) -> MappedShards:
@@ -50,7 +50,7 @@ class MappedShards:
         longer.views[: len(self.views)] = self.views
         longer._files[: len(self._files)] = self._files
         longer._is_mapped[: len(self.views)] = [view is not None for view in longer.views[: len(self.views)]]
-        longer._distant = self._distant
+        longer._is_distant[: len(self.views)] = self._is_distant
         return longer
 
     def map(self, shards: Array, steps: Array) -> None:
@@ -84,12 +84,13 @@ class MappedShards:
         ----------
         places : (N, 3) int64, of each clip its shard, which is mapped, its first row and the row after its last
         """
-        if self._distant:
-            wanted = self._ranges(places)
+        if self._any_distant():
+            wanted = self._ranges(places[self._is_distant[places[:, 0]]])
             for shard, ranges in wanted.items():  # all first, so that they come side by side
                 self._file(shard)[0].ask(ranges)
             for shard, ranges in wanted.items():
                 self._file(shard)[0].fetch(ranges)
+                self._is_distant[shard] = not self._file(shard)[0].complete
         elif not self._warm and self._is_cold(places):
             self._ask(places)
 
@@ -100,8 +101,11 @@ class MappedShards:
 
     def ask(self, places: Array) -> None:
         """Say which rows will be needed soon; returns at once."""
-        if self._distant or self._is_cold(places):
+        if self._any_distant() or self._is_cold(places):
             self._ask(places)
+
+    def _any_distant(self) -> bool:
+        return bool(self._is_distant.any())
 
     def _ask(self, places: Array) -> None:
         for shard, ranges in self._ranges(places).items():
@@ -155,7 +159,7 @@ class MappedShards:
             mapped = self._folder.map(location.file)
             array = location.view(mapped.content)
             self._files[shard] = mapped, location.offset
-            self._distant |= not mapped.complete
+            self._is_distant[shard] = not mapped.complete
         if array.dtype != self.dtype or array.shape[1:] != (self.columns,) or len(array) < steps:
             raise SupportsetError(
                 f"{self._folder}/{index_name(index.shard)}: its {self.name} are {array.dtype} {array.shape}, needed "

@@ -103,6 +103,12 @@ def test_far_bytes_are_fetched_before_they_are_read(tmp_path: Path, distant: dic
     scanned = {clip_id: (v.tobytes(), t.tobytes()) for clip_id, v, t in features.scan()}
     assert scanned == {clip_id: (v.tobytes(), t.tobytes()) for clip_id, (v, t) in content.items()}
     assert offsets[-1] == len(values)
+    for file in distant.values():
+        file.complete = True
+    features.read(content)  # learns that all is here by now
+    before = sum(len(file.fetched) for file in distant.values())
+    assert features.read(asked)[0].tobytes() == values.tobytes()
+    assert sum(len(file.fetched) for file in distant.values()) == before
 
 
 def test_what_is_fetched_is_what_was_asked_for_and_near_to_it(tmp_path: Path, distant: dict[str, Distant]) -> None:
