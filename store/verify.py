@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ WORKERS = 2  # shards at a time: one is read while the other is hashed
 FAR_WORKERS = 8  # the same for a remote store, whose answers take their time
 
 Progress = Callable[[int, int], None]
+_Check = tuple[ShardIndex, pa.Table, "Future[tuple[list[Problem], int]]"]
 
 
 @dataclass(frozen=True)
@@ -124,18 +125,23 @@ def verify(path: str | StorePath, *, progress: Progress | None = None) -> Verify
     root = open_folder(path)
     recipe_hash = _check_card(root, report)
     folder = root.child(SHARDS)
-    committed = list(_committed(folder, recipe_hash, report))
-    total = sum(file.size for index, _ in committed for file in index.files)
-    check = FileCheck(folder)
-    with ThreadPoolExecutor(_workers(folder)) as pool:
-        checks = pool.map(lambda shard: _check_shard(folder, check, *shard), committed)
-        for (index, rows), (problems, read) in zip(committed, checks, strict=True):
+    checker = FileCheck(folder)
+    with _Pool(_workers(folder)) as pool:
+        # Files are checked while further indexes are read. What another shard replaces is left out once that is known.
+        checks = [
+            (index, rows, pool.submit(_check_shard, folder, checker, index, rows))
+            for index, rows in _readable(folder, report)
+        ]
+        checks = _without_replaced(checks, folder, report)
+        total = sum(file.size for index, _, _ in checks for file in index.files)
+        for index, rows, check in checks:
+            problems, read = check.result()
             report.bytes += read
             if progress:
                 progress(report.bytes, total)
             if problems and folder.size(index_name(index.shard)) is None:
                 continue  # removed by another process in the meantime: another shard holds its clips
-            report.problems += problems
+            report.problems += _of_another_recipe(folder, index, recipe_hash) + problems
             report.shards += 1
             report.clips += len(rows) - rows["offset"].null_count
     report.problems += _leftovers(report.path)
@@ -165,15 +171,14 @@ def _check_card(root: Folder, report: VerifyReport) -> str | None:
     return recipe.hash
 
 
-def _committed(folder: Folder, recipe_hash: str | None, report: VerifyReport) -> Iterator[tuple[ShardIndex, pa.Table]]:
-    """Shards that count, with their rows."""
-    found = []
+def _readable(folder: Folder, report: VerifyReport) -> Iterator[tuple[ShardIndex, pa.Table]]:
+    """Index files with their rows; the others are told."""
     shards = [shard for name in folder.names() if (shard := shard_of(name))]
-    with ThreadPoolExecutor(_workers(folder)) as pool:
+    with _Pool(1 if isinstance(folder, LocalFolder) else FAR_WORKERS) as pool:
         for shard, outcome in zip(shards, pool.map(lambda shard: _index(folder, shard), shards), strict=True):
             name = index_name(shard)
             if isinstance(outcome, tuple):
-                found.append(outcome)
+                yield outcome
             elif not isinstance(outcome, Vanished):
                 mend = (
                     "restore the file, or delete it and run the same `extract` again: the clips that only it has are "
@@ -183,17 +188,36 @@ def _committed(folder: Folder, recipe_hash: str | None, report: VerifyReport) ->
                 report.problems.append(_told("index", f"{folder}/{name}", outcome, mend if damaged else ""))
             elif name in folder.names():
                 report.problems.append(_told("index", f"{folder}/{name}", outcome, "remove the broken link"))
-    replaced = {shard for index, _ in found for shard in index.replaces}
-    for index, rows in found:
-        name = f"{folder}/{index_name(index.shard)}"
+
+
+def _without_replaced(checks: list[_Check], folder: Folder, report: VerifyReport) -> list[_Check]:
+    """The checks of shards that count; the others are told."""
+    replaced = {shard for index, _, _ in checks for shard in index.replaces}
+    counted = []
+    for index, rows, check in checks:
         if index.shard in replaced:
+            check.cancel()
+            name = f"{folder}/{index_name(index.shard)}"
             mend = "harmless, `store compact` removes it"
             report.problems.append(Problem("replaced", name, "another shard took its place", mend, harmless=True))
-            continue
-        if recipe_hash is not None and index.recipe_hash != recipe_hash:
-            says = f"belongs to the recipe {index.recipe_hash}, the card is of {recipe_hash}"
-            report.problems.append(Problem("recipe", name, says, "move the shard to the set it came from"))
-        yield index, rows
+        else:
+            counted.append((index, rows, check))
+    return counted
+
+
+def _of_another_recipe(folder: Folder, index: ShardIndex, recipe_hash: str | None) -> list[Problem]:
+    if recipe_hash is None or index.recipe_hash == recipe_hash:
+        return []
+    says = f"belongs to the recipe {index.recipe_hash}, the card is of {recipe_hash}"
+    name = f"{folder}/{index_name(index.shard)}"
+    return [Problem("recipe", name, says, "move the shard to the set it came from")]
+
+
+class _Pool(ThreadPoolExecutor):
+    """Threads that do not go on with what waits when the work is given up, as on Ctrl-C."""
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown(cancel_futures=True)
 
 
 def _workers(folder: Folder) -> int:

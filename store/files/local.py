@@ -93,10 +93,12 @@ class LocalFolder:
 
     def files(self, name: str) -> dict[str, int]:
         """Names and sizes in bytes of the files of a tree, or of the one file."""
-        path = self.path / name
+        base = str(self.path)  # strings: verify looks at every shard, and paths as objects take five times as long
+        path = f"{base}/{name}"
         with telling("look at the files", path):
-            found = [file for file in (path, *_below(path)) if file.is_file()]
-            return {file.relative_to(self.path).as_posix(): file.lstat().st_size for file in sorted(found)}
+            below = (f"{folder}/{file}" for folder, _, names in os.walk(path) for file in names)
+            found = sorted(file for file in (path, *below) if os.path.isfile(file))
+            return {file[len(base) + 1 :]: os.lstat(file).st_size for file in found}
 
     def read(self, name: str) -> bytes | None:
         """Content of a file, None where it is absent."""
