@@ -19,6 +19,7 @@ VERBS = {
     "train": "commands.train",
     "ablate": "commands.ablate",
     "eval": "commands.evaluate",
+    "caption": "commands.caption",
     "search": "commands.search",
     "store": "commands.store",
     "datasets": "commands.known",

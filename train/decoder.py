@@ -41,6 +41,7 @@ class CaptionDecoder(nn.Module):
         # What is left of the encoder is never run: without this, distributed training waits for its gradient.
         t5.encoder.final_layer_norm.requires_grad_(False)
         self.pad = int(t5.config.pad_token_id or 0)
+        self.end = int(t5.config.eos_token_id)
         start = getattr(t5.config, "decoder_start_token_id", None)
         self.start = self.pad if start is None else int(start)
         # Older releases of transformers tell it by the tying of the embeddings alone.
@@ -78,7 +79,15 @@ class CaptionDecoder(nn.Module):
 
     @torch.no_grad()
     def generate(self, codes: Tensor, mask: Tensor, max_tokens: int = 32, beams: int = 1) -> Tensor:
-        """Write captions: token ids (N, at most max_tokens + 1), the start token first, padded after the end token."""
+        """Write captions by beam search, of which one beam is the likeliest token each time.
+
+        Of the finished beams the one with the highest mean log-likelihood of its tokens wins.
+
+        Returns
+        -------
+        Tensor
+            (N, at most max_tokens + 1) token ids, the start token first, padded after the end token.
+        """
         written: Tensor = self.t5.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=self.connect(codes)),
             attention_mask=_open(mask).long(),

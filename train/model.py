@@ -146,6 +146,12 @@ class SupportSetModel(nn.Module):
             raise ValueError("a model without captioning has no label tokenizer")
         return encode(self._label_tokenizer, texts, max_tokens)
 
+    def detokenize(self, tokens: list[list[int]]) -> list[str]:
+        """Words of the decoder's tokens, special tokens left out."""
+        if self._label_tokenizer is None:
+            raise ValueError("a model without captioning has no label tokenizer")
+        return [str(text).strip() for text in self._label_tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
     def encode_video(self, features: Tensor, mask: Tensor) -> VideoCodes:
         """Encode (C, T, D) features with their (C, T) bool mask; the embedding (C, d) has unit length."""
         codes = self.video(features, mask)

@@ -1,0 +1,65 @@
+"""``caption``: what a run's decoder says of clips."""
+
+from __future__ import annotations
+
+import click
+
+from commands.options import device_option, json_option, print_json, store_option
+
+
+@click.command("caption")
+@click.argument("run", type=click.Path())
+@click.option("--split", help="A split of the protocol.  [default: test]")
+@click.option("--clips", "clip_ids", multiple=True, metavar="ID", help="These clips in its place; repeatable.")
+@click.option("--protocol", help="[default: the run's]")
+@click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
+@click.option("--beams", type=click.IntRange(1), default=5, show_default=True, help="Width of the beam search.")
+@click.option("--force", is_flag=True, help="Also where the decoder never saw a clip's own codes alone.")
+@click.option("--out", type=click.Path(dir_okay=False), help="Write JSON lines here: clip_id, caption, score.")
+@store_option
+@device_option
+@json_option
+def caption_command(
+    run: str,
+    split: str | None,
+    clip_ids: tuple[str, ...],
+    protocol: str | None,
+    dataset: str | None,
+    beams: int,
+    force: bool,
+    out: str | None,
+    store: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Write captions with the decoder of RUN, one for each clip.
+
+    The run must have been trained with support.captioning = identity or hybrid. The score is the mean log-likelihood of
+    the caption's tokens.
+    """
+    from train.caption import caption, write_lines
+
+    found = caption(
+        run,
+        store,
+        split=split,
+        clips=clip_ids,
+        protocol=protocol,
+        dataset=dataset,
+        beams=beams,
+        force=force,
+        device=device,
+    )
+    if out:
+        write_lines(found, out)
+    if as_json:
+        print_json(
+            {"run": run, "beams": beams, "captions": [vars(each) for each in found.written], "missing": found.missing}
+        )
+    elif not out:
+        for each in found.written:
+            click.echo(f"{each.score:7.3f}  {each.clip_id}  {each.caption}")
+    if found.missing:
+        click.echo(f"{len(found.missing)} clips have no features (the first: {found.missing[0]})", err=True)
+    if out:
+        click.echo(f"{len(found.written):,} captions written to {out}", err=True)
