@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from commands.options import Part, Share, json_option, print_json, store_option
+from commands.options import Auto, Part, Share, json_option, print_json, store_option
 
 
 @click.command("extract")
@@ -49,7 +49,14 @@ from commands.options import Part, Share, json_option, print_json, store_option
     help="auto, pyav, torchcodec, or nvdec (torchcodec on CUDA).",
 )
 @click.option("--workers", type=int, help="Decode processes of each GPU.  [default: by cores]")
-@click.option("--batch-size", type=int, help="Steps of one forward.  [default: by device]")
+@click.option(
+    "--batch-size",
+    type=Auto(),
+    default="auto",
+    show_default=True,
+    help="Steps of one forward; auto measures on a GPU.",
+)
+@click.option("--compile", is_flag=True, help="Have torch.compile translate the model: slow to start, then faster.")
 @click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds a clip may make no progress.")
 @click.option(
     "--device",

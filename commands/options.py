@@ -43,6 +43,20 @@ class Share(click.ParamType):
         return share
 
 
+class Auto(click.ParamType):
+    """A whole number of at least 1, or ``auto``, which is None."""
+
+    name = "n|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Read the number, or fail with what is taken."""
+        if value in ("auto", None):
+            return None
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither a whole number of at least 1 nor auto", param, ctx)
+        return int(value)
+
+
 class Part(click.ParamType):
     """``i/n``: the i-th (from 1) of n equal parts of the work."""
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, overload
 
+from extract.batch_size import pick_batch_size
 from extract.chunks import Chunk
-from extract.forward import describe_device, pick_device
+from extract.forward import compile_for, describe_device, pick_device
 from extract.pipeline import Plan, run_pipeline
 from extract.progress import Progress
 from extract.recipe import make_card, make_recipe
@@ -37,9 +38,10 @@ class Settings:
     decoder : a name of :mod:`extract.decoders`, known to work
     clips : how many there are to do, for all engines together
     cores : that the engine may count on
-    workers, batch_size : decode processes and steps of one forward; None: by cores and device
+    workers, batch_size : decode processes and steps of one forward; None: by cores, as measured on the device
     timeout : seconds that a clip may go without progress
     keep_damaged, stop_on_error : what becomes of damaged and of failed clips
+    compile : whether the forward is compiled
     """
 
     root: str | StorePath
@@ -60,6 +62,7 @@ class Settings:
     timeout: float
     keep_damaged: bool
     stop_on_error: bool
+    compile: bool = False
 
 
 class ChunkSource(Protocol):
@@ -148,6 +151,9 @@ def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, show
         clips_per_shard=settings.clips_per_shard,
         seconds_per_shard=settings.seconds_per_shard,
     ) as writer:
+        batch_size = settings.batch_size or pick_batch_size(backbone, settings.clips)
+        if settings.compile:
+            compile_for(backbone, batch_size, shown.note)
         while (chunk := source.wait()) is not None:
             for verdict in chunk.verdicts:
                 writer.fail(verdict.clip.clip_id, verdict.status, verdict.message, source=verdict.source)
@@ -158,7 +164,7 @@ def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, show
                 sizes = (
                     clips,
                     settings.workers,
-                    settings.batch_size,
+                    batch_size,
                     settings.timeout,
                     settings.cores,
                     settings.decoder,

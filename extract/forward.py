@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,12 +41,36 @@ def describe_device(device: torch.device) -> str:
     return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
 
 
-class Forward:
-    """Runs a backbone on batches of steps, in smaller parts once the device's memory has run out."""
+def compile_for(backbone: Backbone, steps: int, tell: Callable[[str], None]) -> None:
+    """Compile a backbone's forward for batches of so many steps; where that fails, say so and leave it as it was."""
+    transform = backbone.frame_transform()
+    step = (transform.height, transform.width, 3)
+    shape = (steps, *step) if backbone.window == 1 else (steps, backbone.window, *step)
+    since = time.monotonic()
+    backbone.compile()
+    try:
+        backbone.forward(torch.zeros(shape, dtype=torch.uint8))
+    except Exception as error:  # compilers fail in many ways; a fault of the model itself will show without them too
+        backbone.compile(False)
+        reason = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
+        tell(f"extract: the model cannot be compiled ({reason}): the run goes on without")
+    else:
+        tell(f"extract: the model is compiled for batches of {steps:,}, in {time.monotonic() - since:.0f} s")
 
-    def __init__(self, backbone: Backbone) -> None:
+
+class Forward:
+    """Runs a backbone on batches of steps, in smaller parts once the device's memory has run out.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    batch_size : int
+        Steps of a full batch. A compiled backbone gets all batches in this size, filled up where they are smaller.
+    """
+
+    def __init__(self, backbone: Backbone, batch_size: int) -> None:
         self._backbone = backbone
-        self._part: int | None = None
+        self._size = batch_size
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Compute features; on a GPU the result may still be on its way.
@@ -68,15 +94,21 @@ class Forward:
             return torch.empty((0, self._backbone.dim))
         while True:
             try:
-                if self._part is None:
-                    return self._backbone.forward(steps)
-                return torch.cat([self._backbone.forward(part) for part in steps.split(self._part)])
+                parts = [self._part(part) for part in steps.split(self._size)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
             except torch.OutOfMemoryError as error:
-                tried = min(self._part or len(steps), len(steps))
+                tried = self._size if self._backbone.compiled else min(self._size, len(steps))
                 if tried == 1:
                     raise SupportsetError(
                         f"{self._backbone.name}: one step does not fit into the device's memory; "
                         "free some, use another --device or a smaller --backbone"
                     ) from error
-            self._part = tried // 2  # outside of `except`, where the failed tensors are let go
+            self._size = tried // 2  # outside of `except`, where the failed tensors are let go
             torch.cuda.empty_cache()
+
+    def _part(self, steps: Tensor) -> Tensor:
+        count = len(steps)
+        if not self._backbone.compiled or count == self._size:
+            return self._backbone.forward(steps)
+        filled = torch.cat([steps, steps.new_zeros((self._size - count, *steps.shape[1:]))])
+        return self._backbone.forward(filled)[:count]

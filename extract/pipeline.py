@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from extract.batch_size import default_batch_size
 from extract.batches import Batch, BatchStream
 from extract.decode_worker import Job, Setup
 from extract.decoders import PYAV
@@ -81,8 +82,7 @@ class Plan:
         cores = cores or cores_of_machine()
         workers = workers or max(1, cores // 2 if device.type == "cpu" else cores - 1)
         workers = max(1, min(workers, tasks))
-        many = 8 if device.type == "cpu" else 256  # on a CPU a batch whose activations stay in the cache is faster
-        batch_size = batch_size or (many if sampling.window == 1 else max(4, 2 * many // sampling.window))
+        batch_size = batch_size or default_batch_size(device, sampling.window)
         slots = min(-(-2 * batch_size // workers), _RING_BYTES // workers // prod(shape))
         return cls(
             Setup(sampling, transform, shape, max(2, slots), decoder),
@@ -112,8 +112,10 @@ def run_pipeline(
     SupportsetError
         From the workers, the model, or the writer.
     """
-    shown.pipeline(device=str(backbone.device), workers=plan.workers, batch_size=plan.batch_size)
-    forward, held = Forward(backbone), None
+    shown.pipeline(
+        device=str(backbone.device), workers=plan.workers, batch_size=plan.batch_size, compiled=backbone.compiled
+    )
+    forward, held = Forward(backbone, plan.batch_size), None
     with ExitStack() as stack:
         pool = stack.enter_context(DecodePool(plan.setup, plan.workers, plan.timeout))
         stream = stack.enter_context(

@@ -260,7 +260,8 @@ def _extract(
     file: Path, span: tuple[float | None, float | None], sampling: Sampling, backbone: Backbone
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (T, D) float64 and times (T, 2) of one clip; the steps of a damaged one are those that can be had."""
-    forward, many = Forward(backbone), max(1, _BATCH // sampling.window)
+    many = max(1, _BATCH // sampling.window)
+    forward = Forward(backbone, many)
     values: list[np.ndarray] = []
     times: list[tuple[float, float]] = []
     held: list[np.ndarray] = []

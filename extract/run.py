@@ -52,6 +52,7 @@ def extract(
     processes: int | None = None,
     ray: str | None = None,
     precision: str = "fp32",
+    compile: bool = False,
     decoder: str = "auto",
     timeout: float = 600.0,
     clips_per_shard: int = 500,
@@ -82,10 +83,11 @@ def extract(
     dtype : ``float16`` or ``float32``, as stored; a value that does not fit fails its clip (``overflow``)
     workers : decode processes of each extraction process; default: of its share of the cores half where the model
         runs on them too, else all but one
-    batch_size : steps of one forward; default by device
+    batch_size : steps of one forward; default: 8 on a CPU, measured on a GPU
     device, precision : of the forward; see :func:`extract.devices.pick_devices`
     processes : extraction processes of this machine, or of the Ray cluster; default: one a GPU
     ray : address of a Ray cluster, or ``local``; see :class:`extract.ray_engines.RayEngines`
+    compile : have ``torch.compile`` translate the forward; where that fails the run goes on without
     decoder : ``auto``, ``pyav``, ``torchcodec`` or ``nvdec``, see :mod:`extract.decoders`
     timeout : seconds a clip may go without progress before its worker is killed
     clips_per_shard, seconds_per_shard : when a shard is sealed; what was not sealed is lost when the process is killed
@@ -140,6 +142,7 @@ def extract(
             timeout=timeout,
             keep_damaged=on_damage == "keep",
             stop_on_error=on_error == "stop",
+            compile=compile,
         )
         with Progress(len(work.tasks), quiet=not progress, log=RunLog(path)) as shown, sigterm_interrupts():
             card = make_card(recipe, ", ".join(devices), precision, backbone.given, decoder)

@@ -7,7 +7,7 @@ output is the feature. Everything else (checks, normalisation, precision, hashin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,11 @@ class Backbone(ABC):
         The name as the user gave it, paths included: :func:`extract.backbones.load_backbone` of it loads the
         same weights on this machine.
 
+    Attributes
+    ----------
+    compiled : bool
+        Whether the forward is a compiled one: batches should then be of one size.
+
     Notes
     -----
     Parameters always stay in float32. With ``bf16`` or ``fp16`` the forward runs under ``torch.autocast``: matrix
@@ -77,6 +82,8 @@ class Backbone(ABC):
         self._device, self._precision = torch.device("cpu"), "fp32"
         self._offset, self._scale = self._constants()
         self._hash: str | None = None
+        self._compute: Callable[[Tensor], Tensor] = self._features
+        self.compiled = False
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
@@ -130,6 +137,14 @@ class Backbone(ABC):
         if self.window == 1:  # convolutions run faster so; layers without images are left as they are
             self.model.to(memory_format=torch.channels_last)
 
+    def compile(self, on: bool = True) -> None:
+        """Have ``torch.compile`` translate the forward when it is next used, or no longer use what it made.
+
+        It is made for one batch size: the first batch of another size takes as long again.
+        """
+        self.compiled = on
+        self._compute = torch.compile(self._features, dynamic=False) if on else self._features
+
     @torch.inference_mode()
     def forward(self, frames: Tensor) -> Tensor:
         """Compute the features of a batch of steps.
@@ -156,13 +171,16 @@ class Backbone(ABC):
             raise ValueError(f"{self.name} takes (N, {wanted}) uint8, not {tuple(frames.shape)} {frames.dtype}")
         if not len(frames):
             return torch.empty((0, self.dim), device=self._device)
-        pixels = self._normalise(frames.to(self._device, non_blocking=True))
-        short = self._precision != "fp32"
-        with torch.autocast(self._device.type, dtype=PRECISIONS[self._precision] if short else None, enabled=short):
-            features = self.encode(pixels)
+        features = self._compute(frames.to(self._device, non_blocking=True))
         if tuple(features.shape) != (len(frames), self.dim):
             raise ValueError(f"{self.name} gave features {tuple(features.shape)}, not {(len(frames), self.dim)}")
         return features.float()
+
+    def _features(self, frames: Tensor) -> Tensor:
+        pixels = self._normalise(frames)
+        short = self._precision != "fp32"
+        with torch.autocast(self._device.type, dtype=PRECISIONS[self._precision] if short else None, enabled=short):
+            return self.encode(pixels)
 
     def _normalise(self, frames: Tensor) -> Tensor:
         pixels = frames.movedim(-1, -3).float()  # a view: (N, 3, h, w) stays channels-last in memory

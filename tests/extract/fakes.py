@@ -20,7 +20,7 @@ class MeanColour:
 
     name, weights, weights_hash, layer, pooling = "fake:mean", "none", "xxh3-128:00", "pixels", "mean"
     given = "fake:mean@/some/folder"
-    device = torch.device("cpu")
+    device, compiled = torch.device("cpu"), False
     dim = 3
 
     def __init__(
