@@ -20,10 +20,11 @@ import av.error
 import numpy as np
 
 from extract.outcome import MISSING, NO_VIDEO, UNREADABLE, DecodeError
-from extract.timeline import FrameClock, decode_packet, nominal_duration, read_packets
+from extract.timeline import MAY_JUMP, FrameClock, decode_packet, nominal_duration, read_packets
 from extract.wholeness import is_cut_short
 
 Beat = Callable[[], None]
+_LAST = 3  # packets: what is corrupt among these has no end; what is corrupt before is told by the decoding pass
 _WRONG = Fraction(10)  # seconds behind the stated end, and twice the stated length
 _SEEKABLE = ("mov,mp4", "matroska,webm")  # demuxers with trustworthy timestamps and an index of key frames
 
@@ -121,7 +122,8 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     DecodeError
         ``missing``, ``unreadable`` (also where there are no packets at all) or ``no_video``.
     """
-    ticks, ends, keys, damaged, timed = array("q"), array("q"), array("q"), False, True
+    ticks, ends, keys, broken, timed = array("q"), array("q"), array("q"), False, True
+    corrupt, decoded = -_LAST, None
     with open_video(path) as (container, stream):
         base, nominal, place = stream.time_base, nominal_duration(stream), stream.index
         try:
@@ -129,7 +131,9 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
                 beat()
                 if not packet.size or packet.is_discard:
                     continue
-                damaged |= packet.is_corrupt
+                if packet.is_corrupt:
+                    corrupt = len(ticks)
+                decoded = packet.dts
                 if packet.pts is None:
                     timed = False
                     break
@@ -138,8 +142,9 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
                 if packet.is_keyframe:
                     keys.extend((packet.pts, packet.pts if packet.dts is None else packet.dts))
         except (av.error.FFmpegError, OSError):
-            damaged = True
-        declared, seekable = _declared_end(container, stream), container.format.name.startswith(_SEEKABLE)
+            broken = True
+        jumps, seekable = container.format.name in MAY_JUMP, container.format.name.startswith(_SEEKABLE)
+        declared = _declared_end(container, stream)
         counted = stream.frames if container.format.name == "avi" else 0
     if not timed:
         ticks = _count_frames(path, beat)
@@ -147,11 +152,14 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     if not len(ticks):
         raise DecodeError(UNREADABLE, "the video stream holds no frame")
     found = np.unique(np.frombuffer(ticks, np.int64))
+    if jumps:  # its clock may be set anew, and FFmpeg's guess is wrong then: the decoding times are the second opinion
+        declared = None if decoded is None else max(Fraction(0), (decoded + nominal - int(found[0])) * base)
     if timed:
         found = _without_wrong_times(found, base, declared)
     end = ends[int(np.argmax(np.frombuffer(ticks, np.int64) == found[-1])) if timed else 0]
     missing = _missing_frames(found, end, base, declared, counted - len(ticks))
-    cut = damaged or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
+    broken |= corrupt + _LAST > len(ticks)
+    cut = broken or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
     pairs = np.array(keys, np.int64).reshape(-1, 2) if seekable and timed else np.empty((0, 2), np.int64)
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
     return FrameIndex(found, end, base, pairs, timed, cut, missing if cut else 0, place)

@@ -113,11 +113,13 @@ def _frames(
             container.seek(key[1], stream=stream, backward=True, any_frame=False)
         except (av.error.FFmpegError, OSError) as error:
             raise _BadSeekError from error
-    started = key is None
+    started, corrupt = key is None, set()
     for packet in _packets(container, stream):
         beat()
         if packet.pts is not None:
             health.packet(packet.pts)
+        if packet.is_corrupt:  # a part of it is missing, as the container says; many decoders do not mind
+            corrupt.add(packet.pts)
         frames = decode_packet(packet)
         if frames is None:
             health.complaint(packet.pts)
@@ -129,7 +131,7 @@ def _frames(
                     raise _BadSeekError
                 started = time == key[0]
             if started:
-                health.frame(time, not (frame.is_corrupt or clock.is_wrong(frame)))
+                health.frame(time, not (frame.is_corrupt or clock.is_wrong(frame) or frame.pts in corrupt))
                 yield frame, time
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import av.error
 
-_MAY_JUMP = ("mpegts", "mpeg")  # streams that may be joined or go over midnight: their clock may be set anew
+MAY_JUMP = ("mpegts", "mpeg")  # streams that may be joined or go over midnight: their clock may be set anew
 _FORWARD, _BACK = Fraction(10), Fraction(1, 10)  # seconds: what is further off is a jump, as for the ffmpeg program
 
 
@@ -29,7 +29,7 @@ def read_packets(container: Any, stream: Any) -> Iterator[Any]:
     FFmpegError, OSError
         Where the file cannot be read on.
     """
-    if container.format.name not in _MAY_JUMP:
+    if container.format.name not in MAY_JUMP:
         yield from container.demux(stream)
         return
     forward, back = int(_FORWARD / stream.time_base), int(_BACK / stream.time_base)

@@ -65,6 +65,23 @@ def write_video(
     return path
 
 
+def repeated(film: Path, path: Path, times: int) -> Path:
+    """Write a film several times in a row into one file, without encoding it anew."""
+    with av.open(str(film)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.pts is not None and packet.dts is not None]
+        length = sum(packet.duration for packet in packets)
+        whole = [(packet.pts, packet.dts, bytes(packet), packet.is_keyframe, packet.duration) for packet in packets]
+        for time in range(times):
+            for pts, dts, data, key, duration in whole:
+                packet = av.Packet(data)
+                packet.stream, packet.time_base = stream, packets[0].time_base
+                packet.pts, packet.dts, packet.duration = pts + time * length, dts + time * length, duration
+                packet.is_keyframe = key
+                target.mux(packet)
+    return path
+
+
 def write_audio(path: Path, seconds: float = 1.0) -> Path:
     """Encode a tone without any picture."""
     with av.open(str(path), "w") as file:

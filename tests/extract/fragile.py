@@ -67,3 +67,20 @@ class Slow(Shrink):
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         time.sleep(self.seconds)
         return super().__call__(frame)
+
+
+@dataclass(frozen=True)
+class Poisons(Shrink):
+    """As :class:`Shrink`, but of one colour each: red hangs, green kills, blue runs out of memory, white raises."""
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        colour = tuple(frame[frame.shape[0] // 2, frame.shape[1] // 2] > 200)
+        how = {
+            (True, False, False): "hang",
+            (False, True, False): "segfault",
+            (False, False, True): "memory",
+            (True, True, True): "raise",
+        }.get(colour)
+        if how is not None and frame.std((0, 1)).max() < 1:
+            Fragile(how=how).misbehave()
+        return super().__call__(frame)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from extract import seek_plan
 from extract.decode import decode_clip
 from extract.sampling import Sampling
-from tests.extract.films import decode_all, filtered, outcome_of, pick, steps_of, write_video
+from tests.extract.films import decode_all, filtered, outcome_of, pick, repeated, steps_of, write_video
 
 GAPS = [0, 40, 80, 120, 400, 440, 1000, 1010, 1020, 1500, 2200, 2210, 3000, 3700, 3740, 4100, 5200, 5240, 5900, 6000]
 
@@ -240,7 +242,28 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         tracemalloc.stop()
         return used
 
+    peak(10)  # what is loaded on first use
     assert peak(200) < peak(30) + 200_000  # a picture has 58 kB, those of the longer file 11.5 MB
+
+
+def test_memory_of_the_process_does_not_grow_with_length(tmp_path: Path) -> None:
+    """FFmpeg's own memory, too: ten minutes beside two seconds, every frame a step of a window of four."""
+    code = (
+        "import resource, sys; from extract.decode import decode_clip; from extract.sampling import Sampling\n"
+        "steps = sum(1 for _ in decode_clip(sys.argv[1], sampling=Sampling(fps=25.0, max_steps=10**6, window=4)))\n"
+        "print(steps, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    short = write_video(tmp_path / "50.mp4", 50, codec="mpeg4", gop=25)
+    for film, count in ((short, 50), (repeated(short, tmp_path / "15000.mp4", 300), 15_000)):
+        told = subprocess.run(
+            [sys.executable, "-c", code, str(film)], cwd=Path(__file__).parents[2], capture_output=True, check=True
+        )
+        steps, peak = map(int, told.stdout.split())
+        assert steps == count
+        peaks.append(peak)
+    # The plan of 15,000 windows and the times of the frames are some 10 MB; the pictures would be 138 MB.
+    assert peaks[1] < peaks[0] + 30_000
 
 
 def test_real_clips(shared_data: Path) -> None:
