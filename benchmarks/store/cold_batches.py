@@ -38,13 +38,13 @@ def measure(plan: Plan) -> Figure:
     stores = {name: corpus.write_store(folder / name, name, plan.sizes.shard) for name in FORMATS}
     npy = NpyFiles(corpus.write_npy(folder / "npy"), corpus.ids)
     os.sync()  # what is not on disk cannot be forgotten; flushing each file would take minutes
-    drawn = [corpus.batches(plan.sizes.batches, plan.sizes.batch, number) for number in range(plan.few_rounds + 1)]
+    drawn = [corpus.batches(plan.sizes.cold_batches, plan.sizes.batch, number) for number in range(plan.few_rounds + 1)]
     contenders = {".npy a clip": _cold_npy(npy, drawn, len(corpus))}
     for name, path in stores.items():
         cold = _ColdStore(path, corpus.ids)
         contenders[f"{name}: read_rows"] = cold.contender(_mapped, drawn)
         contenders[f"bare mmap ({name})"] = cold.contender(BareMaps, drawn)
-    plan.tell(f"cold batches: {plan.few_rounds} rounds of {plan.sizes.batches} batches, {len(contenders)} readers")
+    plan.tell(f"cold batches: {plan.few_rounds} rounds of {plan.sizes.cold_batches} batches, {len(contenders)} readers")
     try:
         timings = interleave(contenders, plan.few_rounds, warm_up=0)
     except (StillWarm, OSError) as error:
@@ -61,7 +61,7 @@ def measure(plan: Plan) -> Figure:
         ):
             ratio = timings.ratio(rival, ours)
             figure.rows.append(Row(f"cold.{name}.read_rows/{word}", ours, rival, ratio, at_least=least))
-    gb = plan.sizes.batches * plan.sizes.batch * corpus.bytes / len(corpus) / 1e9
+    gb = plan.sizes.cold_batches * plan.sizes.batch * corpus.bytes / len(corpus) / 1e9
     told = ", ".join(f"{name} {gb / timings.median(name):.3f}" for name in contenders)
     figure.notes.append(f"GB/s: {told}. Names and sizes of files stay in the kernel's memory, which spares .npy most")
     return figure

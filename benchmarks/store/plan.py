@@ -20,7 +20,7 @@ class Sizes:
     batch : clips in a batch
     batches : in a round
     shard : clips in a shard
-    cold : clips of the cold corpus
+    cold, cold_batches : clips of the cold corpus, and batches in a round on it
     written : clips that are written in a round
     many, many_dim, many_steps : of the corpus of very many small clips
     """
@@ -32,13 +32,14 @@ class Sizes:
     batches: int = 8
     shard: int = 1_000
     cold: int = 100_000
+    cold_batches: int = 24
     written: int = 2_000
     many: int = 1_000_000
     many_dim: int = 32
     many_steps: tuple[int, int] = (2, 8)
 
 
-QUICK = Sizes(clips=200, dim=32, batch=32, batches=2, shard=50, cold=300, written=100, many=1_000)
+QUICK = Sizes(clips=200, dim=32, batch=32, batches=2, shard=50, cold=300, cold_batches=2, written=100, many=1_000)
 
 
 @dataclass(frozen=True)
