@@ -20,6 +20,7 @@ VERBS = {
     "ablate": "commands.ablate",
     "eval": "commands.evaluate",
     "caption": "commands.caption",
+    "report": "commands.report",
     "search": "commands.search",
     "store": "commands.store",
     "datasets": "commands.known",

@@ -22,6 +22,7 @@ from train.losses import Negatives
 from train.memory_bank import MemoryBank
 from train.metrics_log import MetricsLog, Progress, StepWindow
 from train.model import SupportSetModel
+from train.report import write_card
 from train.run_folder import RunFolder
 from train.schedule import EpochMeans, collapse_hint, finished, rate_factor, warmup_negatives
 from train.scores import score_embeddings
@@ -197,6 +198,7 @@ def train(
             progress.line(epoch_line(epoch, optim.epochs, epoch_loss, scores, better, time.monotonic() - epoch_began))
             if hint := collapse_hint(config.loss, epoch_loss, negatives):
                 progress.line(hint)
+        write_card(folder)
     return TrainResult(folder.path, position.epoch, position.step, folder.read_json("best.json"), position.seconds)
 
 

@@ -5,6 +5,7 @@ data.json                  feature recipes, counts, clips left out, held-out cli
 metrics.jsonl              one record a line: losses every few steps, validation every epoch
 tensorboard/               the same as TensorBoard events
 model.safetensors, config.json, tokenizers    the best model by validation
+README.md                  the model card, written when the run ends and by `report`
 best.json                  which epoch that is, and its scores
 checkpoint/state.pt        what an exact resume needs
 eval/                      scores and per-query ranks

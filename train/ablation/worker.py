@@ -115,6 +115,8 @@ def open_task_data(task: Task) -> tuple[RunData, Split | None]:
     if task.asked["folds"]:
         assert task.key.fold is not None
         data, test = open_fold(config, task.store, task.key.fold, task.asked["folds"])
+        if data.text is not None:
+            data.text.check(test.captions)
         return data, None if task.key.trial is not None else test
     data = open_run_data(config, task.store)
     if task.key.trial is not None:
@@ -124,6 +126,8 @@ def open_task_data(task: Task) -> tuple[RunData, Split | None]:
     test = read_split(data.dataset, config.data.protocol, split, set(data.features.clip_ids))
     if not test.captions:
         raise UsageError(f"{data.dataset.name}: split {split!r} has no captions to ask with")
+    if data.text is not None:
+        data.text.check(test.captions)
     return data, test
 
 
