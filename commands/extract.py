@@ -118,12 +118,14 @@ def extract_command(
         return
 
     from extract.backbones import DEFAULT_BACKBONE, load_backbone
+    from extract.decoders import pick_decoder
     from extract.devices import pick_devices
     from extract.run import extract
     from extract.sampling import Sampling
 
     # Everything that a typing mistake can spoil comes before the first write.
     sampling = Sampling(fps=fps, frames=frames, max_steps=max_steps, stride=stride)
+    pick_decoder(run["decoder"])
     if run["ray"] is None:
         pick_devices(run["device"], run["processes"])
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]

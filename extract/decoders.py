@@ -57,6 +57,16 @@ def pick_decoder(name: str) -> str:
     return name
 
 
+def decoder_beside(name: str, device: str) -> str:
+    """Let NVDEC decode on the CUDA device that the model is on, if it is on one.
+
+    >>> decoder_beside("nvdec", "cuda:1"), decoder_beside("nvdec", "cpu"), decoder_beside("pyav", "cuda:1")
+    ('nvdec:1', 'nvdec', 'pyav')
+    """
+    kind, _, number = device.partition(":")
+    return f"{name}:{number}" if name == NVDEC and kind == "cuda" and number else name
+
+
 def describe_decoder(name: str) -> dict[str, Any]:
     """Name the decoder and its versions, for a card's provenance."""
     import av
@@ -74,7 +84,7 @@ def describe_decoder(name: str) -> dict[str, Any]:
 
 
 def picture_source(name: str) -> PictureSource:
-    """Return what decodes wanted frames: see :func:`extract.frame_runs.wanted_pictures`."""
+    """Return what decodes wanted frames, see :func:`extract.frame_runs.wanted_pictures`; ``nvdec:N`` is a device's."""
     if name == PYAV:
         return wanted_pictures
     from extract import torchcodec_frames
@@ -83,4 +93,4 @@ def picture_source(name: str) -> PictureSource:
 
 
 def _device(name: str) -> str:
-    return "cuda" if name == NVDEC else "cpu"
+    return name.replace(NVDEC, "cuda") if name.startswith(NVDEC) else "cpu"

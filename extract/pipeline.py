@@ -23,7 +23,7 @@ from torch import Tensor
 from extract.batch_size import default_batch_size
 from extract.batches import Batch, BatchStream
 from extract.decode_worker import Job, Setup
-from extract.decoders import PYAV
+from extract.decoders import PYAV, decoder_beside
 from extract.devices import cores_of_machine
 from extract.forward import Forward
 from extract.pace import Spent
@@ -85,7 +85,7 @@ class Plan:
         batch_size = batch_size or default_batch_size(device, sampling.window)
         slots = min(-(-2 * batch_size // workers), _RING_BYTES // workers // prod(shape))
         return cls(
-            Setup(sampling, transform, shape, max(2, slots), decoder),
+            Setup(sampling, transform, shape, max(2, slots), decoder_beside(decoder, str(device))),
             workers,
             batch_size,
             device.type == "cuda",
@@ -96,7 +96,7 @@ class Plan:
 def run_pipeline(
     work: Work, videos_root: Path, backbone: Backbone, plan: Plan, recorder: Recorder, shown: Progress
 ) -> None:
-    """Decode, forward and record all tasks; a batch is read back while the next one is computed.
+    """Decode, forward and record all tasks.
 
     Parameters
     ----------
@@ -112,15 +112,23 @@ def run_pipeline(
     SupportsetError
         From the workers, the model, or the writer.
     """
+    with DecodePool(plan.setup, plan.workers, plan.timeout) as pool:
+        run_pool(pool, _jobs(work, videos_root), backbone, plan, recorder, shown)
+
+
+def run_pool(
+    pool: DecodePool, jobs: Iterator[Job], backbone: Backbone, plan: Plan, recorder: Recorder, shown: Progress
+) -> None:
+    """Forward and record what a pool makes of jobs; a batch is read back while the next one is computed.
+
+    Parameters and errors are those of :func:`run_pipeline`.
+    """
     shown.pipeline(
         device=str(backbone.device), workers=plan.workers, batch_size=plan.batch_size, compiled=backbone.compiled
     )
     forward, held = Forward(backbone, plan.batch_size), None
     with ExitStack() as stack:
-        pool = stack.enter_context(DecodePool(plan.setup, plan.workers, plan.timeout))
-        stream = stack.enter_context(
-            BatchStream(pool, _jobs(work, videos_root), plan.setup.shape, plan.batch_size, pinned=plan.pinned)
-        )
+        stream = stack.enter_context(BatchStream(pool, jobs, plan.setup.shape, plan.batch_size, pinned=plan.pinned))
         laps = stack.enter_context(_Laps(pool, recorder, shown))
 
         def finish(batch: Batch, features: Tensor) -> None:

@@ -19,6 +19,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from commands.extract import extract_command
 from extract import decoders, torchcodec_frames
@@ -131,6 +132,10 @@ def test_frames_are_those_of_the_rule(fake: type[FakeDecoder], films: dict[str, 
 def test_nvdec_is_torchcodec_on_cuda(fake: type[FakeDecoder], films: dict[str, Path]) -> None:
     check_same(films["b-frames.mp4"], "nvdec")
     assert {made["device"] for made in fake.made} == {"cuda"}
+    check_same(films["b-frames.mp4"], decoders.decoder_beside("nvdec", "cuda:1"))
+    assert fake.made[-1]["device"] == "cuda:1"
+    assert decoders.decoder_beside("nvdec", "cpu") == "nvdec"
+    assert decoders.decoder_beside("pyav", "cuda:1") == "pyav"
 
 
 @pytest.mark.parametrize("name", ["late.ts", "mpeg4.avi"])
@@ -264,6 +269,18 @@ def test_the_command_line_has_all_decoders() -> None:
     (option,) = [one for one in extract_command.params if one.name == "decoder"]
     assert tuple(option.type.choices) == decoders.DECODERS  # type: ignore[attr-defined]
     assert option.default == "auto"
+
+
+def test_a_decoder_that_does_not_work_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "a.mp4", 5)
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None)
+    arguments = ["folder", "--data", str(tmp_path / "videos"), "--store", str(tmp_path / "features")]
+    done = CliRunner().invoke(extract_command, [*arguments, "--decoder", "torchcodec"])
+    assert isinstance(done.exception, UsageError), done.output
+    assert not (tmp_path / "features").exists()
 
 
 def test_cards_tell_the_decoder() -> None:
