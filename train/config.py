@@ -158,6 +158,9 @@ class OptimConfig(Section):
     epochs: int = Field(20, ge=1)
     max_steps: int | None = Field(None, ge=1)  # stop early by steps, for trials
     batch_size: int = Field(64, ge=2)  # captions a step
+    # Parts that a batch is computed in, where it does not fit into memory whole; negatives and support sets stay those
+    # of the whole batch. Costs one more forward pass; layer norm only.
+    accumulate: int = Field(1, ge=1)
     learning_rate: float = Field(5e-5, gt=0.0)  # (*)
     head_learning_rate: float | None = Field(None, gt=0.0)  # of modules without pretrained weights; null: the same
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -191,6 +194,13 @@ class Config(Section):
             part = getattr(self, section)
             if part.width % part.heads:
                 raise ValueError(f"{section}.width {part.width} is not a multiple of {section}.heads {part.heads}")
+        if self.optim.accumulate > 1:
+            for section in ("video", "text") if self.text.head == "gru" else ("video",):
+                if getattr(self, section).norm == "batch":
+                    raise ValueError(
+                        f"optim.accumulate = {self.optim.accumulate} needs {section}.norm = 'layer': batch norm would "
+                        "see one part of the batch at a time"
+                    )
         if isinstance(self.support.bank, int) and 0 < self.support.bank < self.optim.batch_size:
             raise ValueError(
                 f"support.bank = {self.support.bank} is smaller than a batch of {self.optim.batch_size}; to have fewer "

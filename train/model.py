@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from store.card import Recipe
 from store.errors import UsageError
 from train.batch import Batch
+from train.chunks import in_chunks
 from train.config import Config, OptimConfig
 from train.decoder import CaptionDecoder, build_decoder, restore_decoder
 from train.losses import Negatives, contrastive_loss
@@ -173,8 +174,9 @@ class SupportSetModel(nn.Module):
         bank : codes of clips of earlier batches; it is read, and the caller adds ``codes`` after the backward pass
         step : of the training, for the age of the bank's entries
         """
-        video = self.encode_video(batch.features, batch.feature_mask)
-        text = self.encode_text(batch.text_ids, batch.text_mask)
+        chunks = self.config.optim.accumulate
+        video = VideoCodes(*in_chunks(self.encode_video, chunks, batch.features, batch.feature_mask))
+        (text,) = in_chunks(lambda *each: (self.encode_text(*each),), chunks, batch.text_ids, batch.text_mask)
         entries = bank.entries(batch.clip_ids, step, batch.sources) if bank is not None else None
         losses = self.losses(
             text, video, batch.caption_clip, batch.labels, negatives, apart=may_support(batch), entries=entries
@@ -229,7 +231,9 @@ class SupportSetModel(nn.Module):
         support, more = self._support(text, similarities, own, caption_clip, apart, entries)
         nonempty = support.nonempty
         mixture, covered = mix(support, video.sequence, video.mask, more)
-        captioned = torch.where(nonempty, self.decoder(mixture, covered, labels), 0.0)
+        decoder, chunks = self.decoder, self.config.optim.accumulate
+        (each,) = in_chunks(lambda *parts: (decoder(*parts),), chunks, mixture, covered, labels)
+        captioned = torch.where(nonempty, each, 0.0)
         captioning = captioned.sum() / nonempty.sum().clamp(min=1)
         with torch.no_grad():
             stats["support_entropy"] = support.entropy().sum() / nonempty.sum().clamp(min=1)

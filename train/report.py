@@ -183,8 +183,8 @@ def _leaks(result: Mapping[str, Any], where: str) -> list[str]:
     leak = result["leakage"]
     if leak and leak["verbatim_queries"]:
         found.append(
-            f"- {where}: {leak['verbatim_queries']:,} of {leak['queries']:,} queries are word for word captions trained "
-            "on"
+            f"- {where}: {leak['verbatim_queries']:,} of {leak['queries']:,} queries are word for word captions "
+            "trained on"
         )
     if leak and leak["shared_source_clips"]:
         found.append(
