@@ -228,11 +228,12 @@ class FeatureSet:
         np.cumsum(places[:, 2] - places[:, 1], out=offsets[1:])
         bounds = offsets.tolist()
         out = empty_aligned((bounds[-1], mapped.columns), mapped.dtype) if out is None else out[: bounds[-1]]
-        views, columns = mapped.views, places.T.tolist()
+        views = mapped.views
         began = time.perf_counter()
-        # The loop that decides the speed: one slice copy a clip, nothing else.
-        for shard, start, stop, low, high in zip(*columns, bounds[:-1], bounds[1:], strict=True):
-            out[low:high] = views[shard][start:stop]
+        # The line that decides the speed: one slice and one copy a clip, nothing else.
+        slices = [views[shard][start:stop] for shard, start, stop in places.tolist()]
+        if slices:
+            np.concatenate(slices, out=out)
         mapped.copied(len(rows), bounds[-1], time.perf_counter() - began)
         if self.check:
             self._compare(rows, [out[low:high] for low, high in pairwise(bounds)], name)
