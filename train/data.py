@@ -32,7 +32,8 @@ class TokenTable:
     def __init__(self, sequences: Sequence[Sequence[int]], pad_id: int) -> None:
         filled = [list(tokens) or [pad_id] for tokens in sequences]
         self.lengths = np.asarray([len(tokens) for tokens in filled], dtype=np.int64)
-        self.ids = np.asarray([token for tokens in filled for token in tokens], dtype=np.int64)
+        # The last one is the padding, so that a batch is one indexed copy.
+        self.ids = np.asarray([*(token for tokens in filled for token in tokens), pad_id], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])[:-1].astype(np.int64)
         self.pad_id = pad_id
 
@@ -42,11 +43,10 @@ class TokenTable:
     def pad(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Tokens of some captions, (N, L) long, and their (N, L) bool mask; L is the longest of these."""
         lengths = self.lengths[rows][:, None]
-        columns = np.arange(int(lengths.max(initial=1)))[None]
+        columns = np.arange(int(lengths.max(initial=1)))
         mask = columns < lengths
-        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        ids[mask] = self.ids[(self.starts[rows][:, None] + columns)[mask]]
-        return torch.from_numpy(ids), torch.from_numpy(mask)
+        places = np.where(mask, self.starts[rows][:, None] + columns, len(self.ids) - 1)
+        return torch.from_numpy(self.ids[places]), torch.from_numpy(mask)
 
 
 class TrainingData:
@@ -61,7 +61,8 @@ class TrainingData:
     batch_size : captions in a batch
     per_epoch : ``one`` random caption a clip, or ``all`` captions
     seed : with the epoch's number, decides everything random
-    bucket : batches that are cut together, by length of caption, so that little is padded; 1 cuts at random
+    bucket : batches that are cut together by length, so that little is padded; 1 cuts at random
+    bucket_by : whose length: the ``caption``'s tokens, or the ``clip``'s steps
     """
 
     def __init__(
@@ -75,12 +76,17 @@ class TrainingData:
         per_epoch: Literal["one", "all"],
         seed: int,
         bucket: int = 1,
+        bucket_by: Literal["caption", "clip"] = "caption",
     ) -> None:
         row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self.captions = list(captions)
         self.features, self.text, self.labels = features, text, labels
         self.clip_rows = np.asarray([row_of[caption.clip_id] for caption in captions], dtype=np.int64)
         self.batch_size, self.per_epoch, self.seed, self.bucket = batch_size, per_epoch, seed, bucket
+        self._lengths = text.lengths if bucket_by == "caption" else features.lengths[self.clip_rows]
+        # Arrays of strings, for a batch's names are looked up by its rows.
+        self._clip_ids = np.array(features.clip_ids, dtype=object)
+        self._caption_ids = np.array([caption.caption_id for caption in captions], dtype=object)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Rows of the captions that the epoch shows, in its order."""
@@ -102,15 +108,15 @@ class TrainingData:
         if self.bucket > 1:
             order = self._by_length(order, epoch)
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        return [rows for rows in batches if len(np.unique(self.clip_rows[rows])) >= 2]
+        return [rows for rows in batches if np.any(np.diff(self.clip_rows[rows]))]
 
     def _by_length(self, order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """The order, cut into buckets of some batches; in each, captions by length and then whole batches at random."""
+        """The order, cut into buckets of some batches; in each, shortest first and then whole batches at random."""
         rng = np.random.default_rng([self.seed, epoch, 1])
         size, arranged = self.batch_size, []
         for start in range(0, len(order), self.bucket * size):
             rows = order[start : start + self.bucket * size]
-            rows = rows[np.argsort(self.text.lengths[rows], kind="stable")]
+            rows = rows[np.argsort(self._lengths[rows], kind="stable")]
             whole = len(rows) // size * size  # what is left over stays last, so that only the last batch is small
             arranged += [rows[:whole].reshape(-1, size)[rng.permutation(whole // size)].ravel(), rows[whole:]]
         return np.concatenate(arranged)
@@ -129,7 +135,7 @@ class TrainingData:
         """The batches of an epoch, from its batch number ``start`` on."""
         planned = self.plan(epoch)[start:]
         for rows, following in zip_longest(planned, planned[1:]):
-            if following is not None:
+            if following is not None and self.features.place == "disk":
                 self.features.prefetch(np.unique(self.clip_rows[following]))
             yield self.batch(rows)
 
@@ -141,7 +147,7 @@ class TrainingData:
         labels = None
         if self.labels is not None:
             labels, label_mask = self.labels.pad(rows)
-            labels = labels.masked_fill(~label_mask, -100)
+            labels[~label_mask] = -100
         return Batch(
             features=features,
             feature_mask=feature_mask,
@@ -149,6 +155,6 @@ class TrainingData:
             text_mask=text_mask,
             labels=labels,
             caption_clip=torch.from_numpy(caption_clip),
-            clip_ids=[self.features.clip_ids[row] for row in clips],
-            caption_ids=[self.captions[row].caption_id for row in rows],
+            clip_ids=self._clip_ids[clips].tolist(),
+            caption_ids=self._caption_ids[rows].tolist(),
         )

@@ -240,6 +240,7 @@ def make_loader(
         per_epoch=config.data.captions_per_clip,
         seed=config.seed,
         bucket=config.data.bucket,
+        bucket_by=config.data.bucket_by,
     )
 
 

@@ -103,7 +103,9 @@ def training_data(corpus: Corpus, features: ClipFeatures) -> TrainingData:
     captions = [Caption(f"{clip_id}#0", clip_id, "") for clip_id in corpus.ids]
     tokens = [rng.integers(1, 1000, rng.integers(*WORDS)).tolist() for _ in captions]
     text, labels = TokenTable(tokens, 0), TokenTable(tokens, 0)
-    return TrainingData(captions, features, text, labels, batch_size=BATCH, per_epoch="one", seed=0, bucket=BUCKET)
+    return TrainingData(
+        captions, features, text, labels, batch_size=BATCH, per_epoch="one", seed=0, bucket=BUCKET, bucket_by="clip"
+    )
 
 
 def exhaust(batches: Iterator[object]) -> None:
