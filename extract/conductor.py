@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from store.errors import SupportsetError
 Settled = Callable[[Collection[str]], Mapping[str, tuple[str, str]]]
 
 _POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 60.0
 _DEATHS = 5  # processes in a row that may end at one place without a clip to show for it
 
 
@@ -72,10 +74,12 @@ class _Conductor:
         self._waiting: list[Engine] = []  # they have sealed everything and ask for more
         self._finished: dict[Engine, Finished] = {}
         self._deaths: Counter[str] = Counter()
+        self._began: float | None = time.monotonic()
 
     def work(self, stop: threading.Event) -> None:
         while (self._at or not self._board.over) and not stop.is_set():
             self._fill()
+            self._tell_waiting()
             for engine, message in self._engines.events(_POLL_SECONDS):
                 self._hear(engine, message)
             for finished in self._finished.values():
@@ -109,6 +113,13 @@ class _Conductor:
                 "the extraction processes keep ending before their work is done, as told above; what was complete is "
                 "stored, and the same command goes on from there"
             )
+
+    def _tell_waiting(self) -> None:
+        """Say once that processes are long in coming: a cluster may have no room for them."""
+        if self._began is not None and time.monotonic() - self._began > _PATIENCE_SECONDS:
+            self._began = None
+            if self._silent:
+                self._shown.note(f"extract: {len(self._silent)} of {len(self._at)} processes have not started yet")
 
     def _serve(self) -> None:
         """Give waiting processes what there is by now; at the end tell them that it is the end."""

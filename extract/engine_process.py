@@ -20,7 +20,7 @@ from typing import Any
 
 from extract.backbones import load_backbone
 from extract.chunks import Chunk
-from extract.engine import Settings, run_engine
+from extract.engine import ChunkSource, Settings, run_engine
 from extract.pace import Spent
 from extract.progress import Progress
 from extract.recipe import make_recipe
@@ -201,7 +201,7 @@ def main(number: int) -> None:
         writer.join()
 
 
-def run_ordered(order: Order, chunks: _PipedChunks, shown: Progress) -> None:
+def run_ordered(order: Order, chunks: ChunkSource, shown: Progress) -> None:
     """Load the backbone, check that all processes mean the same, and work.
 
     Raises

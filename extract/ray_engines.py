@@ -77,6 +77,11 @@ class RayEngines:
     processes : int, optional
         Default: as many as the cluster has GPUs; without GPUs, one a machine.
 
+    Attributes
+    ----------
+    places : names of the processes
+    gpus, cores : that each of them gets
+
     Raises
     ------
     UsageError
@@ -97,14 +102,15 @@ class RayEngines:
             self.close()
             raise
         self.places = [f"worker {number + 1}" for number in range(share.processes)]
-        settings = {"device": "cuda" if share.gpus else "cpu", "cores": share.cores}
-        self._order = order.with_settings(**settings)
-        self._resources = {"num_gpus": share.gpus, "num_cpus": share.cores}
+        self.gpus, self.cores = share.gpus, share.cores
+        self._order = order.with_settings(device="cuda" if share.gpus else "cpu", cores=share.cores)
 
     def start(self, place: str) -> RayEngine:
         """Ask the cluster for a process; it starts when there is room."""
         remote = _ray().remote(EngineHost)
-        engine = RayEngine(remote.options(**self._resources, max_restarts=0).remote(self._order), place)
+        engine = RayEngine(
+            remote.options(num_gpus=self.gpus, num_cpus=self.cores, max_restarts=0).remote(self._order), place
+        )
         self._running.append(engine)
         return engine
 

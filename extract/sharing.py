@@ -65,7 +65,9 @@ def share_among_devices(
     for device in devices:
         numbers[device] += 1
         places.append(device if times[device] == 1 else f"{device} #{numbers[device]}")
-    settings = replace(settings, cores=share_of_cores(devices))
+    places = places[: len({task.source.path for task in work.tasks})]
+    settings = replace(settings, cores=share_of_cores(places))
+    shown.note(f"extract: {_processes(places, settings.cores)}: {', '.join(places)}")
     order = Order(settings, backbone.given, recipe.hash, os.getcwd())
     _conduct(LocalEngines(order), places, work, rows, shown)
 
@@ -88,7 +90,13 @@ def share_on_ray(
     """
     order = Order(settings, backbone.given, recipe.hash, os.getcwd(), dataset.info, seal_when_orphaned=False)
     engines = RayEngines(order, address, processes)
+    each = "a GPU and " if engines.gpus else ""
+    shown.note(f"extract: {_processes(engines.places, engines.cores, each)} on the Ray cluster at {address}")
     _conduct(engines, engines.places, work, rows, shown)
+
+
+def _processes(places: Sequence[str], cores: int, each: str = "") -> str:
+    return f"{len(places):,} process{'es' * (len(places) != 1)} with {each}{cores} core{'s' * (cores != 1)} each"
 
 
 def _conduct(engines: Engines, places: Sequence[str], work: Work, rows: Rows, shown: Progress) -> None:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from tests.extract.fakes import MeanColour
 from tests.extract.fragile import Slow
@@ -15,30 +10,8 @@ from tests.extract.fragile import Slow
 ROOT = Path(__file__).parents[2]
 
 
-class Deadly(MeanColour):
-    """Takes its process down where a frame is red."""
-
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        mean = frames.float().flatten(1, -2).mean(1)
-        if ((mean[:, 0] > 200) & (mean[:, 1:] < 60).all(1)).any():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().forward(frames)
-
-
-class Different(MeanColour):
-    """Is not the same in any two processes."""
-
-    @property
-    def transform_json(self) -> dict[str, Any]:
-        return super().transform_json | {"process": os.getpid()}
-
-
 def load(model: str, path: Path | None) -> MeanColour:
-    """``SECONDS`` that each frame takes, ``deadly`` or ``different``."""
-    if model == "deadly":
-        return Deadly()
-    if model == "different":
-        return Different()
+    """The model's name is the seconds that each frame takes."""
     return MeanColour(transform=Slow(seconds=float(model)))
 
 

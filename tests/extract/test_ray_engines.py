@@ -14,13 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
-from extract.engine import Settings
 from extract.engine_process import Order
 from extract.ray_engines import RayEngines
-from extract.sampling import Sampling
 from store.errors import SupportsetError, UsageError
 from tests.extract.fakes import dataset_of
 from tests.extract.plugin import ROOT, install
+from tests.extract.test_engine import settings_of
 from tests.extract.test_sharing import COUNT, SPANS, check, engines_of, films, paths, run, sealed, wait_for
 
 __all__ = ["films"]  # a fixture
@@ -97,27 +96,7 @@ def test_a_stopped_run_stores_what_is_complete(tmp_path: Path, films: Path, with
 
 
 def order(**changes: Any) -> Order:
-    fixed = {
-        "root": "features",
-        "dataset": "films",
-        "videos_root": Path("videos"),
-        "sampling": Sampling(),
-        "dtype": "float32",
-        "shard_format": "zarr",
-        "clips_per_shard": 500,
-        "seconds_per_shard": 300.0,
-        "device": "auto",
-        "precision": "fp32",
-        "decoder": "pyav",
-        "clips": 1,
-        "cores": 1,
-        "workers": 1,
-        "batch_size": 1,
-        "timeout": 60.0,
-        "keep_damaged": True,
-        "stop_on_error": False,
-    }
-    return Order(Settings(**(fixed | changes)), "fake:0", "xxh3-128:00", os.getcwd())
+    return Order(settings_of(Path(), **changes), "fake:0", "xxh3-128:00", os.getcwd())
 
 
 def test_ray_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
