@@ -38,9 +38,10 @@ class DataConfig(Section):
     max_steps: int = Field(64, ge=1)  # longest feature sequence; longer ones are thinned evenly
     max_words: int = Field(32, ge=2)  # longest caption, in tokens; longer ones are cut
     captions_per_clip: Literal["one", "all"] = "all"  # an epoch: one random caption a clip, or every caption
-    # Batches cut together, by length of caption: less padding, so faster, but the negatives of a caption are then
+    # Batches cut together, by length: less padding, so faster, but the negatives of a caption (or of a clip) are then
     # of about its length. 1: at random.
     bucket: int = Field(1, ge=1)
+    bucket_by: Literal["caption", "clip"] = "caption"  # whose length: what the slower of the two towers reads
     # Where the training features lie: the GPU's memory, RAM, or the files of the store, read batch by batch; auto: the
     # first of these with room to spare. Nothing but speed depends on it.
     place: Literal["auto", "gpu", "ram", "disk"] = "auto"
