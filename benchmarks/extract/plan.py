@@ -1,0 +1,68 @@
+"""What a run of the benchmark of extraction works with: sizes, a folder, a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured on.
+
+    Attributes
+    ----------
+    films : short videos
+    seconds : shortest and longest of them
+    shape : (width, height) of their pictures
+    backbone : that computes on them
+    long_seconds, short_seconds : of the two large videos whose memory is compared
+    large_shape : (width, height) of their pictures
+    device_steps : frames that the device computes in a round
+    device_films : short videos that it is given to decode
+    """
+
+    films: int = 60
+    seconds: tuple[int, int] = (10, 20)
+    shape: tuple[int, int] = (320, 240)
+    backbone: str = "efficientnet_lite:0"
+    long_seconds: int = 3600
+    short_seconds: int = 10
+    large_shape: tuple[int, int] = (1920, 1080)
+    device_steps: int = 50_000
+    device_films: int = 400
+
+
+QUICK = Sizes(
+    films=2,
+    seconds=(2, 2),
+    shape=(320, 240),
+    long_seconds=20,
+    short_seconds=2,
+    large_shape=(160, 120),
+    device_steps=64,
+    device_films=2,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run.
+
+    Attributes
+    ----------
+    folder : for the files; removed by whoever made it
+    sizes : of what is measured on
+    rounds : that count
+    device : of the figure that is about a device; the others are about two cores
+    quick : whether only to show that everything runs
+    tell : shows what goes on
+    """
+
+    folder: Path
+    sizes: Sizes
+    rounds: int
+    device: str
+    quick: bool
+    tell: Callable[[str], None]
