@@ -120,14 +120,15 @@ def extract_command(
     from extract.backbones import DEFAULT_BACKBONE, load_backbone
     from extract.decoders import pick_decoder
     from extract.devices import pick_devices
+    from extract.ray_engines import check_wishes
     from extract.run import extract
     from extract.sampling import Sampling
 
     # Everything that a typing mistake can spoil comes before the first write.
     sampling = Sampling(fps=fps, frames=frames, max_steps=max_steps, stride=stride)
     pick_decoder(run["decoder"])
-    if run["ray"] is None:
-        pick_devices(run["device"], run["processes"])
+    check = pick_devices if run["ray"] is None else check_wishes
+    check(run["device"], run["processes"])
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
     tables = found.write(store)
     summaries = [extract(tables, store, found.videos_root, backbone, sampling, **run) for backbone in loaded]

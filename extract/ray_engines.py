@@ -21,6 +21,21 @@ _CONNECT_SECONDS = 10.0
 LOCAL = "local"
 
 
+def check_wishes(device: str, processes: int | None) -> None:
+    """Check what can be checked before a cluster is asked.
+
+    Raises
+    ------
+    UsageError
+        Ray is not installed, the device is one that only this machine can choose, or not one process is wished for.
+    """
+    _ray()
+    if device not in ("auto", "cuda", "cpu"):
+        raise UsageError(f"device {device!r}: on a Ray cluster, Ray chooses the GPUs: give auto, cuda or cpu")
+    if processes is not None and processes < 1:
+        raise UsageError(f"processes={processes} should be above 0")
+
+
 class EngineHost:
     """The actor: one extraction process, and the way to it.
 
@@ -92,8 +107,7 @@ class RayEngines:
 
     def __init__(self, order: Order, address: str, processes: int | None = None) -> None:
         kind = order.settings.device
-        if kind not in ("auto", "cuda", "cpu"):
-            raise UsageError(f"device {kind!r}: on a Ray cluster, Ray chooses the GPUs: give auto, cuda or cpu")
+        check_wishes(kind, processes)
         self._own = _connect(address)
         self._running: list[RayEngine] = []
         try:

@@ -14,6 +14,7 @@ from extract.devices import cores_of_machine, pick_devices
 from extract.engine import OnlyChunk, Settings, run_engine
 from extract.interrupted import Interrupted, sigterm_interrupts
 from extract.progress import Progress
+from extract.ray_engines import check_wishes
 from extract.recipe import fit_sampling, make_card, make_recipe
 from extract.run_log import RunLog
 from extract.sampling import Sampling
@@ -113,6 +114,8 @@ def extract(
     """
     began, root, videos_root = time.monotonic(), store_path(root), Path(videos_root)
     _check_choices(shard_format, on_error, on_damage, max_failures, timeout, workers, batch_size)
+    if ray is not None:
+        check_wishes(device, processes)
     devices = [device] if ray is not None else pick_devices(device, processes)
     sampling = fit_sampling(sampling or Sampling(), backbone)
     decoder = pick_decoder(decoder)
