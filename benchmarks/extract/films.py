@@ -31,7 +31,7 @@ def write_long_film(path: Path, seconds: int, shape: tuple[int, int]) -> Path:
     piece = path.with_name(f"piece-{path.name}")
     length = min(seconds, _PIECE_SECONDS)
     options = {"preset": "ultrafast", "crf": "35", "bf": "0"}  # without B-frames a repetition fits to the one before
-    _encode(piece, _pictures(0, length * RATE, shape), shape, options)
+    _encode(piece, _pictures(0, length * RATE, shape, still=True), shape, options)
     with av.open(str(piece)) as source, av.open(str(path), "w") as target:
         stream = source.streams.video[0]
         base = Fraction(stream.time_base or 1)
@@ -58,8 +58,8 @@ def _encode(path: Path, pictures: Any, shape: tuple[int, int], options: dict[str
         file.mux(stream.encode())
 
 
-def _pictures(seed: int, count: int, shape: tuple[int, int]) -> Any:
-    """A textured background that drifts, and a square that moves faster: work for a decoder, as films are."""
+def _pictures(seed: int, count: int, shape: tuple[int, int], *, still: bool = False) -> Any:
+    """A textured background that drifts (or stands still: a small file), and a square that moves faster."""
     width, height = shape
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), dtype=np.uint8)
@@ -68,7 +68,8 @@ def _pictures(seed: int, count: int, shape: tuple[int, int]) -> Any:
     background = background // 2 + fine + 40
     side = max(8, height // 4)
     for number in range(count):
-        picture = np.roll(background, (number // 3, number // 2), axis=(0, 1))[:height, :width].copy()
+        moved = background if still else np.roll(background, (number // 3, number // 2), axis=(0, 1))
+        picture = moved[:height, :width].copy()
         left, top = (number * 3) % (width - side), (number * 2) % (height - side)
         picture[top : top + side, left : left + side] = (number % 256, 200, 255 - number % 256)
         yield picture
