@@ -1,17 +1,41 @@
-"""``report``: the model card of a run."""
+"""``report``: the model card of a run, and where its support set's attention goes."""
 
 from __future__ import annotations
 
 import click
 
+from commands.options import device_option, json_option, print_json, store_option
+
 
 @click.command("report")
 @click.argument("run", type=click.Path())
-def report_command(run: str) -> None:
-    """Write RUN's model card (README.md) anew, with all its evaluations, and print it."""
+@click.option("--support", is_flag=True, help="Which clips the captions of a split attend to, in place of the card.")
+@click.option("--split", help="Of --support: a split of the run's protocol, or 'holdout'.  [default: test]")
+@store_option
+@device_option
+@json_option
+def report_command(run: str, support: bool, split: str | None, store: str, device: str, as_json: bool) -> None:
+    """Write RUN's model card (README.md) anew, with all its evaluations, and print it.
+
+    With --support: how sharp the attention of captions over other clips is, and whether it finds clips of which the
+    same is said; left in RUN/eval/. The card needs no store, --support does.
+    """
+    if support:
+        from train.attention import attention_report, describe
+
+        result = attention_report(run, store, split=split, device=device)
+        if as_json:
+            print_json(result)
+        else:
+            click.echo(describe(result))
+        return
     from train.report import CARD, write_card
     from train.run_folder import RunFolder
 
     folder = RunFolder(run)
-    click.echo(write_card(folder))
+    card = write_card(folder)
+    if as_json:
+        print_json({"run": run, "card": card})
+    else:
+        click.echo(card)
     click.echo(f"written: {folder.path / CARD}", err=True)

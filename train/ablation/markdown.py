@@ -58,6 +58,7 @@ def markdown(table: Mapping[str, Any]) -> str:
             f"p values are of {_short(metric)}. The permutation test takes the trained models as they are; the "
             "intervals cover other seeds too.",
         ]
+    lines += _attention(table)
     lines += _search(table)
     lines += ["", "## Variants", ""]
     for row in table["variants"]:
@@ -80,6 +81,32 @@ def _facts(table: Mapping[str, Any]) -> list[str]:
         f"- model selection: {table['selection']}; never the reported clips",
         "- ranks: equal scores count against us; a clip without features is a miss",
         *(f"- note: {note}" for note in table["notes"]),
+    ]
+
+
+def _attention(table: Mapping[str, Any]) -> list[str]:
+    found = [(row["name"], row["attention"]) for row in table["variants"]]
+    return [
+        "",
+        "## Attention of captions over other clips",
+        "",
+        *_rows(
+            ["variant", "entropy (of uniform)", "effective clips", "own clip's weight", "shared words (of uniform)"],
+            [
+                [
+                    name,
+                    f"{each['entropy']:.2f} ({each['entropy_of_uniform']:.2f})",
+                    f"{each['effective_clips']:.1f}",
+                    f"{each['own_weight']:.3f}",
+                    f"{100 * each['shared_words']:.1f} % ({100 * each['shared_words_of_uniform']:.1f} %)",
+                ]
+                for name, each in found
+            ],
+        ),
+        "",
+        "Of the reported clips, in groups of a training batch, each variant at its own T. Shared words: content words "
+        "of a caption that are also said of the clips attended to, by weight. Own clip's weight: what it would have in "
+        "the set.",
     ]
 
 

@@ -139,6 +139,9 @@ def _row(study: StudyRuns, variant: Variant, hits: Hits, samples: int) -> dict[s
             }
             for column, metric in enumerate(METRICS)
         },
+        "attention": {
+            name: float(np.mean([result["attention"][name] for result in runs])) for name in runs[0]["attention"]
+        },
         "median_rank": {way: float(np.mean(values)) for way, values in ranks.items()},
         "difference": None,
     }

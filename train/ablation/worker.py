@@ -19,13 +19,16 @@ import torch
 
 from store.errors import SupportsetError, UsageError
 from train.ablation.results import RunKey, StudyFolder, config_hash, packed_ranks, stamped
+from train.attention import attention_stats
 from train.config import Config, parse_config
 from train.device import choose_device
-from train.evaluate import default_split, score_split
+from train.encode import encode_gallery, encode_tokens, read_text
+from train.evaluate import default_split
 from train.folds import open_fold
 from train.loop import train
 from train.model import SupportSetModel
 from train.run_folder import RunFolder
+from train.scores import score_embeddings
 from train.source import RunData, open_run_data, source_videos
 from train.splits import Split, leakage, read_split
 from train.stop import TrainingInterrupted
@@ -166,7 +169,9 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
     if test is None:
         return result
     model = SupportSetModel.from_pretrained(work.path, device=str(choose_device(task.device)))
-    scores = score_split(model, test, data.features, config, data.text)
+    video = encode_gallery(model, data.features, test.present, config.data.max_steps)
+    text = encode_tokens(model, read_text(model, test.captions, config.data.max_words, data.text))
+    scores = score_embeddings(test, video, text)
     sources = source_videos(data.dataset)
     return result | {
         "test": {
@@ -180,6 +185,15 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
             "rsum": scores.rsum,
             "leakage": leakage(data.train, test, sources),
         },
+        "attention": attention_stats(
+            text,
+            video,
+            test.captions,
+            test.present,
+            sources,
+            temperature=config.support.temperature,
+            size=config.optim.batch_size,
+        ),
         "ranks": {
             "items": folder.write_items(test, scores),
             "t2v": packed_ranks(scores.t2v_ranks),

@@ -308,7 +308,8 @@ loss.weight = [0.1, 0.5]
 support.temperature = [0.1]
 """
     grid = grid_of(tmp_path, text)
-    monkeypatch.setattr("train.ablation.worker.score_split", lambda *args: pytest.fail("a trial saw the test split"))
+    scorer = "train.ablation.worker.score_embeddings"
+    monkeypatch.setattr(scorer, lambda *args: pytest.fail("a trial saw the test split"))
     trials = run_until_runs(grid, tmp_path / "study", root, monkeypatch)
     assert len(trials) == 4
     assert {(key.variant, key.trial) for key in trials} == {(v, n) for v in ("none", "cross") for n in (0, 1)}
