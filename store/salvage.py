@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from store.errors import SupportsetError
 from store.files import Folder, StorePath, fetched, open_folder
-from store.index import ShardIndex, effective, read_all
+from store.index import ShardIndex, effective, index_name, read_all
 from store.leftovers import SHARDS
 from store.replacement import commit, intact, place, remove_replaced, remove_shard, repack, still_replaced
 from store.shard import Array, Location, shard_format
@@ -88,7 +88,12 @@ def _what_is_there(folder: Folder, index: ShardIndex, name: str) -> Array:
 
 
 def _write_without(folder: Folder, index: ShardIndex, rows: pa.Table, keep: Array) -> None:
-    _, values, timestamps = salvage(folder, index, rows)
+    whole, values, timestamps = salvage(folder, index, rows)
+    if not whole[keep].all():
+        name = f"{folder}/{index_name(index.shard)}"
+        gone = folder.size(index_name(index.shard)) is None
+        said = "another process has put another shard in its place" if gone else "it is damaged as well"
+        raise SupportsetError(f"{name}: not written anew, {said}: run `store verify --drop-damaged` again")
     kept, arrays = repack([(rows.filter(pa.array(keep)), values, timestamps)])
     names = folder.names()
     if len(kept):

@@ -21,11 +21,13 @@ from store.errors import SupportsetError
 from store.feature_set import FeatureSet
 from store.files import LocalFolder
 from store.removal import remove_feature_set
+from store.salvage import drop_damaged
 from store.transfer.convert import convert_feature_set
 from store.verify import verify
 from store.writer import FeatureWriter
 from tests.store.faults import FaultyDisk
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, recipe, write
+from tests.store.test_verify import place_of
 
 formats = pytest.mark.parametrize("shard_format", FORMATS)
 
@@ -51,6 +53,7 @@ def at_every_operation(
     meanwhile: Callable[[Path], object],
     first: int = 0,
     step: int = 1,
+    prepare: Callable[[Path], object] = before,
 ) -> list[tuple[Path, str, str]]:
     """Suspend ``work`` before each of its operations in turn, or before every ``step``-th.
 
@@ -60,7 +63,7 @@ def at_every_operation(
         For each: the set's folder, the operation, and the error that the work ended with, or nothing.
     """
     outcomes = []
-    before(start := tmp_path / "start" / recipe().folder)
+    prepare(start := tmp_path / "start" / recipe().folder)
     while True:
         path = tmp_path / "d" / "features" / str(len(outcomes)) / recipe().folder
         shutil.copytree(start, path)
@@ -125,23 +128,19 @@ def test_a_compaction_or_conversion_while_a_set_is_compacted(
 ) -> None:
     other = {"zarr": "hdf5", "hdf5": "zarr"}[shard_format]
 
-    def begin(path: Path) -> None:
-        if not (path / "begun").exists():
-            write(path, {"clip0": clip(51)}, shard_format=other)
-            (path / "begun").touch()
+    def prepare(path: Path) -> None:
+        before(path)
+        write(path, {"clip0": clip(51)}, shard_format=other)
 
     def run(path: Path) -> None:
-        begin(path)
         if work == "compact":
             compact(path, safe_age=0.0)
         else:
             convert_feature_set(path, shard_format)
 
-    def meanwhile(path: Path) -> None:
-        begin(path)
-        compact(path, safe_age=0.0)
-
-    outcomes = at_every_operation(tmp_path, monkeypatch, run, meanwhile, FORMATS.index(shard_format), 2)
+    outcomes = at_every_operation(
+        tmp_path, monkeypatch, run, lambda path: compact(path, safe_age=0.0), FORMATS.index(shard_format), 2, prepare
+    )
     assert len(outcomes) > 15
     for path, _, told in outcomes:
         assert not told or "run again" in told or "back as written" in told or "cannot" in told
@@ -151,6 +150,35 @@ def test_a_compaction_or_conversion_while_a_set_is_compacted(
                 compact(path, safe_age=0.0)
             assert_holds(path, {**OLD, "clip0": clip(51)})
             assert verify(path).harmful == []
+
+
+@formats
+def test_damage_is_dropped_while_the_set_is_compacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_format: str
+) -> None:
+    """A shard that another process has merged and removed in between is not written anew without its numbers."""
+
+    def prepare(path: Path) -> None:
+        for seed in (60, 61, 62):
+            write(path, {"often": clip(seed), f"only{seed}": clip(seed)}, shard_format=shard_format)
+        file, at = place_of(path, "values", "often")
+        content = bytearray(file.read_bytes())
+        content[at] ^= 1
+        file.write_bytes(content)
+
+    def drop(path: Path) -> None:
+        drop_damaged(path, {problem.shard for problem in verify(path).harmful})
+
+    outcomes = at_every_operation(
+        tmp_path, monkeypatch, drop, lambda path: compact(path, safe_age=0.0), prepare=prepare
+    )
+    assert len(outcomes) > 20
+    assert any("run `store verify --drop-damaged` again" in told for _, _, told in outcomes)
+    for path, _, told in outcomes:
+        if told:
+            drop(path)
+        assert_holds(path, {f"only{seed}": clip(seed) for seed in (60, 61, 62)})
+        assert verify(path).harmful == []
 
 
 class Halting:
