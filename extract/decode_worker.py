@@ -6,6 +6,7 @@ NumPy, and decodes on one thread; torch only where torchcodec is the decoder.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -224,6 +225,7 @@ class _SharedSeconds:
 def main(socket: int, memory: int) -> None:
     """Run a worker on the two open files that it inherited."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    gc.freeze()  # what is loaded stays: collections need not look at it again
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
     link = Connection(socket)
     try:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import av.filter
 import numpy as np
+
+# Looking at its side data ties a frame of PyAV into a cycle of references. Only the garbage collector undoes that, and
+# it counts objects, not their megabytes: so it is called whenever so many bytes of pictures may be waiting for it.
+_TIED_BYTES = 64 * 2**20
 
 
 class PictureMaker:
@@ -17,6 +22,7 @@ class PictureMaker:
     def __init__(self) -> None:
         self._form: tuple[Any, ...] | None = None
         self._graph: Any = None
+        self._tied = 0
 
     def rgb(self, frame: Any) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB, turned and mirrored as the file asks. Pixels are not made square.
@@ -32,6 +38,10 @@ class PictureMaker:
         matrix = frame.side_data.get("DISPLAYMATRIX")
         self._graph.vpush(frame)
         picture = self._graph.vpull().to_ndarray()
+        self._tied += picture.nbytes
+        if self._tied > _TIED_BYTES:
+            gc.collect()
+            self._tied = 0
         return picture if matrix is None else _upright(picture, np.frombuffer(bytes(matrix), np.int32))
 
 
