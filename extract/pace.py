@@ -54,7 +54,7 @@ class Spent:
             return None
         if self.store > max(self.frames, _IDLE * self.running):
             return WRITING
-        return DECODING if self.frames > self.room else MODEL
+        return DECODING if self.frames > max(self.room, _IDLE * self.running) else MODEL
 
 
 class Pace:
@@ -97,7 +97,8 @@ class Pace:
                 f"decoding set the pace: the model waited for frames {waited:.0%} of the time; one more decode worker "
                 f"({workers + 1:,}), with a core of its own, could save up to {more:.0%} of it"
             )
+        saving = f"could save at most {waited:.0%}" if waited >= 0.005 else "would save nothing"
         return (
             f"the model set the pace: it was at work {busy:.0%} of the time, and the decode workers waited for it "
-            f"{room:.0%}; faster decoding could save at most {waited:.0%}"
+            f"{room:.0%}; faster decoding {saving}"
         )

@@ -14,6 +14,7 @@ from extract.pace import DECODING, MODEL, WRITING, Pace, Spent
         (Spent(computing=8, frames=2), DECODING),  # the model is idle for a fifth of the time, decoding never
         (Spent(computing=8, frames=2, room=5), MODEL),
         (Spent(computing=10, room=0.2), MODEL),
+        (Spent(computing=10, frames=0.001), MODEL),  # the last clips are decoded: workers have nothing to wait for
         (Spent(computing=6, frames=1, store=3), WRITING),
         (Spent(computing=6, frames=3, store=2), DECODING),
         (Spent(computing=9.5, store=0.5, room=3), MODEL),  # now and then the store is slow: no matter
@@ -42,6 +43,7 @@ def test_words_claim_what_was_measured_and_no_more() -> None:
         "the model set the pace: it was at work 95% of the time, and the decode workers waited for it 60%; faster "
         "decoding could save at most 5%"
     )
+    assert str(said(1, Spent(computing=9, room=8))).endswith("faster decoding would save nothing")
     assert "kept pace with each other" in str(said(4, Spent(computing=19, frames=1, room=1)))
     assert "waited for the store 40%" in str(said(4, Spent(computing=6, store=4)))
 
