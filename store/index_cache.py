@@ -42,7 +42,10 @@ def open_clip_table(root: Folder, shards: Folder) -> ClipTable:
         From the index files; a cache never raises.
     """
     made_of = _made_of(shards)
-    if cached := _load(root, made_of):
+    cached = _load(root, made_of)
+    # A listing is no snapshot: while a compaction goes on, it may miss the old shards and the new one, and so look like
+    # that of a smaller set, whose cache is still there. A second one does not miss the new shard.
+    if cached is not None and _made_of(shards) == made_of:
         return cached
     table = ClipTable.read(shards)
     # What was read is what the listing says only where the listing has not changed meanwhile.

@@ -138,3 +138,19 @@ def test_a_listing_that_changes_while_it_is_read_makes_no_cache(cached: Path, mo
         patch.setattr(ClipTable, "read", read_while_another_writes)
         FeatureSet.open(cached)
     assert not (cached / index_cache.NAME).exists()
+
+
+def test_a_listing_that_missed_what_a_compaction_moved_is_not_taken_for_an_older_set(
+    cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps = LocalFolder.stamps
+    listings = [stamps(LocalFolder(cached / "shards"))]  # then some shards come, and a compaction moves them ...
+    more = clips(31)
+    write(cached, {clip_id: more[clip_id] for clip_id in list(more)[20:]})
+
+    def torn(self: LocalFolder) -> dict[str, str]:  # ... while they are listed: neither the old nor the new are seen
+        return listings.pop() if listings else stamps(self)
+
+    monkeypatch.setattr(LocalFolder, "stamps", torn)
+    assert_holds(cached, more)
+    assert not listings
