@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
@@ -199,16 +200,18 @@ class FeatureSet:
         timestamps : (T, 2) float64 seconds, a read-only view
         """
         ids = self.clip_ids
+        reader = copy(self)  # has maps of its own: open files and unpacked archives go with their shard
         bounds = np.flatnonzero(np.diff(self._clips.shard, prepend=-1, append=-1))  # a shard at a time is asked for
         for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             rows = np.arange(first, last)
             parts = []
             for name in ("values", "timestamps"):
-                places, mapped = self._located(name, rows)
+                places, mapped = reader._located(name, rows)
                 mapped.await_bytes(places)
                 parts.append([mapped.views[shard][start:stop] for shard, start, stop in places.tolist()])
                 if self.check:
                     self._compare(rows, parts[-1], name)
+            reader._mapped = reader._nothing_mapped()
             yield from zip(ids[first:last], *parts, strict=True)
 
     def prefetch(self, rows: Array) -> None:
@@ -235,8 +238,9 @@ class FeatureSet:
         if slices:
             np.concatenate(slices, out=out)
         mapped.copied(len(rows), bounds[-1], time.perf_counter() - began)
-        if self.check:
-            self._compare(rows, [out[low:high] for low, high in pairwise(bounds)], name)
+        if self.check:  # the copies, where they are not of another dtype: then what they were made of
+            copies = slices if out.dtype != mapped.dtype else [out[low:high] for low, high in pairwise(bounds)]
+            self._compare(rows, copies, name)
         return out, offsets
 
     def _compare(self, rows: Array, copies: list[Array], name: str) -> None:

@@ -151,6 +151,7 @@ class MappedShards:
                 )
         if location is None:  # an archive, compressed: unpacked into memory as a whole
             array = shard_format(index.shard_format).decode(self._folder, index.shard, self.name)
+            array.flags.writeable = False  # as maps are: a caller's change would be what everybody reads from now on
         else:
             if location.offset + location.nbytes > index.file(location.file).size:
                 raise SupportsetError(

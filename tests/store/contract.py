@@ -87,6 +87,9 @@ class ShardFormatContract(ABC):
         assert values.base is out
         assert values.tobytes() == np.concatenate([content["clip4"][0], content["clip1"][0]]).tobytes()
         assert (out[offsets[-1] :] == 7).all()
+        checked = FeatureSet.open(tmp_path, check=True)
+        wide = checked.read_rows(checked.find(["clip4", "clip1"]), out.astype(np.float32))[0]
+        assert np.array_equal(wide, values)
 
     def test_scan_goes_through_everything(self, tmp_path: Path) -> None:
         content = clips(9)
