@@ -71,22 +71,19 @@ class ResidentFeatures:
         stored = source.lengths_of(rows)
         self.lengths = stored if max_steps is None else np.minimum(stored, max_steps)
         self.offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
-        packed = empty_aligned((int(self.offsets[-1]) + 1, self.dim), source.dtype)
-        packed[-1] = 0
+        shape = int(self.offsets[-1]) + 1, self.dim
+        on_device = None if device is None else _empty_on_device(shape, source.dtype, device)
+        self.values: Any = empty_aligned(shape, source.dtype) if on_device is None else on_device
+        self.values[-1] = 0
         for first, last in _blocks(stored * self.dim * source.dtype.itemsize):
-            room = packed[self.offsets[first] : self.offsets[last]]
-            if (stored[first:last] == self.lengths[first:last]).all():
-                source.read_rows(rows[first:last], room)
-                continue
-            values, offsets = source.read_rows(rows[first:last])
-            kept = [
-                start + thinned(length, int(limit))
-                for start, length, limit in zip(
-                    offsets[:-1].tolist(), stored[first:last].tolist(), self.lengths[first:last], strict=True
-                )
-            ]
-            np.take(values, np.concatenate(kept), axis=0, out=room, mode="clip")
-        self.values: Any = packed if device is None else _to_device(packed, device)
+            block = slice(first, last)
+            packed = slice(int(self.offsets[first]), int(self.offsets[last]))
+            if on_device is None:
+                _read(source, rows[block], stored[block], self.lengths[block], self.values[packed])
+            else:  # block by block too: RAM need not have room for what a GPU holds
+                room = empty_aligned((packed.stop - packed.start, self.dim), source.dtype)
+                _read(source, rows[block], stored[block], self.lengths[block], room)
+                _copy(room, on_device[packed])
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -164,7 +161,26 @@ def _blocks(sizes: Array) -> list[tuple[int, int]]:
     return [*blocks, (first, len(sizes))] if len(sizes) else []
 
 
-def _to_device(packed: Array, device: torch.device | str) -> torch.Tensor:
+def _read(source: FeatureSet | AlignedFeatures, rows: Array, stored: Array, lengths: Array, room: Array) -> None:
+    """Read clips into (sum of lengths, D) room, each thinned from its stored number of steps to its length."""
+    if (stored == lengths).all():
+        source.read_rows(rows, room)
+        return
+    values, offsets = source.read_rows(rows)
+    kept = [
+        start + thinned(steps, limit)
+        for start, steps, limit in zip(offsets[:-1].tolist(), stored.tolist(), lengths.tolist(), strict=True)
+    ]
+    np.take(values, np.concatenate(kept), axis=0, out=room, mode="clip")
+
+
+def _empty_on_device(shape: tuple[int, int], dtype: np.dtype[Any], device: torch.device | str) -> torch.Tensor:
     import torch
 
-    return torch.from_numpy(packed).to(device)
+    return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=device)
+
+
+def _copy(room: Array, target: torch.Tensor) -> None:
+    import torch
+
+    target.copy_(torch.from_numpy(room))

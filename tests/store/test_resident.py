@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import DTypeLike
 
 from store import resident as resident_module
 from store.aligned import AlignedFeatures
 from store.errors import SupportsetError
 from store.feature_set import FeatureSet
+from store.memory import empty_aligned
 from store.resident import ResidentFeatures, resident_bytes, thinned
 from tests.store.samples import DIM, FORMATS, Clip, card, clips, write
 
@@ -47,6 +50,21 @@ def test_gather_and_pad(
     for row, clip in zip(np.asarray(padded), expected, strict=True):
         assert row[: len(clip)].tobytes() == clip.tobytes()
         assert not row[len(clip) :].any()
+
+
+def test_on_their_way_to_a_device_features_are_never_in_ram_as_a_whole(
+    tmp_path: Path, content: dict[str, Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[int] = []
+
+    def noted(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, Any]:
+        rooms.append(shape[0])
+        return empty_aligned(shape, dtype)
+
+    monkeypatch.setattr(resident_module, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(resident_module, "empty_aligned", noted)
+    ResidentFeatures(FeatureSet.open(tmp_path / "a"), device="cpu")
+    assert max(rooms) == max(len(values) for values, _ in content.values())
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
