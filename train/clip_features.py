@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +14,7 @@ from store.aligned import AlignedFeatures
 from store.errors import UsageError
 from store.memory import empty_aligned
 from store.resident import ResidentFeatures, resident_bytes, thinned
+from train.free_memory import free_memory
 
 Place = Literal["auto", "gpu", "ram", "disk"]
 
@@ -149,4 +149,4 @@ def _choose(size: int, device: torch.device) -> Literal["gpu", "ram", "disk"]:
     """The nearest place that has room to spare for so many bytes."""
     if device.type == "cuda" and size < _OF_GPU * torch.cuda.mem_get_info(device)[0]:
         return "gpu"
-    return "ram" if size < _OF_RAM * psutil.virtual_memory().available else "disk"
+    return "ram" if size < _OF_RAM * free_memory() else "disk"
