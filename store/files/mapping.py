@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import os
 import sys
@@ -74,14 +75,21 @@ def read_ahead(descriptor: int, ranges: Sequence[tuple[int, int]]) -> None:
                 os.posix_fadvise(descriptor, offset, min(_WISH, stop - offset), os.POSIX_FADV_WILLNEED)
 
 
-def with_enough_open_files(opening: Callable[[], T]) -> T:
-    """Open a file; where the limit of open files is met, raise it as far as the system lets us, and try once more."""
+def with_enough_open_files(opening: Callable[[], tuple[int, T]]) -> tuple[int, T]:
+    """Open a file, given back with its descriptor first; raise the limit of open files where that comes near.
+
+    It is raised as far as the system lets us, and once half of it is used: the rest of the program, which knows nothing
+    of our many files, must still find room for its own.
+    """
     try:
-        return opening()
+        opened = opening()
     except OSError as error:
         if error.errno != errno.EMFILE or not _raise_limit_of_open_files():
             raise
-    return opening()
+        opened = opening()
+    if 2 * opened[0] > _limit_of_open_files():
+        _raise_limit_of_open_files()
+    return opened
 
 
 def map_descriptor(descriptor: int, size: int) -> mmap.mmap:
@@ -100,6 +108,15 @@ def _map(path: Path) -> tuple[int, memoryview]:
     except (OSError, ValueError):
         os.close(descriptor)
         raise
+
+
+def _limit_of_open_files() -> float:
+    try:
+        import resource
+    except ImportError:  # not on every system
+        return math.inf
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
 def _raise_limit_of_open_files() -> bool:

@@ -145,6 +145,12 @@ def test_mapped_files_are_closed_and_their_number_is_not_that_of_the_soft_limit(
     try:
         mapped = [folder.map("a") for _ in range(60)]
         assert all(file.content == b"content" for file in mapped)
+        mapped.clear()
+        limit = 2 * before + 100
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        while len(os.listdir("/proc/self/fd")) < 3 * limit // 4:
+            mapped.append(folder.map("a"))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > limit  # before others find no room for theirs
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     del mapped
