@@ -9,6 +9,7 @@ from pathlib import Path
 from store.errors import UsageError
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_CUT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # what is left of a URL's beginning with one slash
 _MAGIC = re.compile(r"[*?\[\]]")  # fsspec takes names with these for patterns, and would touch other objects
 
 
@@ -55,15 +56,18 @@ def store_path(path: str | StorePath) -> StorePath:
     Raises
     ------
     UsageError
-        A URL that several storages are chained in, or with characters that fsspec takes for a pattern.
+        A URL that several storages are chained in, or with characters that fsspec takes for a pattern; one that lost
+        a slash.
     """
+    if isinstance(path, Path):
+        return _not_cut(path)
     if not isinstance(path, str):
         return path
     match = _URL.match(path)
     if "::" in path and "://" in path:
         raise UsageError(f"{path}: chained URLs are not taken, the store keeps a cache of its own: name the inner one")
     if match is None:
-        return Path(path)
+        return _not_cut(Path(path))
     if match[1].lower() in ("file", "local"):
         return Path(path[match.end() :])
     check_name(path)
@@ -77,6 +81,16 @@ def local_path(path: str | Path, mend: str) -> Path:
     if isinstance(place, RemotePath):
         raise UsageError(f"{place}: is not on this machine: {mend}")
     return place
+
+
+def _not_cut(path: Path) -> Path:
+    """Give a local path back; UsageError where a folder called ``s3:`` would be made of a URL."""
+    if path.parts and _CUT.fullmatch(path.parts[0]) and not Path(path.parts[0]).exists():
+        raise UsageError(
+            f"{path}: there is no folder {path.parts[0]!r} here, and a URL has two slashes: write it as text, such as "
+            "'s3://bucket/features' (pathlib takes one away)"
+        )
+    return path
 
 
 def check_name(name: str) -> str:

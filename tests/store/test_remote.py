@@ -395,3 +395,13 @@ def test_urls_are_joined_in_one_way() -> None:
     with pytest.raises(TypeError):
         Path(place)  # type: ignore[arg-type]  # else it were looked for in a folder called s3:
     assert fsspec.core.url_to_fs(str(place))[1] == "bucket/features"
+
+
+def test_a_url_that_lost_a_slash_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for cut in (Path("s3://bucket/features"), "s3:/bucket/features"):
+        with pytest.raises(UsageError, match="write it as text"):
+            FeatureWriter(cut, card())
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "s3:").mkdir()
+    assert store_path("s3:/bucket/features") == Path("s3:/bucket/features")
