@@ -207,7 +207,7 @@ class FeatureSet:
             parts = []
             for name in ("values", "timestamps"):
                 places, mapped = reader._located(name, rows)
-                mapped.await_bytes(places)
+                mapped.await_bytes(places)  # asks for them: new maps do not know that anything is in memory
                 parts.append([mapped.views[shard][start:stop] for shard, start, stop in places.tolist()])
                 if self.check:
                     self._compare(rows, parts[-1], name)
@@ -222,7 +222,8 @@ class FeatureSet:
         rows : (N,) int64 that :meth:`find` gave, such as those of the next batch
         """
         places, mapped = self._located("values", rows)
-        mapped.ask(places)
+        if mapped.cold:
+            mapped.ask(places)
 
     def _gather(self, name: str, rows: Array, out: Array | None) -> tuple[Array, Array]:
         places, mapped = self._located(name, rows)

@@ -81,6 +81,7 @@ def _load(root: Folder, made_of: str) -> ClipTable | None:
         if size is None or size <= _HASH_BYTES:
             return None
         file = root.map(NAME)
+        file.ask([(0, size)])
         file.fetch([(0, size)])
         content = file.content[:-_HASH_BYTES]
         if xxhash.xxh3_128_digest(content) != bytes(file.content[-_HASH_BYTES:]):

@@ -11,7 +11,7 @@ from store.files import Folder, MappedFile
 from store.index import ShardIndex, index_name
 from store.shard import Array, shard_format
 
-PROBES = 8  # clips of a batch that are looked at to tell whether the files lie in memory
+PATIENCE = 3  # batches in a row that come as fast as only memory gives them before nothing is asked for any more
 _CLIP_SECONDS = 3e-6  # copying from memory takes at most so long a clip ...
 _BYTE_SECONDS = 1 / 1.5e9  # ... and so long a byte, on a machine that is not slow; one page from a disk takes 50 us
 _NEAR = 64 * 1024  # bytes: ranges this near are asked for as one
@@ -42,7 +42,7 @@ class MappedShards:
         self._is_mapped = np.zeros(len(indexes), bool)
         self._all_mapped = False
         self._is_distant = np.zeros(len(indexes), bool)  # bytes of these must be fetched before they are touched
-        self._warm = False  # whether the last batch was copied as fast as only memory gives it
+        self._fast = 0  # batches in a row, the last one among them, that came as fast as only memory gives them
 
     def extend(self, indexes: list[ShardIndex]) -> MappedShards:
         """The same with more shards behind; what is mapped stays so."""
@@ -77,8 +77,8 @@ class MappedShards:
         """Have the rows of some clips ready to be copied: fetched where they are far, read ahead where they are cold.
 
         On a disk, pages that must be read one by one as they are touched are some 25 times slower than asked for
-        ahead, and asking for pages that lie in memory costs a third of the speed. So some clips are looked at, unless
-        the batch before came from memory, as :meth:`copied` tells.
+        ahead, and asking for pages that lie in memory costs a third of the speed. Which of the two it is, the time that
+        the batches before took tells: the kernel does not say it of other people's files, nor without reading them.
 
         Parameters
         ----------
@@ -91,31 +91,27 @@ class MappedShards:
             for shard, ranges in wanted.items():
                 self._file(shard)[0].fetch(ranges)
                 self._is_distant[shard] = not self._file(shard)[0].complete
-        elif not self._warm and self._is_cold(places):
-            self._ask(places)
+        elif self._fast < PATIENCE:
+            self.ask(places)
 
     def copied(self, clips: int, rows: int, seconds: float) -> None:
         """Take note of how long it took to copy a batch of some clips, of some rows in all."""
         row_bytes = self.columns * self.dtype.itemsize
-        self._warm = seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
+        fast = seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
+        self._fast = self._fast + 1 if fast else 0
+
+    @property
+    def cold(self) -> bool:
+        """Whether bytes may have to come from a disk or over a network, so that it pays to ask for them."""
+        return self._fast < PATIENCE or self._any_distant()
 
     def ask(self, places: Array) -> None:
-        """Say which rows will be needed soon; returns at once."""
-        if self._any_distant() or self._is_cold(places):
-            self._ask(places)
-
-    def _any_distant(self) -> bool:
-        return bool(self._is_distant.any())
-
-    def _ask(self, places: Array) -> None:
+        """Say which rows will be needed soon; returns at once. Parameters as :meth:`await_bytes`."""
         for shard, ranges in self._ranges(places).items():
             self._file(shard)[0].ask(ranges)
 
-    def _is_cold(self, places: Array) -> bool:
-        row_bytes = self.columns * self.dtype.itemsize
-        looked_at = places[:: -(-len(places) // PROBES) or 1].tolist()
-        found = ((self._files[shard], start) for shard, start, _ in looked_at)
-        return any(file and not file[0].is_cached(file[1] + start * row_bytes) for file, start in found)
+    def _any_distant(self) -> bool:
+        return bool(self._is_distant.any())
 
     def _file(self, shard: int) -> tuple[MappedFile, int]:
         found = self._files[shard]
@@ -161,6 +157,7 @@ class MappedShards:
             array = location.view(mapped.content)
             self._files[shard] = mapped, location.offset
             self._is_distant[shard] = not mapped.complete
+            mapped.expect_random()
         if array.dtype != self.dtype or array.shape[1:] != (self.columns,) or len(array) < steps:
             raise SupportsetError(
                 f"{self._folder}/{index_name(index.shard)}: its {self.name} are {array.dtype} {array.shape}, needed "

@@ -24,7 +24,7 @@ import xxhash
 
 from store.errors import SupportsetError, UsageError
 from store.files.folder import telling
-from store.files.mapping import in_memory, map_descriptor, read_ahead, with_enough_open_files
+from store.files.mapping import map_descriptor, read_ahead, with_enough_open_files
 
 # A block takes about as long to come as its request takes to be answered (1 MiB: some 20 ms), so neither is wasted.
 BLOCK = 1 << 20
@@ -72,10 +72,13 @@ class CachedFile:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
+    def expect_random(self) -> None:
+        """Nothing: only what is asked for is read."""
+
     def is_cached(self, offset: int) -> bool:
-        """Whether the byte is in this machine's memory."""
+        """Whether the byte is on this machine."""
         block = offset // BLOCK
-        return bool(self._there[block] or self._sums[block]) and in_memory(self._descriptor, offset)
+        return bool(self._there[block] or self._sums[block])
 
     def ask(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Begin to get the blocks of ranges of bytes, in the background. What goes wrong there, :meth:`fetch` tells."""

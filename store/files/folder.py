@@ -52,8 +52,8 @@ class MappedFile(Protocol):
     content: memoryview
     complete: bool
 
-    def is_cached(self, offset: int) -> bool:
-        """Whether the byte can be had without waiting for a disk or a network; True where that cannot be told."""
+    def expect_random(self) -> None:
+        """Say that pieces anywhere will be read, each asked for before: what lies around them is not wanted."""
         ...
 
     def ask(self, ranges: Sequence[tuple[int, int]]) -> None:

@@ -22,7 +22,7 @@ _WISH = 128 * 1024
 class LocalMapping:
     """A local file mapped into memory: the implementation of :class:`store.files.MappedFile`.
 
-    Views of the content keep the memory; this object keeps the open file, for the two questions about the cache.
+    Views of the content keep the memory; this object keeps the open file, for wishes about the kernel's cache of it.
 
     Parameters
     ----------
@@ -40,9 +40,14 @@ class LocalMapping:
         self._descriptor, self.content = with_enough_open_files(lambda: _map(path))
         weakref.finalize(self, os.close, self._descriptor).atexit = False
 
-    def is_cached(self, offset: int) -> bool:
-        """Whether the page at an offset is in memory; True where the system cannot tell."""
-        return in_memory(self._descriptor, offset)
+    def expect_random(self) -> None:
+        """Have the kernel read nothing around the pages that are touched: it may be megabytes for each."""
+        if hasattr(os, "posix_fadvise") and self.content.nbytes:
+            mapped = self.content.obj
+            with suppress(OSError):  # a hint: some file systems take none
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+                if isinstance(mapped, mmap.mmap):
+                    mapped.madvise(mmap.MADV_RANDOM)
 
     def ask(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Have the kernel read ranges of bytes ahead, in the background; nothing where it does not offer that."""
@@ -50,19 +55,6 @@ class LocalMapping:
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Nothing: the kernel fetches what is touched."""
-
-
-def in_memory(descriptor: int, offset: int) -> bool:
-    """Whether the page of a file at an offset is in memory; True where the system cannot tell."""
-    if not hasattr(os, "RWF_NOWAIT"):
-        return True
-    try:
-        os.preadv(descriptor, [bytearray(1)], offset, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system that does not know the flag
-        return True
-    return True
 
 
 def read_ahead(descriptor: int, ranges: Sequence[tuple[int, int]]) -> None:

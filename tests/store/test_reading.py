@@ -13,7 +13,7 @@ from store.errors import SupportsetError
 from store.feature_set import FeatureSet
 from store.files import LocalFolder, MappedFile
 from store.files.mapping import LocalMapping
-from store.mapped_shards import PROBES
+from store.mapped_shards import PATIENCE
 from tests.store.samples import DIM, FORMATS, clips, write
 
 ROW = DIM * 2  # bytes
@@ -31,8 +31,8 @@ class Distant:
         self.asked: list[tuple[int, int]] = []
         self.fetched: list[tuple[int, int]] = []
 
-    def is_cached(self, offset: int) -> bool:
-        return True
+    def expect_random(self) -> None:
+        pass
 
     def ask(self, ranges: Sequence[tuple[int, int]]) -> None:
         self.asked += ranges
@@ -120,61 +120,67 @@ def test_what_is_fetched_is_what_was_asked_for_and_near_to_it(tmp_path: Path, di
     assert file.fetched == [(1 * size, 3 * size), (6 * size, 7 * size)]
 
 
-def test_cold_clips_are_asked_for_and_warm_ones_are_not(
+def test_clips_are_asked_for_until_batches_come_as_fast_as_from_memory(
     tmp_path: Path, local: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = clips(200)
     write(tmp_path, content)
     features = FeatureSet.open(tmp_path)
     rows = features.find(content)
-    features.read_rows(rows)
-    assert local == []  # they were written a moment ago
-
-    probed: list[int] = []
-    monkeypatch.setattr(LocalMapping, "is_cached", lambda self, offset: bool(probed.append(offset)))
     mapped = features._mapped["values"]
     steps = sum(len(values) for values, _ in content.values())
-    mapped.copied(200, steps, 1.0)  # slow: from a disk
+    took = 1.0
+    noted = mapped.copied
+    monkeypatch.setattr(mapped, "copied", lambda clips, rows, seconds: noted(clips, rows, took))
+    for _ in range(5):
+        features.read_rows(rows)
+    assert local == [(0, steps * ROW)] * 5  # slow: from a disk
+    took = 1e-6
+    for _ in range(PATIENCE):
+        features.read_rows(rows)
+    assert len(local) == 5 + PATIENCE
+    for _ in range(5):
+        features.read_rows(rows)
+    assert len(local) == 5 + PATIENCE  # fast: nothing is asked for any more
+    took = 1.0
     features.read_rows(rows)
-    assert local == [(0, steps * ROW)]
-    assert len(probed) == 1  # one that is not there is enough
-
-    monkeypatch.setattr(LocalMapping, "is_cached", lambda self, offset: not probed.append(offset))
-    probed.clear()
-    mapped.copied(200, steps, 1.0)
     features.read_rows(rows)
-    assert len(probed) == PROBES
-    mapped.copied(200, steps, 1e-6)  # fast: from memory, so that nobody looks
-    features.read_rows(rows)
-    assert len(probed) == PROBES
-    assert len(local) == 1
+    assert len(local) == 6 + PATIENCE  # from the batch after a slow one on
 
 
-def test_prefetch_asks_and_reads_nothing(
-    tmp_path: Path, local: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prefetch_asks_and_reads_nothing(tmp_path: Path, local: list[tuple[int, int]]) -> None:
     write(tmp_path, clips(9))
     features = FeatureSet.open(tmp_path)
     features.prefetch(features.find(["clip2"]))
-    assert local == []
-    monkeypatch.setattr(LocalMapping, "is_cached", lambda self, offset: False)
-    features.prefetch(features.find(["clip2"]))
     start = sum(features.lengths(["clip0", "clip1"])) * ROW
     assert local == [(start, start + features.lengths(["clip2"])[0] * ROW)]
+    for _ in range(PATIENCE):
+        features._mapped["values"].copied(1, 1, 0.0)
+    features.prefetch(features.find(["clip3"]))
+    assert len(local) == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system does not tell what lies in memory")
-def test_evicted_pages_are_told_from_pages_in_memory(tmp_path: Path) -> None:
+def test_a_scan_asks_for_a_shard_at_a_time(tmp_path: Path, local: list[tuple[int, int]]) -> None:
+    content = clips(20)
+    write(tmp_path, content, clips_per_shard=10)
+    features = FeatureSet.open(tmp_path)
+    for _ in range(PATIENCE):
+        features._mapped["values"].copied(1, 1, 0.0)
+        features._mapped["timestamps"].copied(1, 1, 0.0)
+    assert len(list(features.scan())) == 20
+    assert len(local) == 4  # values and timestamps of two shards
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no wishes")
+def test_evicted_pages_come_when_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    file.write_bytes(os.urandom(1 << 20))
+    content = os.urandom(1 << 20)
+    file.write_bytes(content)
     descriptor = os.open(file, os.O_RDWR)
     os.fsync(descriptor)
-    mapped = LocalMapping(file)
-    assert mapped.is_cached(4096 * 100)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(descriptor)
-    if mapped.is_cached(4096 * 200):
-        pytest.skip("this file system keeps its pages (a memory file system, or one without eviction)")
-    mapped.ask([(0, 1 << 20)])
-    assert mapped.content[4096 * 200] == file.read_bytes()[4096 * 200]
-    assert mapped.is_cached(4096 * 200)
+    mapped = LocalMapping(file)
+    mapped.expect_random()
+    mapped.ask([(0, 4096), (500_000, 1 << 20)])
+    assert bytes(mapped.content) == content
