@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 store_option: Callable[[Any], Any] = click.option(
-    "--store", "store", default="features", show_default=True, help="Folder of the feature store."
+    "--store", "store", default="features", show_default=True, help="Folder or URL of the feature store."
 )
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, the rest on standard error."
