@@ -72,18 +72,17 @@ class ResidentFeatures:
         self.lengths = stored if max_steps is None else np.minimum(stored, max_steps)
         self.offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
         shape = int(self.offsets[-1]) + 1, self.dim
-        on_device = None if device is None else _empty_on_device(shape, source.dtype, device)
-        self.values: Any = empty_aligned(shape, source.dtype) if on_device is None else on_device
+        self.values: Any = _empty(shape, source.dtype, device)
         self.values[-1] = 0
         for first, last in _blocks(stored * self.dim * source.dtype.itemsize):
             block = slice(first, last)
             packed = slice(int(self.offsets[first]), int(self.offsets[last]))
-            if on_device is None:
+            if device is None:
                 _read(source, rows[block], stored[block], self.lengths[block], self.values[packed])
             else:  # block by block too: RAM need not have room for what a GPU holds
                 room = empty_aligned((packed.stop - packed.start, self.dim), source.dtype)
                 _read(source, rows[block], stored[block], self.lengths[block], room)
-                _copy(room, on_device[packed])
+                _copy(room, self.values[packed])
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -174,7 +173,10 @@ def _read(source: FeatureSet | AlignedFeatures, rows: Array, stored: Array, leng
     np.take(values, np.concatenate(kept), axis=0, out=room, mode="clip")
 
 
-def _empty_on_device(shape: tuple[int, int], dtype: np.dtype[Any], device: torch.device | str) -> torch.Tensor:
+def _empty(shape: tuple[int, int], dtype: np.dtype[Any], device: torch.device | str | None) -> Any:
+    """An array, or a tensor on the device."""
+    if device is None:
+        return empty_aligned(shape, dtype)
     import torch
 
     return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=device)
