@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,9 +64,8 @@ class OnDisk:
         tables = {}
         for file in sorted((path / "shards").glob("*.parquet")):
             if match := _INDEX.fullmatch(file.name):
-                table = pq.read_table(file)
-                self.indexes[match[1]] = json.loads(table.schema.metadata[b"supportset"])
-                tables[match[1]] = table.to_pylist()
+                stat = file.stat()
+                self.indexes[match[1]], tables[match[1]] = _read_index(file, stat.st_mtime_ns, stat.st_size)
         self.replaced = {shard for index in self.indexes.values() for shard in index["replaces"]}
         self.rows = {shard: rows for shard, rows in tables.items() if shard not in self.replaced}
         self.effective: dict[str, Row] = {}
@@ -133,6 +133,13 @@ class OnDisk:
             elif match and match[1] not in self.indexes:
                 found.add(("orphan", str(file)))
         return found
+
+
+@lru_cache(maxsize=256)
+def _read_index(file: Path, changed: int, size: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An index, read again only where it has changed: it is looked at many times."""
+    table = pq.read_table(file, use_threads=False)
+    return json.loads(table.schema.metadata[b"supportset"]), table.to_pylist()
 
 
 def as_row(row: Mapping[str, Any]) -> Row:
