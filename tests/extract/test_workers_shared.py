@@ -1,4 +1,4 @@
-"""Clips of one file in the hands of decode workers: one pass, and a failure costs only the clips that need the place."""
+"""Clips of one file in decode workers: one pass, and a failure costs only the clips that need the place."""
 
 from __future__ import annotations
 

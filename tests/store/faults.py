@@ -28,14 +28,20 @@ class FaultyDisk:
     Parameters
     ----------
     monkeypatch : puts the calls back in the end
-    at : number of the operation that fails, counted from 0; none where it is never reached
+    at : number of the operation that fails, counted from 0; or the name of one and how many of this name are to go
+        through before; none where it is never reached
     fault : ``kill``; or the errno of the error that is raised; or what is called before the operation, which then goes
         on: what other processes do while this one is suspended. Their operations, and those of other threads, are not
         counted
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, fault: int | str | Callable[[], object]) -> None:
-        self.at = at
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        at: int | tuple[str, int],
+        fault: int | str | Callable[[], object],
+    ) -> None:
+        self.name, self.at = at if isinstance(at, tuple) else ("", at)
         self.fault = fault
         self.count = 0
         self.struck = ""
@@ -53,12 +59,11 @@ class FaultyDisk:
                 return call(*args, **kwargs)
             if self.struck and self.fault == "kill":
                 raise Killed
-            if self.count == self.at:
+            if self.name in ("", name):
                 self.count += 1
-                self.struck = name
-                self._strike(name, call, args, kwargs)
-            else:
-                self.count += 1
+                if self.count == self.at + 1:
+                    self.struck = name
+                    self._strike(name, call, args, kwargs)
             return call(*args, **kwargs)
 
         return wrapped

@@ -24,10 +24,10 @@ from tests.store.faults import FaultyDisk, Killed
 from tests.store.on_disk import Bytes, OnDisk, Row, checksums
 
 DIM = 3
-CLIPS = [f"clip{number}" for number in range(6)]
+CLIPS = [f"clip{number}" for number in range(4)]
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
-Fault = tuple[int | str, int] | None  # kind, as `perform` knows it, and number of the operation
+Fault = tuple[int | str, int | tuple[str, int]] | None  # kind, as `perform` knows it, and operation, as FaultyDisk does
 
 
 class Open(NamedTuple):
@@ -83,7 +83,7 @@ class History:
         Parameters
         ----------
         work : to do
-        fault : ``kill``, an errno, or what another process does at that moment: ``compact`` (as if hours had gone by),
+        fault : and at which of its operations: ``kill``, an errno, or what another process does at that moment: ``compact`` (as if hours had gone by),
             ``zarr`` or ``hdf5`` (a conversion), ``write``
 
         Returns

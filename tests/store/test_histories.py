@@ -53,7 +53,8 @@ seeds = st.integers(0, 20)
 forms = st.sampled_from([("zarr", "none"), ("hdf5", "none"), ("zarr", "zstd:1"), ("hdf5", "gzip:1")])
 numbers = st.integers(0, 1000)  # choose among what is there
 kinds = st.sampled_from(["kill", errno.ENOSPC, errno.EACCES, "compact", "zarr", "hdf5", "write"])
-faults = st.none() | st.tuples(kinds, st.integers(0, 70))
+points = st.tuples(st.sampled_from(["rename", "unlink", "rmtree"]), st.integers(0, 6))  # after which all is different
+faults = st.none() | st.tuples(kinds, points | st.integers(0, 70))
 
 
 class Histories(RuleBasedStateMachine):
@@ -195,16 +196,11 @@ class Histories(RuleBasedStateMachine):
             if row.checksums:
                 assert tuple(np.load(file).tobytes() for file in files) == self.at.features[row.checksums]
 
-    @precondition(lambda self: len(self.at.readers) < 3)
     @rule(check=st.booleans())
     def open_reader(self, check: bool) -> None:
+        del self.at.readers[:-2]  # the eldest
         features = FeatureSet.open(self.at.path, check=check)
         self.at.readers.append(Reader(features, dict(self.at.rows), self.at.clips_near_damage()))
-
-    @precondition(lambda self: self.at.readers)
-    @rule(which=numbers)
-    def close_reader(self, which: int) -> None:
-        self.at.readers.remove(chosen(self.at.readers, which))
 
     @precondition(lambda self: self.at.readers)
     @rule(which=numbers, wanted=st.sets(clip_ids, min_size=1))
