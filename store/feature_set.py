@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -125,6 +125,10 @@ class FeatureSet:
         SupportsetError
             One line that names the clips that have no features, and what is known of them.
         """
+        if isinstance(clip_ids, str):
+            raise UsageError(
+                f"{self.path}: a list of clip ids is wanted, not the string {clip_ids!r}: write [{clip_ids!r}]"
+            )
         clip_ids = list(clip_ids)
         try:
             return self._clips.find(clip_ids)
@@ -134,6 +138,11 @@ class FeatureSet:
     def lengths(self, clip_ids: Iterable[str]) -> Array:
         """Number of steps of each clip: (N,) int64, in the order asked."""
         return self.lengths_of(self.find(clip_ids))
+
+    def checksums(self, clip_ids: Iterable[str], name: Literal["values", "timestamps"] = "values") -> Array:
+        """xxh3-64 of each clip's values or timestamps as they were when the set was opened: (N,) uint64."""
+        stated = self._clips.checksum if name == "values" else self._clips.timestamps_checksum
+        return stated[self.find(clip_ids)]
 
     def lengths_of(self, rows: Array) -> Array:
         """The same for rows that :meth:`find` gave."""

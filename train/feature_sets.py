@@ -106,9 +106,7 @@ def open_recorded_text(record: dict[str, Any], store: str | Path, dataset: str) 
 
 def clip_checksums(feature_set: FeatureSet, clip_ids: Iterable[str]) -> list[str]:
     """Checksum of each clip's stored bytes, as the index of the feature set has it."""
-    rows = feature_set.rows().select(["clip_id", "checksum"]).to_pydict()
-    checksum = dict(zip(rows["clip_id"], rows["checksum"], strict=True))
-    return [str(checksum[clip_id]) for clip_id in clip_ids]
+    return [str(checksum) for checksum in feature_set.checksums(clip_ids).tolist()]
 
 
 def _of_recipe(path: StorePath, recipe: Recipe) -> FeatureSet:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import h5py
 import numpy as np
@@ -120,12 +120,12 @@ def export_features(
     if len({target.resolve() for target in targets}) < len(targets):
         raise UsageError(f"{path}: features and timestamps cannot go to the same place")
     lengths = features.lengths(ids).tolist()
-    stated = {row["clip_id"]: row for row in features.rows().select(["clip_id", *_CHECKSUMS.values()]).to_pylist()}
+    stated = {what: features.checksums(ids, name).tolist() for what, name in _ARRAYS.items()}
 
     def arrays(what: str) -> Iterator[tuple[str, Array]]:
         for done, clip_id in enumerate(ids, 1):
             array = features.read([clip_id])[0] if what == "features" else features.read_timestamps([clip_id])
-            if xxhash.xxh3_64_intdigest(as_part(array)) != stated[clip_id][_CHECKSUMS[what]]:
+            if xxhash.xxh3_64_intdigest(as_part(array)) != stated[what][done - 1]:
                 raise SupportsetError(
                     f"{features.path}: the {what} of {clip_id!r} do not fit their checksum, so nothing was exported: "
                     "`store verify` finds what is damaged"
@@ -154,7 +154,7 @@ def export_features(
     )
 
 
-_CHECKSUMS = {"features": "checksum", "timestamps": "timestamps_checksum"}
+_ARRAYS: dict[str, Literal["values", "timestamps"]] = {"features": "values", "timestamps": "timestamps"}
 
 
 def _files(suffix: str, save: Callable[[IO[bytes], Export, Array], None]) -> Callable[[Path, Export], None]:

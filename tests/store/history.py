@@ -83,8 +83,8 @@ class History:
         Parameters
         ----------
         work : to do
-        fault : and at which of its operations: ``kill``, an errno, or what another process does at that moment: ``compact`` (as if hours had gone by),
-            ``zarr`` or ``hdf5`` (a conversion), ``write``
+        fault : and at which of its operations: ``kill``, an errno, or what another process does at that moment:
+            ``compact`` (as if hours had gone by), ``zarr`` or ``hdf5`` (a conversion), ``write``
 
         Returns
         -------

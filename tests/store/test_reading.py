@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
-from store.errors import SupportsetError
+from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
 from store.files import LocalFolder, MappedFile
 from store.files.mapping import LocalMapping
@@ -184,3 +185,19 @@ def test_evicted_pages_come_when_asked_for(tmp_path: Path) -> None:
     mapped.expect_random()
     mapped.ask([(0, 4096), (500_000, 1 << 20)])
     assert bytes(mapped.content) == content
+
+
+def test_a_string_is_no_list_of_clips(tmp_path: Path) -> None:
+    write(tmp_path, clips(3))
+    with pytest.raises(UsageError, match=r"write \['clip1'\]"):
+        FeatureSet.open(tmp_path).read("clip1")
+
+
+def test_checksums_are_those_of_the_bytes(tmp_path: Path) -> None:
+    content = clips(5)
+    write(tmp_path, content)
+    features = FeatureSet.open(tmp_path)
+    ids = ["clip4", "clip0"]
+    assert features.checksums(ids).tolist() == [xxhash.xxh3_64_intdigest(content[i][0].tobytes()) for i in ids]
+    expected = [xxhash.xxh3_64_intdigest(content[i][1].tobytes()) for i in ids]
+    assert features.checksums(ids, "timestamps").tolist() == expected
