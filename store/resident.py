@@ -13,6 +13,7 @@ import numpy as np
 from store.aligned import AlignedFeatures
 from store.feature_set import FeatureSet
 from store.memory import empty_aligned
+from store.padding import Layout, lay_out
 from store.shard import Array
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class ResidentFeatures:
         np.cumsum(lengths, out=offsets[1:])
         steps = np.arange(offsets[-1])
         steps += np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return self._take(steps, out), offsets
+        return self.take(steps, out), offsets
 
     def pad(self, rows: Array, out: Any = None) -> tuple[Any, Array]:
         """Copy clips into one array of equal lengths.
@@ -126,12 +127,21 @@ class ResidentFeatures:
         values : (M, T, D), zero behind a clip's end; T is the longest of these clips, at least 1
         lengths : (M,) int64
         """
-        lengths = self.lengths[rows]
-        columns = np.arange(int(lengths.max(initial=1)))
-        steps = np.where(columns < lengths[:, None], self.offsets[rows][:, None] + columns, len(self.values) - 1)
-        return self._take(steps.ravel(), out).reshape(len(rows), len(columns), self.dim), lengths
+        layout = self.lay_out(rows, [len(rows)])
+        return self.take(layout.rows, out).reshape(len(rows), int(layout.widths[0]), self.dim), self.lengths[rows]
 
-    def _take(self, steps: Array, out: Any) -> Any:
+    def lay_out(self, rows: Array, sizes: Sequence[int] | Array) -> Layout:
+        """Work out many padded batches at once, for :meth:`take`.
+
+        Parameters
+        ----------
+        rows : (M,) numbers of clips, batch after batch
+        sizes : (B,) clips in each batch, at least one where there are any; M in all
+        """
+        return lay_out(self.offsets[rows], self.lengths[rows], sizes, len(self.values) - 1)
+
+    def take(self, steps: Array, out: Any = None) -> Any:
+        """Copy rows of ``values``: (S,) int64 give (S, D), in ``out`` where that is given."""
         if isinstance(self.values, np.ndarray):
             out = empty_aligned((len(steps), self.dim), self.values.dtype) if out is None else out[: len(steps)]
             # "clip" is what lets NumPy write into `out` at once; no step is out of bounds.

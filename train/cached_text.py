@@ -16,6 +16,7 @@ from store.errors import UsageError
 from store.feature_set import FeatureSet
 from store.files import StorePath
 from store.memory import empty_aligned
+from store.padding import Layout, lay_out
 
 _BLOCK = 4096  # captions read at once
 _OK, _EMPTY = "ok", "empty"
@@ -38,17 +39,23 @@ class TokenFeatures:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def lay_out(self, rows: NDArray[np.int64], sizes: Sequence[int] | NDArray[np.int64]) -> Layout:
+        """Work out many batches at once: (M,) numbers of captions, batch after batch, and how many are in each."""
+        return lay_out(self._starts[rows], self.lengths[rows], sizes, len(self.values) - 1)
+
+    def take(self, places: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
+        """Features of a batch that was laid out: ``shape`` (N, L) gives (N, L, h). It is one indexed copy."""
+        out = empty_aligned((len(places), self.values.shape[1]), self.values.dtype)
+        np.take(self.values, places, axis=0, out=out, mode="clip")  # clip: NumPy then writes into `out` at once
+        return torch.from_numpy(out.reshape(*shape, -1))
+
     def pad(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Features of some captions, (N, L, h) in their dtype, zero where padded, and their (N, L) bool mask.
 
-        L is the longest of these captions, at least 1. It is one indexed copy, whatever the number of captions.
+        L is the longest of these captions, at least 1.
         """
-        columns = np.arange(int(self.lengths[rows].max(initial=1)))
-        mask = columns < self.lengths[rows][:, None]
-        steps = np.where(mask, self._starts[rows][:, None] + columns, len(self.values) - 1)
-        out = empty_aligned((*steps.shape, self.values.shape[1]), self.values.dtype)
-        np.take(self.values, steps, axis=0, out=out, mode="clip")  # clip: NumPy then writes into `out` at once
-        return torch.from_numpy(out), torch.from_numpy(mask)
+        places, real = next(iter(self.lay_out(rows, [len(rows)])))
+        return self.take(places, real.shape), torch.from_numpy(real)
 
     @classmethod
     def of(cls, features: Sequence[NDArray[np.floating]], dim: int) -> TokenFeatures:

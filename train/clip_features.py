@@ -13,6 +13,7 @@ from torch import Tensor
 from store.aligned import AlignedFeatures
 from store.errors import UsageError
 from store.memory import empty_aligned
+from store.padding import Layout, lay_out
 from store.resident import ResidentFeatures, resident_bytes, thinned
 from train.free_memory import free_memory
 
@@ -79,26 +80,42 @@ class ClipFeatures:
     def __len__(self) -> int:
         return len(self.clip_ids)
 
-    def gather(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def gather(
+        self, rows: NDArray[np.int64], places: tuple[NDArray[np.int64], Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Padded features of some clips, on the device.
+
+        Parameters
+        ----------
+        rows : (C,) int64, numbers of clips
+        places : what `lay_out` gave for this batch, where many were laid out at once
 
         Returns
         -------
         (C, T, D) in the stored dtype, zero where padded, T being the longest of these clips; (C, T) bool mask
         """
-        lengths = self.lengths[rows]
-        steps = int(lengths.max(initial=1))
-        mask = torch.from_numpy(np.arange(steps) < lengths[:, None]).to(self._device)
+        steps, real = next(iter(self.lay_out(rows, [len(rows)]))) if places is None else places
+        mask = torch.from_numpy(real)
+        if self._device.type != "cpu":
+            mask = mask.to(self._device)
+        shape = (*real.shape, self.dim)
         if self._held is not None and self.place == "gpu":
-            return self._held.pad(rows)[0], mask
+            return self._held.take(steps).view(shape), mask
         buffer = self._buffers[self._turn] if self._buffers else _Buffer(self._device)
         self._turn = (self._turn + 1) % max(1, len(self._buffers))
-        room = buffer.room(len(rows) * steps, self.dim, self._dtype)
+        room = buffer.room(len(steps), self.dim, self._dtype)
         if self._held is not None:
-            self._held.pad(rows, room)
+            self._held.take(steps, room)
         else:
-            self._pad_from_disk(rows, room.reshape(len(rows), steps, self.dim))
-        return buffer.sent().view(len(rows), steps, self.dim), mask
+            self._pad_from_disk(rows, room.reshape(shape))
+        return buffer.sent(shape), mask
+
+    def lay_out(self, rows: NDArray[np.int64], sizes: Sequence[int] | NDArray[np.int64]) -> Layout:
+        """Work out many batches at once: (M,) numbers of clips, batch after batch, and how many are in each."""
+        if self._held is not None:
+            return self._held.lay_out(rows, sizes)
+        lengths = self.lengths[rows]
+        return lay_out(np.zeros_like(lengths), lengths, sizes, 0)  # from a disk only lengths matter
 
     def prefetch(self, rows: NDArray[np.int64]) -> None:
         """Ask for clips of a batch to come; nothing where they are in memory."""
@@ -119,8 +136,9 @@ class _Buffer:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._memory: Tensor | None = None
-        self._rows: Tensor | None = None
+        self._memory: NDArray[Any] | None = None
+        self._pinned: Tensor | None = None  # owns the memory where it is pinned
+        self._room: NDArray[Any] | None = None
         self._copied: torch.cuda.Event | None = None
 
     def room(self, rows: int, dim: int, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -128,18 +146,20 @@ class _Buffer:
         if self._copied is not None:
             self._copied.synchronize()
         if self._memory is None or len(self._memory) < rows:
-            memory = torch.from_numpy(empty_aligned((rows, dim), dtype))
-            self._memory = memory.pin_memory() if self._device.type == "cuda" else memory
-        self._rows = self._memory[:rows]
-        room: NDArray[Any] = self._rows.numpy()
-        return room
+            self._memory = empty_aligned((rows, dim), dtype)
+            if self._device.type == "cuda":
+                self._pinned = torch.from_numpy(self._memory).pin_memory()
+                self._memory = self._pinned.numpy()
+        self._room = self._memory[:rows]
+        return self._room
 
-    def sent(self) -> Tensor:
-        """The rows on the device; on a GPU they may still be on their way."""
-        assert self._rows is not None
-        if self._device.type != "cuda":
-            return self._rows.to(self._device)
-        sent = self._rows.to(self._device, non_blocking=True)
+    def sent(self, shape: tuple[int, ...]) -> Tensor:
+        """What was written, in this shape, on the device; on a GPU it may still be on its way."""
+        assert self._room is not None
+        if self._pinned is None:
+            rows = torch.from_numpy(self._room.reshape(shape))
+            return rows if self._device.type == "cpu" else rows.to(self._device)
+        sent = self._pinned[: len(self._room)].view(shape).to(self._device, non_blocking=True)
         self._copied = torch.cuda.Event()
         self._copied.record()
         return sent

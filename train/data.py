@@ -6,7 +6,6 @@ What an epoch shows is a function of (seed, epoch) alone, so a run can go on in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from typing import Literal
 
 import numpy as np
@@ -15,9 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from store.dataset import Caption
+from store.padding import Layout, lay_out
 from train.batch import Batch
 from train.cached_text import TokenFeatures
 from train.clip_features import ClipFeatures
+from train.decoder import IGNORED
+
+_TOGETHER = 32  # batches whose places are worked out at once: few enough that these stay in the processor's cache
 
 
 class TokenTable:
@@ -40,13 +43,18 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def lay_out(self, rows: NDArray[np.int64], sizes: Sequence[int] | NDArray[np.int64]) -> Layout:
+        """Work out many batches at once: (M,) numbers of captions, batch after batch, and how many are in each."""
+        return lay_out(self.starts[rows], self.lengths[rows], sizes, len(self.ids) - 1)
+
+    def take(self, places: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
+        """Tokens of a batch that was laid out: a long tensor of this shape."""
+        return torch.from_numpy(self.ids.take(places).reshape(shape))
+
     def pad(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Tokens of some captions, (N, L) long, and their (N, L) bool mask; L is the longest of these."""
-        lengths = self.lengths[rows][:, None]
-        columns = np.arange(int(lengths.max(initial=1)))
-        mask = columns < lengths
-        places = np.where(mask, self.starts[rows][:, None] + columns, len(self.ids) - 1)
-        return torch.from_numpy(self.ids[places]), torch.from_numpy(mask)
+        places, real = next(iter(self.lay_out(rows, [len(rows)])))
+        return self.take(places, real.shape), torch.from_numpy(real)
 
 
 class TrainingData:
@@ -107,8 +115,12 @@ class TrainingData:
         order = self.order(epoch)
         if self.bucket > 1:
             order = self._by_length(order, epoch)
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        return [rows for rows in batches if np.any(np.diff(self.clip_rows[rows]))]
+        starts = np.arange(0, len(order), self.batch_size)
+        if not len(starts):
+            return []
+        clips = self.clip_rows[order]
+        several = np.minimum.reduceat(clips, starts) != np.maximum.reduceat(clips, starts)
+        return [order[start : start + self.batch_size] for start in starts[several].tolist()]
 
     def _by_length(self, order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """The order, cut into buckets of some batches; in each, shortest first and then whole batches at random."""
@@ -134,27 +146,53 @@ class TrainingData:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from its batch number ``start`` on."""
         planned = self.plan(epoch)[start:]
-        for rows, following in zip_longest(planned, planned[1:]):
-            if following is not None and self.features.place == "disk":
-                self.features.prefetch(np.unique(self.clip_rows[following]))
-            yield self.batch(rows)
+        for first in range(0, len(planned), _TOGETHER):
+            together = planned[first : first + _TOGETHER]
+            assembled = self._assembled(together)
+            for number in range(first, first + len(together)):
+                if self.features.place == "disk" and number + 1 < len(planned):
+                    self.features.prefetch(np.unique(self.clip_rows[planned[number + 1]]))
+                yield next(assembled)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Assemble one batch; each clip stands in it once, however many of its captions do."""
-        clips, caption_clip = np.unique(self.clip_rows[rows], return_inverse=True)
-        features, feature_mask = self.features.gather(clips)
-        text_ids, text_mask = self.text.pad(rows)
-        labels = None
+        return next(self._assembled([rows]))
+
+    def _assembled(self, planned: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
+        """Assemble batches one after the other; where everything is in them is worked out for all at once."""
+        rows, sizes = np.concatenate(planned), np.array([len(each) for each in planned])
+        clips, caption_clip, clip_sizes = self._clips_once(rows, sizes)
+        clip_ids, caption_ids = self._clip_ids[clips].tolist(), self._caption_ids[rows].tolist()
+        layouts = [self.features.lay_out(clips, clip_sizes), self.text.lay_out(rows, sizes)]
         if self.labels is not None:
-            labels, label_mask = self.labels.pad(rows)
-            labels[~label_mask] = -100
-        return Batch(
-            features=features,
-            feature_mask=feature_mask,
-            text_ids=text_ids,
-            text_mask=text_mask,
-            labels=labels,
-            caption_clip=torch.from_numpy(caption_clip),
-            clip_ids=self._clip_ids[clips].tolist(),
-            caption_ids=self._caption_ids[rows].tolist(),
-        )
+            layouts.append(self.labels.lay_out(rows, sizes))
+        first = first_clip = 0
+        for last, last_clip, places, text, *labels in zip(
+            np.cumsum(sizes).tolist(), np.cumsum(clip_sizes).tolist(), *layouts, strict=True
+        ):
+            features, feature_mask = self.features.gather(clips[first_clip:last_clip], places)
+            yield Batch(
+                features=features,
+                feature_mask=feature_mask,
+                text_ids=self.text.take(text[0], text[1].shape),
+                text_mask=torch.from_numpy(text[1]),
+                labels=self._labels(*labels[0]) if labels else None,
+                caption_clip=torch.from_numpy(caption_clip[first:last]),
+                clip_ids=clip_ids[first_clip:last_clip],
+                caption_ids=caption_ids[first:last],
+            )
+            first, first_clip = last, last_clip
+
+    def _clips_once(
+        self, rows: NDArray[np.int64], sizes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Clips of each batch, each once, batch after batch; which of its batch's clips a caption has; their counts."""
+        batch_of = np.repeat(np.arange(len(sizes)), sizes)
+        keys, place = np.unique(batch_of * len(self._clip_ids) + self.clip_rows[rows], return_inverse=True)
+        counts = np.bincount(keys // len(self._clip_ids), minlength=len(sizes))
+        return keys % len(self._clip_ids), place - (np.cumsum(counts) - counts)[batch_of], counts
+
+    def _labels(self, places: NDArray[np.int64], real: NDArray[np.bool_]) -> Tensor:
+        assert self.labels is not None
+        labels = self.labels.take(places, real.shape)
+        return labels.masked_fill_(torch.from_numpy(~real), IGNORED)

@@ -15,6 +15,7 @@ from store.aligned import AlignedFeatures
 from store.errors import SupportsetError
 from store.feature_set import FeatureSet
 from store.memory import empty_aligned
+from store.padding import lay_out
 from store.resident import ResidentFeatures, resident_bytes, thinned
 from tests.store.samples import DIM, FORMATS, Clip, card, clips, write
 
@@ -122,3 +123,24 @@ def test_on_a_gpu(tmp_path: Path, content: dict[str, Clip]) -> None:
     on_gpu, in_ram = ResidentFeatures(source, device="cuda"), ResidentFeatures(source)
     assert on_gpu.values.is_cuda
     assert np.array_equal(on_gpu.pad(rows)[0].cpu().numpy(), in_ram.pad(rows)[0])
+
+
+def test_batches_laid_out_together_are_those_laid_out_alone() -> None:
+    """Whatever the lengths, empty sequences included; nothing at all is a batch of nothing."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 7, 40)
+    starts = np.cumsum(lengths) - lengths
+    packed = np.append(np.arange(lengths.sum()) + 1, 0)  # zero: the blank row
+    asked, sizes = rng.integers(0, 40, 30), [7, 1, 12, 10]
+    layout = lay_out(starts[asked], lengths[asked], sizes, len(packed) - 1)
+    first = 0
+    for size, (rows, real) in zip(sizes, layout, strict=True):
+        batch, first = asked[first : first + size], first + size
+        width = max(1, lengths[batch].max())
+        assert real.shape == (size, width)
+        for row, found, kept in zip(batch, packed[rows].reshape(size, width), real, strict=True):
+            own = packed[starts[row] : starts[row] + lengths[row]]
+            assert found.tolist() == [*own, *[0] * (width - len(own))]
+            assert kept.tolist() == [True] * len(own) + [False] * (width - len(own))
+    nothing = lay_out(starts[:0], lengths[:0], [0], 0)
+    assert [(rows.shape, real.shape) for rows, real in nothing] == [((0,), (0, 1))]
