@@ -3,15 +3,61 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Share:
+    """The part of a batch that one of several processes computes: a run of its clips, and a run of its captions.
+
+    Attributes
+    ----------
+    rank : of this process
+    clips, captions : how many each process has; their sums are C and N
+    steps : T of the whole batch
+    """
+
+    rank: int
+    clips: tuple[int, ...]
+    captions: tuple[int, ...]
+    steps: int
+
+    @classmethod
+    def of(cls, rank: int, processes: int, clips: int, captions: int, steps: int) -> Share:
+        """The share of a process, no larger than another's by more than one clip and one caption."""
+        return cls(rank, _even(clips, processes), _even(captions, processes), steps)
+
+    @property
+    def clip_rows(self) -> slice:
+        """The clips that the process encodes: its own, or where it has none the first one, which stands in."""
+        return _run(self.clips, self.rank)
+
+    @property
+    def caption_rows(self) -> slice:
+        """The captions that the process encodes and decodes: its own, or where it has none one that stands in."""
+        return _run(self.captions, self.rank)
+
+
+def _even(number: int, parts: int) -> tuple[int, ...]:
+    return tuple(number // parts + (part < number % parts) for part in range(parts))
+
+
+def _run(sizes: tuple[int, ...], rank: int) -> slice:
+    # Every process runs through every part of the model, so that all meet in the same exchanges.
+    first = [0, *accumulate(sizes)][rank] if sizes[rank] else 0
+    return slice(first, first + max(1, sizes[rank]))
+
+
 @dataclass
 class Batch:
     """N captions of C different clips (C <= N: a batch can hold several captions of one clip).
+
+    Where several processes train together, ``features``, ``text_ids`` and ``labels`` with their masks hold the rows of
+    this process's share alone; everything else is of the whole batch.
 
     Attributes
     ----------
@@ -23,6 +69,7 @@ class Batch:
     caption_clip : (N,) long, the row of ``features`` that a caption describes
     clip_ids, caption_ids : names, for messages and the memory bank
     sources : source video of each clip, where clips of one source may not support each other's captions
+    share : which rows this process computes; None: all of them
     """
 
     features: Tensor
@@ -34,6 +81,7 @@ class Batch:
     clip_ids: list[str]
     caption_ids: list[str]
     sources: list[int] | None = None
+    share: Share | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device`` (asynchronously where memory is pinned)."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from store.dataset import Caption
 from store.padding import Layout, lay_out
-from train.batch import Batch
+from train.batch import Batch, Share
 from train.cached_text import TokenFeatures
 from train.clip_features import ClipFeatures
 from train.decoder import IGNORED
@@ -71,6 +71,7 @@ class TrainingData:
     seed : with the epoch's number, decides everything random
     bucket : batches that are cut together by length, so that little is padded; 1 cuts at random
     bucket_by : whose length: the ``caption``'s tokens, or the ``clip``'s steps
+    rank, processes : which share of each batch is read, where several processes train together
     """
 
     def __init__(
@@ -85,12 +86,15 @@ class TrainingData:
         seed: int,
         bucket: int = 1,
         bucket_by: Literal["caption", "clip"] = "caption",
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self.captions = list(captions)
         self.features, self.text, self.labels = features, text, labels
         self.clip_rows = np.asarray([row_of[caption.clip_id] for caption in captions], dtype=np.int64)
         self.batch_size, self.per_epoch, self.seed, self.bucket = batch_size, per_epoch, seed, bucket
+        self.rank, self.processes = rank, processes
         self._lengths = text.lengths if bucket_by == "caption" else features.lengths[self.clip_rows]
         # Arrays of strings, for a batch's names are looked up by its rows.
         self._clip_ids = np.array(features.clip_ids, dtype=object)
@@ -151,7 +155,10 @@ class TrainingData:
             assembled = self._assembled(together)
             for number in range(first, first + len(together)):
                 if self.features.place == "disk" and number + 1 < len(planned):
-                    self.features.prefetch(np.unique(self.clip_rows[planned[number + 1]]))
+                    clips = np.unique(self.clip_rows[planned[number + 1]])
+                    if self.processes > 1:
+                        clips = clips[self._share(clips, len(planned[number + 1])).clip_rows]
+                    self.features.prefetch(clips)
                 yield next(assembled)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
@@ -163,14 +170,21 @@ class TrainingData:
         rows, sizes = np.concatenate(planned), np.array([len(each) for each in planned])
         clips, caption_clip, clip_sizes = self._clips_once(rows, sizes)
         clip_ids, caption_ids = self._clip_ids[clips].tolist(), self._caption_ids[rows].tolist()
-        layouts = [self.features.lay_out(clips, clip_sizes), self.text.lay_out(rows, sizes)]
+        shares: list[Share | None] = [None] * len(planned)
+        read, read_sizes, read_clips, read_clip_sizes = rows, sizes, clips, clip_sizes
+        if self.processes > 1:
+            clips_of = np.split(clips, np.cumsum(clip_sizes)[:-1])
+            parts = [self._share(*each) for each in zip(clips_of, sizes.tolist(), strict=True)]
+            read, read_sizes = _runs(planned, [part.caption_rows for part in parts])
+            read_clips, read_clip_sizes = _runs(clips_of, [part.clip_rows for part in parts])
+            shares[:] = parts
+        layouts = [self.features.lay_out(read_clips, read_clip_sizes), self.text.lay_out(read, read_sizes)]
         if self.labels is not None:
-            layouts.append(self.labels.lay_out(rows, sizes))
-        first = first_clip = 0
-        for last, last_clip, places, text, *labels in zip(
-            np.cumsum(sizes).tolist(), np.cumsum(clip_sizes).tolist(), *layouts, strict=True
-        ):
-            features, feature_mask = self.features.gather(clips[first_clip:last_clip], places)
+            layouts.append(self.labels.lay_out(read, read_sizes))
+        ends = [np.cumsum(each).tolist() for each in (sizes, clip_sizes, read_clip_sizes)]
+        first = first_clip = first_read = 0
+        for share, last, last_clip, last_read, places, text, *labels in zip(shares, *ends, *layouts, strict=True):
+            features, feature_mask = self.features.gather(read_clips[first_read:last_read], places)
             yield Batch(
                 features=features,
                 feature_mask=feature_mask,
@@ -180,8 +194,13 @@ class TrainingData:
                 caption_clip=torch.from_numpy(caption_clip[first:last]),
                 clip_ids=clip_ids[first_clip:last_clip],
                 caption_ids=caption_ids[first:last],
+                share=share,
             )
-            first, first_clip = last, last_clip
+            first, first_clip, first_read = last, last_clip, last_read
+
+    def _share(self, clips: NDArray[np.int64], captions: int) -> Share:
+        steps = int(self.features.lengths[clips].max(initial=1))
+        return Share.of(self.rank, self.processes, len(clips), captions, steps)
 
     def _clips_once(
         self, rows: NDArray[np.int64], sizes: NDArray[np.int64]
@@ -196,3 +215,9 @@ class TrainingData:
         assert self.labels is not None
         labels = self.labels.take(places, real.shape)
         return labels.masked_fill_(torch.from_numpy(~real), IGNORED)
+
+
+def _runs(arrays: Sequence[NDArray[np.int64]], rows: Sequence[slice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """A run of each array, one after the other, and their lengths."""
+    runs = [array[run] for array, run in zip(arrays, rows, strict=True)]
+    return np.concatenate(runs), np.array([len(run) for run in runs])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 
 from store.card import Recipe
 from store.errors import UsageError
-from train.batch import Batch
+from train.batch import Batch, Share
 from train.chunks import in_chunks
 from train.config import Config, OptimConfig
 from train.decoder import CaptionDecoder, build_decoder, restore_decoder
-from train.losses import Negatives, contrastive_loss
-from train.memory_bank import Entries, MemoryBank
+from train.gather import gather, gather_mask, shared_statistics
+from train.losses import Negatives
+from train.memory_bank import MemoryBank
 from train.model_folder import (
     DECODER_FOLDER,
     TEXT_FOLDER,
@@ -29,34 +29,12 @@ from train.model_folder import (
     write_config,
     write_weights,
 )
-from train.support import Support, draw, mix, support_weights
+from train.objective import Losses, batch_losses, may_support
 from train.text_encoder import TextEncoder, build_text_encoder, restore_text_encoder
 from train.tokenizers import encode, fit_tokenizer
 from train.video_encoder import VideoCodes, VideoEncoder
 
 _VOCABULARY = {f"decoder.t5.{name}.weight" for name in ("shared", "decoder.embed_tokens", "lm_head")}
-
-
-@dataclass
-class Losses:
-    """Losses of one batch.
-
-    Attributes
-    ----------
-    total : scalar to descend on, ``contrastive + weight * captioning``
-    contrastive, captioning : scalars; captioning is zero where there is none
-    stats : detached scalars for the log: ``positive`` (mean cosine of a caption and its clip), ``negative`` (mean
-        cosine of a caption and the nearest other clip), and with captioning ``support_entropy`` (nats, mean over the
-        captions with a support set) and ``captions_without_support`` (a count); with a memory bank what it tells of
-        itself, and ``bank_weight``, its share of the weights
-    codes : detached codes of the batch's clips, for the memory bank
-    """
-
-    total: Tensor
-    contrastive: Tensor
-    captioning: Tensor
-    stats: dict[str, Tensor]
-    codes: VideoCodes | None = None
 
 
 class SupportSetModel(nn.Module):
@@ -169,102 +147,50 @@ class SupportSetModel(nn.Module):
 
         Parameters
         ----------
-        batch : captions and their clips
+        batch : captions and their clips; where it has a share, all processes must come here with theirs
         negatives : takes the place of the configured kind (for a warm-up)
         bank : codes of clips of earlier batches; it is read, and the caller adds ``codes`` after the backward pass
         step : of the training, for the age of the bank's entries
         """
+        video, text = self._encode(batch) if batch.share is None else self._encode_together(batch, batch.share)
+        entries = bank.entries(batch.clip_ids, step, batch.sources) if bank is not None else None
+        losses = batch_losses(
+            self.config,
+            self.decoder,
+            text,
+            video,
+            batch.caption_clip,
+            batch.labels,
+            negatives,
+            apart=may_support(batch),
+            entries=entries,
+            share=batch.share,
+        )
+        if self.decoder is not None:
+            losses.codes = VideoCodes(video.embedding.detach(), video.sequence.detach(), video.mask)
+        return losses
+
+    def _encode(self, batch: Batch) -> tuple[VideoCodes, Tensor]:
         chunks = self.config.optim.accumulate
         video = VideoCodes(*in_chunks(self.encode_video, chunks, batch.features, batch.feature_mask))
         (text,) = in_chunks(lambda *each: (self.encode_text(*each),), chunks, batch.text_ids, batch.text_mask)
-        entries = bank.entries(batch.clip_ids, step, batch.sources) if bank is not None else None
-        losses = self.losses(
-            text, video, batch.caption_clip, batch.labels, negatives, apart=may_support(batch), entries=entries
-        )
-        losses.codes = VideoCodes(video.embedding.detach(), video.sequence.detach(), video.mask)
-        return losses
+        return video, text
 
-    def losses(
-        self,
-        text: Tensor,
-        video: VideoCodes,
-        caption_clip: Tensor,
-        labels: Tensor | None,
-        negatives: Negatives | None = None,
-        *,
-        apart: Tensor | None = None,
-        entries: Entries | None = None,
-    ) -> Losses:
-        """Losses of what the encoders gave; apart from `forward` so that codes from elsewhere can join.
-
-        Parameters
-        ----------
-        text : (N, d) float, unit length
-        video : codes of C clips, each clip once
-        caption_clip : (N,) long, the clip of each caption
-        labels : (N, L) long, -100 where padded; None without captioning
-        negatives : takes the place of the configured kind
-        apart : (C, C) bool, false where clips may not support each other's captions; by default true everywhere
-        entries : of a memory bank, which join the support sets; they are no negatives of the contrastive loss
-        """
-        settings = self.config.loss
-        if negatives is None:
-            negatives = "infonce" if settings.contrastive == "infonce" else settings.negatives
-        # Similarities are compared at differences far below what bf16 resolves near 1.
-        with torch.autocast(text.device.type, enabled=False):
-            contrastive = contrastive_loss(
-                text,
-                video.embedding,
-                caption_clip,
-                negatives=negatives,
-                margin=settings.margin,
-                temperature=settings.temperature,
-                intra=settings.intra,
-            )
-            similarities = text @ video.embedding.T
-        own = caption_clip[:, None] == torch.arange(len(video.embedding), device=caption_clip.device)
-        stats = _similarity_stats(similarities.detach(), own)
-        if self.decoder is None:
-            return Losses(contrastive, contrastive, torch.zeros_like(contrastive), stats)
-        if labels is None:
-            raise ValueError("captioning needs labels in the batch")
-        support, more = self._support(text, similarities, own, caption_clip, apart, entries)
-        nonempty = support.nonempty
-        mixture, covered = mix(support, video.sequence, video.mask, more)
-        decoder, chunks = self.decoder, self.config.optim.accumulate
-        (each,) = in_chunks(lambda *parts: (decoder(*parts),), chunks, mixture, covered, labels)
-        captioned = torch.where(nonempty, each, 0.0)
-        captioning = captioned.sum() / nonempty.sum().clamp(min=1)
-        with torch.no_grad():
-            stats["support_entropy"] = support.entropy().sum() / nonempty.sum().clamp(min=1)
-            stats["captions_without_support"] = (~nonempty).sum().float()
-            if entries is not None:
-                stats["bank_weight"] = support.weights()[:, own.shape[1] :].sum() / nonempty.sum().clamp(min=1)
-                stats |= {name: torch.tensor(value, device=text.device) for name, value in entries.stats.items()}
-        return Losses(contrastive + settings.weight * captioning, contrastive, captioning, stats)
-
-    def _support(
-        self,
-        text: Tensor,
-        similarities: Tensor,
-        own: Tensor,
-        caption_clip: Tensor,
-        apart: Tensor | None,
-        entries: Entries | None,
-    ) -> tuple[Support, tuple[Tensor, Tensor] | None]:
-        """Weights over the batch's clips and then the bank's entries; codes and mask of the latter."""
-        settings = self.config.support
-        allowed = torch.ones_like(own) if apart is None else apart[caption_clip]
-        more = None
-        if entries is not None:
-            with torch.autocast(text.device.type, enabled=False):
-                similarities = torch.cat([similarities, text @ entries.codes.embedding.to(text.dtype).T], dim=1)
-            allowed = torch.cat([allowed, entries.usable[caption_clip]], dim=1)
-            own = F.pad(own, (0, entries.usable.shape[1]))
-            more = (entries.codes.sequence, entries.codes.mask)
-        if settings.size is not None:
-            allowed = draw(allowed, own, settings.size, settings.captioning)
-        return support_weights(similarities, own, settings.captioning, settings.temperature, allowed), more
+    def _encode_together(self, batch: Batch, share: Share) -> tuple[VideoCodes, Tensor]:
+        """Encode this process's share; codes and embeddings of all processes' shares."""
+        rank = share.rank
+        with (
+            shared_statistics(self.video, share.clips[rank] > 0),
+            shared_statistics(self.text, share.captions[rank] > 0),
+        ):
+            video, text = self._encode(batch)
+        text, embedding = gather(text, share.captions, rank), gather(video.embedding, share.clips, rank)
+        sequence, mask = video.sequence, video.mask
+        if self.decoder is not None:  # nothing else reads the sequences
+            missing = self.video.positions(share.steps) - mask.shape[1]
+            sequence = gather(F.pad(sequence, (0, 0, 0, missing)), share.clips, rank)
+            mask = gather_mask(F.pad(mask, (0, missing)), share.clips, rank)
+        return VideoCodes(embedding, sequence, mask), text
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Groups for an optimiser: pretrained parameters and fresh ones, each with and without weight decay.
@@ -331,19 +257,6 @@ class SupportSetModel(nn.Module):
         return model.to(device).eval()
 
 
-def may_support(batch: Batch) -> Tensor | None:
-    """(C, C) bool, false where two clips are of one source video that may not support itself; None: no such rule."""
-    if batch.sources is None:
-        return None
-    sources = torch.tensor(batch.sources, device=batch.caption_clip.device)
-    return sources[:, None] != sources[None, :]
-
-
 def _unit(vectors: Tensor) -> Tensor:
     with torch.autocast(vectors.device.type, enabled=False):
         return F.normalize(vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors, dim=-1)
-
-
-def _similarity_stats(similarities: Tensor, own: Tensor) -> dict[str, Tensor]:
-    nearest = similarities.masked_fill(own, -1.0).amax(1)  # -1 where there is no other clip
-    return {"positive": similarities.masked_fill(~own, 0.0).sum(1).mean(), "negative": nearest.mean()}

@@ -22,6 +22,7 @@ from tests.train.test_text_encoder import save_small_bert
 from train.batch import Batch
 from train.config import OptimConfig
 from train.losses import contrastive_loss
+from train.objective import batch_losses
 from train.support import mix, support_weights
 
 VARIANTS = ["none", "identity", "full", "hybrid", "cross"]
@@ -162,8 +163,10 @@ def test_the_own_clip_does_not_help_to_write_its_captions() -> None:
         changed[clip] += 1.0
         kept = batch.caption_clip == clip
         labels = batch.labels.masked_fill(~kept[:, None], -100)  # only this clip's captions have tokens
-        before = model.losses(text, video, batch.caption_clip, labels).captioning
-        after = model.losses(text, video._replace(sequence=changed), batch.caption_clip, labels).captioning
+        before = batch_losses(model.config, model.decoder, text, video, batch.caption_clip, labels).captioning
+        after = batch_losses(
+            model.config, model.decoder, text, video._replace(sequence=changed), batch.caption_clip, labels
+        ).captioning
         assert torch.equal(before, after)
 
 
@@ -172,7 +175,7 @@ def test_the_bottleneck_passes_gradients_into_both_embeddings() -> None:
     batch = small_batch(model)
     video = model.encode_video(batch.features, batch.feature_mask)
     text = model.encode_text(batch.text_ids, batch.text_mask)
-    captioning = model.losses(text, video, batch.caption_clip, batch.labels).captioning
+    captioning = batch_losses(model.config, model.decoder, text, video, batch.caption_clip, batch.labels).captioning
     for_text, for_video = torch.autograd.grad(captioning, [text, video.embedding])
     assert (for_text.norm(dim=1) > 0).all()
     assert (for_video.norm(dim=1) > 0).all()
