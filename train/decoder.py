@@ -13,8 +13,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from store.errors import UsageError
 from train.config import DecoderConfig
+from train.packed_decoder import decode_packed
 from train.pretrained import load_config, load_tokenizer, load_weights, locate
 from train.sequence_head import FEED_FORWARD
+from train.vocabulary_loss import vocabulary_loss
 
 _KEY = "decoder.name"
 IGNORED = -100  # label of a padded position
@@ -55,7 +57,7 @@ class CaptionDecoder(nn.Module):
         ----------
         codes : (N, M, d_e) float, what each caption is to be written from
         mask : (N, M) bool, positions that are there; a caption with none reads zeros
-        labels : (N, L) long, the caption with its end token, -100 where padded
+        labels : (N, L) long, the caption with its end token, -100 where padded after it
 
         Returns
         -------
@@ -63,17 +65,10 @@ class CaptionDecoder(nn.Module):
             (N,) float, in nats, mean over each caption's tokens.
         """
         real = labels != IGNORED
-        shifted = F.pad(labels[:, :-1], (1, 0), value=self.start)
-        hidden = self.t5.decoder(
-            input_ids=shifted.masked_fill(shifted == IGNORED, self.pad),
-            encoder_hidden_states=self.connect(codes),
-            encoder_attention_mask=_open(mask).long(),
-            use_cache=False,
-        ).last_hidden_state
-        # Only real tokens meet the vocabulary: its projection is the largest product of a small decoder.
         rows = real.flatten().nonzero().squeeze(1)
-        logits = self.t5.lm_head(hidden.flatten(0, 1)[rows] * self.scale)
-        losses = F.cross_entropy(logits, labels.flatten()[rows], reduction="none")
+        read = F.pad(labels[:, :-1], (1, 0), value=self.start)
+        hidden = decode_packed(self.t5.decoder, read, rows, self.connect(codes), _open(mask))
+        losses = vocabulary_loss(hidden * self.scale, self.t5.lm_head.weight, labels.flatten()[rows])
         tokens = losses.new_zeros(real.numel()).index_copy(0, rows, losses).view_as(real)
         return tokens.sum(1) / real.sum(1).clamp(min=1)
 

@@ -1,0 +1,95 @@
+"""The packed decoder beside the library's own stack, on the same weights: values, gradients, and what is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.train.small_models import save_small_t5
+from train.packed_decoder import decode_packed
+
+DRAWS = 200
+VERSIONS = ["1.0", "1.1"]  # the second has a gated feed-forward part
+
+
+def case(lengths: list[int], codes: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    real = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    tokens = torch.randint(1, 40, real.shape, generator=generator)
+    there = torch.arange(codes)[None] < torch.tensor([1 + row % codes for row in range(len(lengths))])[:, None]
+    memory = torch.randn(len(lengths), codes, 16, generator=generator, dtype=torch.float64)
+    return tokens, real, memory, there
+
+
+def packed(real: Tensor) -> Tensor:
+    return real.flatten().nonzero().squeeze(1)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("codes", [1, 4])
+def test_values_and_gradients_equal_the_librarys(version: str, codes: int, tmp_path: Path) -> None:
+    stack = save_small_t5(tmp_path, version).double().decoder
+    tokens, real, memory, there = case([5, 1, 9, 3], codes)
+    memory.requires_grad_(True)
+    wanted = [memory, *stack.parameters()]
+    theirs = stack(
+        input_ids=tokens, encoder_hidden_states=memory, encoder_attention_mask=there.long(), use_cache=False
+    ).last_hidden_state[real]
+    ours = decode_packed(stack, tokens, packed(real), memory, there)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    factors = torch.randn(ours.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for mine, library in zip(
+        torch.autograd.grad((ours * factors).sum(), wanted),
+        torch.autograd.grad((theirs * factors).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, library, rtol=1e-5, atol=1e-6)  # the library's norms compute in float32
+
+
+def test_with_dropout_it_is_the_librarys_on_average(tmp_path: Path) -> None:
+    stack = save_small_t5(tmp_path).decoder.train()
+    tokens, real, memory, there = case([5, 2])
+    memory = memory.float()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        ours = torch.stack([decode_packed(stack, tokens, packed(real), memory, there) for _ in range(DRAWS)])
+        theirs = torch.stack(
+            [
+                stack(
+                    input_ids=tokens, encoder_hidden_states=memory, encoder_attention_mask=there.long(), use_cache=False
+                ).last_hidden_state[real]
+                for _ in range(DRAWS)
+            ]
+        )
+    assert not torch.equal(ours[0], ours[1])
+    error = ((ours.var(0) + theirs.var(0)) / DRAWS).sqrt()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() < 5 * error).all()
+    assert ours.var(0).mean().item() == pytest.approx(theirs.var(0).mean().item(), rel=0.15)
+
+
+def test_what_stands_in_padding_is_not_looked_at(tmp_path: Path) -> None:
+    stack = save_small_t5(tmp_path).double().decoder
+    tokens, real, memory, there = case([5, 1, 3])
+    found = decode_packed(stack, tokens, packed(real), memory, there)
+    dirty = tokens.masked_fill(~real, 39)
+    assert torch.equal(
+        decode_packed(stack, dirty, packed(real), memory.masked_fill(~there[..., None], torch.pi), there), found
+    )
+
+
+def test_under_autocast(tmp_path: Path) -> None:
+    stack = save_small_t5(tmp_path).decoder.train()
+    tokens, real, memory, there = case([5, 1, 3])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = decode_packed(stack, tokens, packed(real), memory.float(), there)
+    found.sum().backward()
+    exact = decode_packed(stack.eval(), tokens, packed(real), memory.float(), there)
+    assert found.shape == exact.shape
+    assert torch.isfinite(found).all()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(
+            decode_packed(stack, tokens, packed(real), memory.float(), there).float(), exact, rtol=0.1, atol=0.1
+        )
