@@ -20,7 +20,7 @@ import xxhash
 from store.card import FeatureCard, Recipe, load_card
 from store.clip_table import ClipTable
 from store.errors import SupportsetError, UsageError
-from store.files import StorePath, as_part, open_folder, store_path
+from store.files import StorePath, as_part, disk_reads, open_folder, store_path
 from store.index import OK, index_name
 from store.index_cache import open_clip_table
 from store.mapped_shards import MappedShards
@@ -242,12 +242,12 @@ class FeatureSet:
         bounds = offsets.tolist()
         out = empty_aligned((bounds[-1], mapped.columns), mapped.dtype) if out is None else out[: bounds[-1]]
         views = mapped.views
-        began = time.perf_counter()
+        began, reads = time.perf_counter(), disk_reads()
         # The line that decides the speed: one slice and one copy a clip, nothing else.
         slices = [views[shard][start:stop] for shard, start, stop in places.tolist()]
         if slices:
             np.concatenate(slices, out=out)
-        mapped.copied(len(rows), bounds[-1], time.perf_counter() - began)
+        mapped.copied(len(rows), bounds[-1], time.perf_counter() - began, disk_reads() - reads)
         if self.check:  # the copies, where they are not of another dtype: then what they were made of
             copies = slices if out.dtype != mapped.dtype else [out[low:high] for low, high in pairwise(bounds)]
             self._compare(rows, copies, name)

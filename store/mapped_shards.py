@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from store.errors import SupportsetError
-from store.files import Folder, MappedFile
+from store.files import Folder, MappedFile, disk_reads
 from store.index import ShardIndex, index_name
 from store.shard import Array, shard_format
 
-PATIENCE = 3  # batches in a row that come as fast as only memory gives them before nothing is asked for any more
-_CLIP_SECONDS = 3e-6  # copying from memory takes at most so long a clip ...
-_BYTE_SECONDS = 1 / 1.5e9  # ... and so long a byte, on a machine that is not slow; one page from a disk takes 50 us
+PATIENCE = 3  # batches in a row that come from memory before nothing is asked for any more
+_CLIP_SECONDS = 1e-5  # copying from memory takes at most so long a clip, even on a machine that is busy ...
+_BYTE_SECONDS = 1 / 1e9  # ... and so long a byte; one page from a disk takes 50 us
 _NEAR = 64 * 1024  # bytes: ranges this near are asked for as one
 
 
@@ -42,7 +42,7 @@ class MappedShards:
         self._is_mapped = np.zeros(len(indexes), bool)
         self._all_mapped = False
         self._is_distant = np.zeros(len(indexes), bool)  # bytes of these must be fetched before they are touched
-        self._fast = 0  # batches in a row, the last one among them, that came as fast as only memory gives them
+        self._fast = 0  # batches in a row, the last one among them, that came from memory, as far as one can tell
 
     def extend(self, indexes: list[ShardIndex]) -> MappedShards:
         """The same with more shards behind; what is mapped stays so."""
@@ -77,8 +77,8 @@ class MappedShards:
         """Have the rows of some clips ready to be copied: fetched where they are far, read ahead where they are cold.
 
         On a disk, pages that must be read one by one as they are touched are some 25 times slower than asked for
-        ahead, and asking for pages that lie in memory costs a third of the speed. Which of the two it is, the time that
-        the batches before took tells: the kernel does not say it of other people's files, nor without reading them.
+        ahead, and asking for pages that lie in memory costs a third of the speed. Which of the two it is, the batches
+        before tell: how much this thread has had read from disks for them, and where that is not counted, their time.
 
         Parameters
         ----------
@@ -94,10 +94,10 @@ class MappedShards:
         elif self._fast < PATIENCE:
             self.ask(places)
 
-    def copied(self, clips: int, rows: int, seconds: float) -> None:
-        """Take note of how long it took to copy a batch of some clips, of some rows in all."""
+    def copied(self, clips: int, rows: int, seconds: float, reads: int) -> None:
+        """Take note of how long it took to copy a batch of some clips, of some rows in all, and of the disk reads."""
         row_bytes = self.columns * self.dtype.itemsize
-        fast = seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
+        fast = not reads and seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
         self._fast = self._fast + 1 if fast else 0
 
     @property
@@ -107,8 +107,11 @@ class MappedShards:
 
     def ask(self, places: Array) -> None:
         """Say which rows will be needed soon; returns at once. Parameters as :meth:`await_bytes`."""
+        before = disk_reads()
         for shard, ranges in self._ranges(places).items():
             self._file(shard)[0].ask(ranges)
+        if disk_reads() != before:  # what was asked for comes as fast as from memory, and yet from a disk
+            self._fast = 0
 
     def _any_distant(self) -> bool:
         return bool(self._is_distant.any())

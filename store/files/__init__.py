@@ -4,6 +4,7 @@
 in the store opens a file to write it.
 """
 
+from store.files.disk_reads import disk_reads
 from store.files.folder import TEMPORARY, Folder, MappedFile, Part, Parts, fetched, telling
 from store.files.hashing import as_part, hash_file, hash_parts, hash_pieces, part_sizes
 from store.files.local import LocalFolder, sync_folder
@@ -20,6 +21,7 @@ __all__ = [
     "RemotePath",
     "StorePath",
     "as_part",
+    "disk_reads",
     "fetched",
     "hash_file",
     "hash_parts",

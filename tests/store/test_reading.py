@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import xxhash
 
 from store.errors import SupportsetError, UsageError
 from store.feature_set import FeatureSet
-from store.files import LocalFolder, MappedFile
+from store.files import LocalFolder, MappedFile, disk_reads
 from store.files.mapping import LocalMapping
 from store.mapped_shards import PATIENCE
 from tests.store.samples import DIM, FORMATS, clips, write
@@ -132,7 +133,7 @@ def test_clips_are_asked_for_until_batches_come_as_fast_as_from_memory(
     steps = sum(len(values) for values, _ in content.values())
     took = 1.0
     noted = mapped.copied
-    monkeypatch.setattr(mapped, "copied", lambda clips, rows, seconds: noted(clips, rows, took))
+    monkeypatch.setattr(mapped, "copied", lambda clips, rows, seconds, reads: noted(clips, rows, took, 0))
     for _ in range(5):
         features.read_rows(rows)
     assert local == [(0, steps * ROW)] * 5  # slow: from a disk
@@ -149,6 +150,40 @@ def test_clips_are_asked_for_until_batches_come_as_fast_as_from_memory(
     assert len(local) == 6 + PATIENCE  # from the batch after a slow one on
 
 
+def test_what_was_asked_for_and_came_fast_is_no_sign_of_memory(
+    tmp_path: Path, local: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fast disk that is asked ahead gives a batch as fast as memory does: the kernel's count tells them apart."""
+    write(tmp_path, clips(3))
+    features = FeatureSet.open(tmp_path)
+    rows = features.find(features.clip_ids)
+    mapped = features._mapped["values"]
+    noted = mapped.copied
+    monkeypatch.setattr(mapped, "copied", lambda clips, rows, seconds, reads: noted(clips, rows, 1e-6, reads))
+    blocks = iter(range(1000))
+    monkeypatch.setattr("store.mapped_shards.disk_reads", lambda: next(blocks))  # each wish has something read
+    for _ in range(2 * PATIENCE):
+        features.read_rows(rows)
+    assert len(local) == 2 * PATIENCE
+    monkeypatch.setattr("store.mapped_shards.disk_reads", lambda: 0)
+    for _ in range(2 * PATIENCE):
+        features.read_rows(rows)
+    assert len(local) == 3 * PATIENCE - 1  # nothing more after as many from memory, the last one among them
+
+
+def test_pages_that_are_touched_cold_count_as_read(tmp_path: Path, local: list[tuple[int, int]]) -> None:
+    write(tmp_path, clips(9))
+    features = FeatureSet.open(tmp_path)
+    rows = features.find(features.clip_ids)
+    for _ in range(2 * PATIENCE):
+        features._mapped["values"].copied(9, 9, 1e-6, 0)
+    assert not features._mapped["values"].cold
+    features._mapped["values"].copied(9, 9, 1e-6, 8)
+    assert features._mapped["values"].cold
+    features.read_rows(rows)
+    assert len(local) == 1
+
+
 def test_prefetch_asks_and_reads_nothing(tmp_path: Path, local: list[tuple[int, int]]) -> None:
     write(tmp_path, clips(9))
     features = FeatureSet.open(tmp_path)
@@ -156,7 +191,7 @@ def test_prefetch_asks_and_reads_nothing(tmp_path: Path, local: list[tuple[int, 
     start = sum(features.lengths(["clip0", "clip1"])) * ROW
     assert local == [(start, start + features.lengths(["clip2"])[0] * ROW)]
     for _ in range(PATIENCE):
-        features._mapped["values"].copied(1, 1, 0.0)
+        features._mapped["values"].copied(1, 1, 0.0, 0)
     features.prefetch(features.find(["clip3"]))
     assert len(local) == 1
 
@@ -166,8 +201,8 @@ def test_a_scan_asks_for_a_shard_at_a_time(tmp_path: Path, local: list[tuple[int
     write(tmp_path, content, clips_per_shard=10)
     features = FeatureSet.open(tmp_path)
     for _ in range(PATIENCE):
-        features._mapped["values"].copied(1, 1, 0.0)
-        features._mapped["timestamps"].copied(1, 1, 0.0)
+        features._mapped["values"].copied(1, 1, 0.0, 0)
+        features._mapped["timestamps"].copied(1, 1, 0.0, 0)
     assert len(list(features.scan())) == 20
     assert len(local) == 4  # values and timestamps of two shards
 
@@ -183,8 +218,14 @@ def test_evicted_pages_come_when_asked_for(tmp_path: Path) -> None:
     os.close(descriptor)
     mapped = LocalMapping(file)
     mapped.expect_random()
+    before = disk_reads()
     mapped.ask([(0, 4096), (500_000, 1 << 20)])
     assert bytes(mapped.content) == content
+    if os.stat(tmp_path).st_dev >> 8 and sys.platform == "linux":  # on a block device, so that evicting is possible
+        assert disk_reads() - before >= (1 << 20) // 512
+        before = disk_reads()
+        assert bytes(mapped.content) == content
+        assert disk_reads() == before
 
 
 def test_a_string_is_no_list_of_clips(tmp_path: Path) -> None:
