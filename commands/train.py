@@ -21,11 +21,18 @@ def train_command(
     """Train on stored features; no video is opened.
 
     CONFIG is a TOML file (see configs/); KEY=VALUE overrides one of its values, such as optim.epochs=5.
+
+    On several GPUs: torchrun --nproc_per_node 4 cli.py train CONFIG (see docs/training.md).
     """
     from train.config import load_config
     from train.loop import train
+    from train.processes import alike
 
-    result = train(load_config(config, overrides), store, out, resume=resume, device=device)
+    with alike():
+        settings = load_config(config, overrides)
+    result = train(settings, store, out, resume=resume, device=device)
+    if not result.main:
+        return
     if as_json:
         print_json(
             {

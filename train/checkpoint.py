@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class Position:
     best_score, best_epoch : on validation; epochs count from 1
     stale_epochs : epochs since the best one
     seconds : spent training so far
+    processes : that trained together up to here
     """
 
     epoch: int = 0
@@ -36,6 +38,16 @@ class Position:
     best_epoch: int | None = None
     stale_epochs: int = 0
     seconds: float = 0.0
+    processes: int = 1
+
+
+def random_state() -> dict[str, Any]:
+    """Where the random numbers of this process are."""
+    return {
+        "python": random.getstate(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
 
 def save_checkpoint(
@@ -46,11 +58,14 @@ def save_checkpoint(
     position: Position,
     fingerprint: str,
     bank: MemoryBank | None = None,
+    random_states: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write model, optimiser, scaler, random states, memory bank and position.
 
-    The file before stays until this one is whole.
+    The file before stays until this one is whole. ``random_states`` are those of all processes, this one's first;
+    by default this one is alone.
     """
+    mine, *others = random_states or [random_state()]
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -58,11 +73,8 @@ def save_checkpoint(
         "bank": bank.state_dict() if bank is not None else None,
         "position": asdict(position),
         "fingerprint": fingerprint,
-        "random": {
-            "python": random.getstate(),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        },
+        "random": mine,
+        "random_of_others": others,
     }
     temporary = path.with_name(path.name + ".tmp")
     with telling("save the checkpoint", path):
@@ -82,8 +94,12 @@ def load_checkpoint(
     scaler: torch.amp.GradScaler | None,
     fingerprint: str,
     bank: MemoryBank | None = None,
+    rank: int = 0,
 ) -> Position:
     """Put a run back where it was.
+
+    ``rank`` is this process's among those that train together. One that had no part in the checkpoint keeps the random
+    numbers it has.
 
     Raises
     ------
@@ -103,11 +119,17 @@ def load_checkpoint(
             scaler.load_state_dict(state["scaler"])
         if bank is not None:
             bank.load_state_dict(state["bank"])
-        random.setstate(state["random"]["python"])
-        torch.set_rng_state(state["random"]["torch"])
-        if len(state["random"]["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        states = [state["random"], *state.get("random_of_others", ())]
+        if rank < len(states):
+            _set_random_state(states[rank])
         return Position(**state["position"])
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SupportsetError(f"{path}: cannot be resumed from ({reason}); start anew with another --out") from None
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -36,6 +36,7 @@ class ClipFeatures:
         batch), or ``auto``: the first of these that has room to spare
     buffers : batches that lie in memory at a time, used in turn: a batch is valid until so many more were gathered.
         On a GPU they are pinned, and copied from while the next is filled. 0: each has memory of its own
+    holders : processes of this machine that hold these features, each its own copy: for ``auto``
 
     Attributes
     ----------
@@ -60,6 +61,7 @@ class ClipFeatures:
         device: torch.device | str = "cpu",
         place: Place = "auto",
         buffers: int = 0,
+        holders: int = 1,
     ) -> None:
         self.clip_ids, self.dim = list(clip_ids), source.dim
         self._device, self._max_steps = torch.device(device), max_steps
@@ -67,7 +69,7 @@ class ClipFeatures:
         self.nbytes = resident_bytes(source, self.clip_ids, max_steps)
         if place == "gpu" and self._device.type != "cuda":
             raise UsageError(f"data.place = 'gpu', but the run is on {self._device}: use auto, ram or disk")
-        self.place = _choose(self.nbytes, self._device) if place == "auto" else place
+        self.place = _choose(self.nbytes, self._device, holders) if place == "auto" else place
         self._source, self._rows = source, source.find(self.clip_ids)
         self.lengths = np.minimum(source.lengths_of(self._rows), max_steps)
         self._held: ResidentFeatures | None = None
@@ -165,8 +167,8 @@ class _Buffer:
         return sent
 
 
-def _choose(size: int, device: torch.device) -> Literal["gpu", "ram", "disk"]:
-    """The nearest place that has room to spare for so many bytes."""
+def _choose(size: int, device: torch.device, holders: int) -> Literal["gpu", "ram", "disk"]:
+    """The nearest place that has room to spare for so many bytes, in RAM once for each process that holds them."""
     if device.type == "cuda" and size < _OF_GPU * torch.cuda.mem_get_info(device)[0]:
         return "gpu"
-    return "ram" if size < _OF_RAM * free_memory() else "disk"
+    return "ram" if size * holders < _OF_RAM * free_memory() else "disk"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from store.errors import UsageError
 from train.config import OptimConfig
+from train.gather import exchange
 
 
 def check_device(device: str) -> None:
@@ -39,19 +42,55 @@ def choose_device(device: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def launched() -> tuple[int, int]:
+    """Processes that a launcher started for one training: in all, and on this machine."""
+    return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """Number of this process among those that a launcher started on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def open_accelerator(optim: OptimConfig, device: str) -> Accelerator:
-    """Accelerate on one device, with the precision of the configuration."""
+    """Accelerate on this process's device, with the precision of the configuration.
+
+    Where a launcher started several processes, they are connected: over gloo on CPUs, over NCCL on CUDA devices, one
+    device a process.
+
+    Raises
+    ------
+    UsageError
+        A device or a precision that cannot be had; more processes than CUDA devices.
+    """
     check_device(device)
-    if device.startswith("cuda"):
+    processes, here = launched()
+    kind = choose_device(device).type
+    if processes > 1:
+        _check_launched(device, kind, here)
+    elif device.startswith("cuda"):
         torch.cuda.set_device(torch.device(device).index or 0)
     AcceleratorState._reset_state(reset_partial_state=True)  # else a process could train at one precision only
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(optim.precision, optim.precision), cpu=device == "cpu")
-    if accelerator.num_processes > 1:
-        raise UsageError(
-            f"training runs in one process, {accelerator.num_processes} were launched: start it without a launcher"
-        )
+    on_cpu = device == "cpu" or (processes > 1 and kind == "cpu")  # told, or Accelerate leaves the processes apart
+    precision = {"fp32": "no"}.get(optim.precision, optim.precision)
+    if processes > 1:
+        accelerator: Accelerator = exchange(Accelerator, mixed_precision=precision, cpu=on_cpu)
+    else:
+        accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu)
     if optim.precision == "fp16" and accelerator.device.type != "cuda":
         raise UsageError(
             f"optim.precision = 'fp16' needs a CUDA device, this is {accelerator.device.type}: use bf16 or fp32"
         )
     return accelerator
+
+
+def _check_launched(device: str, kind: str, here: int) -> None:
+    if ":" in device:
+        raise UsageError(f"--device {device} is one device, and {here} processes were launched here: use cuda or auto")
+    if kind == "mps":
+        raise UsageError(f"{here} processes were launched, and mps is one device: start it without a launcher")
+    if kind == "cuda" and here > torch.cuda.device_count():
+        raise UsageError(
+            f"{here} processes were launched on a machine with {torch.cuda.device_count()} CUDA devices: launch one a "
+            "device, or use --device cpu"
+        )

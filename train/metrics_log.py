@@ -17,6 +17,7 @@ from store.errors import SupportsetError
 from store.files import LocalFolder, telling
 from train.batch import Batch
 from train.run_folder import RunFolder
+from train.schedule import EpochMeans
 
 
 class MetricsLog:
@@ -59,6 +60,18 @@ class MetricsLog:
         """Flush and close both."""
         self._file.close()
         self._events.close()
+
+
+class NoLog:
+    """What the processes besides the main one write: nothing."""
+
+    damaged = 0
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Leave it to the main process."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class StepWindow:
@@ -123,12 +136,13 @@ class Progress:
     ----------
     total, done : steps of the run, and those already done when it starts
     every : seconds between plain lines
+    shown : false keeps silent
     """
 
-    def __init__(self, total: int, done: int, every: float = 30.0) -> None:
-        self._every, self._total, self._last = every, total, time.monotonic()
+    def __init__(self, total: int, done: int, every: float = 30.0, *, shown: bool = True) -> None:
+        self._every, self._total, self._last, self._shown = every, total, time.monotonic(), shown
         self._bar: Any = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -160,8 +174,24 @@ class Progress:
         self._last = time.monotonic()
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        else:
+        elif self._shown:
             print(text, file=sys.stderr, flush=True)
+
+
+def epoch_line(
+    epoch: int, epochs: int, means: EpochMeans, scores: Mapping[str, float], better: bool, seconds: float
+) -> str:
+    """What an epoch came to, for people."""
+    words = [f"epoch {epoch}/{epochs}"]
+    if means.steps:
+        words.append(
+            f"loss {means.mean('loss'):.3f} (contrastive {means.mean('contrastive'):.3f}, captioning "
+            f"{means.mean('captioning'):.3f})"
+        )
+    if scores:
+        shown = " ".join(f"{way} {scores[f'{way}/R@1']:.1f}/{scores[f'{way}/R@5']:.1f}" for way in ("t2v", "v2t"))
+        words.append(f"validation R@1/5 {shown}, rsum {scores['rsum']:.1f}{' (best)' if better else ''}")
+    return "  ".join([*words, f"{seconds:.1f} s"])
 
 
 def _step_of(line: bytes) -> int | None:

@@ -56,6 +56,13 @@ class RunFolder:
         """Whether a run's configuration is there."""
         return self.config.is_file()
 
+    def check_usable(self, config: Config, resume: bool) -> None:
+        """Refuse what `check_same` refuses where a run that is there goes on, else what `check_free` does."""
+        if resume and self.started:
+            self.check_same(config)
+        else:
+            self.check_free()
+
     def check_free(self) -> None:
         """Refuse a folder that has anything in it."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
