@@ -158,9 +158,9 @@ class OptimConfig(Section):
 
     epochs: int = Field(20, ge=1)
     max_steps: int | None = Field(None, ge=1)  # stop early by steps, for trials
-    batch_size: int = Field(64, ge=2)  # captions a step
-    # Parts that a batch is computed in, where it does not fit into memory whole; negatives and support sets stay those
-    # of the whole batch. Costs one more forward pass; layer norm only.
+    batch_size: int = Field(64, ge=2)  # captions a step, of all processes together
+    # Parts that a batch, or a process's share of it, is computed in, where it does not fit into memory whole; negatives
+    # and support sets stay those of the whole batch. Costs one more forward pass; layer norm only.
     accumulate: int = Field(1, ge=1)
     learning_rate: float = Field(5e-5, gt=0.0)  # (*)
     head_learning_rate: float | None = Field(None, gt=0.0)  # of modules without pretrained weights; null: the same

@@ -109,7 +109,7 @@ def exchange(operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
     try:
         return operation(*args, **options)
     except RuntimeError as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise ProcessLost(
             f"another process of this training has ended or cannot be reached ({reason}); its own message or the log "
             "of its machine says why. Go on with --resume"

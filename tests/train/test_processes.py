@@ -28,6 +28,7 @@ from safetensors.numpy import load_file
 
 from store.errors import SupportsetError, UsageError
 from tests.train.small_store import config, plant
+from train.ablation.study import run_study
 from train.batch import Batch, Share
 from train.config import Config, OptimConfig
 from train.data import TrainingData
@@ -175,6 +176,7 @@ def trainings(folder: Path, rank: int) -> None:
     found["primitives"] = primitives(rank)
 
     found["whole"] = train(LONG, root, folder / "whole", device="cpu").main
+    found["seed"] = torch.initial_seed()
     found["used"] = how_it_ended(lambda: train(LONG, root, folder / "whole", device="cpu"))
     original = TrainingData.batches
     if rank == 1:
@@ -332,6 +334,7 @@ def test_a_request_to_one_process_stops_all_and_the_run_goes_on_bit_for_bit(
     for first, second in zip(states[0]["random_of_others"], states[1]["random_of_others"], strict=True):
         assert torch.equal(first["torch"], second["torch"])
     assert states[0]["position"]["processes"] == NUMBER
+    assert len({each["seed"] for each in found}) == NUMBER  # or the processes would drop the same elements
 
 
 def test_one_process_goes_on_with_what_several_began(
@@ -390,6 +393,31 @@ def test_torchrun_makes_the_run_folder_that_one_process_makes(tmp_path: Path) ->
             assert mine[key] == pytest.approx(theirs[key], rel=1e-3, abs=1e-4), key
 
 
+@pytest.mark.parametrize("place", ["ram", "disk"])
+def test_the_shares_of_a_batch_are_the_batch(tmp_path: Path, place: str) -> None:
+    plant(tmp_path / "store")
+    each = setting(data={"place": place}, optim={"batch_size": 45})  # the last batch is small
+    data = open_run_data(each, tmp_path / "store")
+    texts = [caption.text for caption in data.train.captions]
+    model = SupportSetModel.build(each, data.features.dim, texts)
+    whole = make_loader(each, data, model, texts).batches(0)
+    ranks: list[Any] = [SimpleNamespace(rank=rank, number=NUMBER, here=NUMBER) for rank in range(NUMBER)]
+    shares = [make_loader(each, data, model, texts, processes=mine).batches(0) for mine in ranks]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert batch.share is None
+        assert batch.labels is not None
+        for part in parts:
+            assert (part.clip_ids, part.caption_ids) == (batch.clip_ids, batch.caption_ids)
+            assert torch.equal(part.caption_clip, batch.caption_clip)
+            assert part.share.steps == batch.features.shape[1]
+        for name in ("features", "feature_mask", "text_ids", "text_mask", "labels"):
+            rows = list(chain(*(getattr(part, name) for part in parts)))
+            expected = getattr(batch, name)
+            assert len(rows) == len(expected)
+            for mine, row in zip(rows, expected, strict=True):
+                assert torch.equal(mine, row[: len(mine)])
+
+
 def test_shares_are_even_and_hold_everything_once() -> None:
     for processes, clips, captions in ((2, 5, 9), (3, 2, 2), (4, 3, 64), (3, 9, 9)):
         shares = [Share.of(rank, processes, clips, captions, 7) for rank in range(processes)]
@@ -412,6 +440,9 @@ def test_what_a_launch_cannot_have_is_refused(monkeypatch: pytest.MonkeyPatch) -
         open_accelerator(OptimConfig(), "auto")
     with pytest.raises(UsageError, match="--device cuda:1 is one device, and 4 processes were launched"):
         open_accelerator(OptimConfig(), "cuda:1")
+    grid: Any = None
+    with pytest.raises(UsageError, match="start it without a launcher"):
+        run_study(grid, "nowhere", device="cpu")
 
 
 def test_one_process_alone_exchanges_nothing() -> None:

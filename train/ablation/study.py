@@ -20,7 +20,7 @@ from train.ablation.grid import Grid, Variant, flat
 from train.ablation.results import RunKey, StudyFolder, config_hash, stamped
 from train.ablation.worker import Outcome, Task, identity, run_in_process, run_task
 from train.config import Config
-from train.device import check_device
+from train.device import check_device, launched
 from train.stop import StopRequest, TrainingInterrupted
 
 Finished = dict[RunKey, dict[str, Any]]
@@ -87,6 +87,8 @@ def run_study(
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least one run at a time")
     check_device(device)
+    if launched()[0] > 1:
+        raise UsageError("a study starts processes of its own (--jobs): start it without a launcher")
     study = read_study(grid, out)
     if retry_failed:
         for key in study.failed:
