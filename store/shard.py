@@ -8,6 +8,7 @@ in one run, so that a reader can map them. Neither touches a disk: :mod:`store.f
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Location:
     @property
     def nbytes(self) -> int:
         """Number of bytes from ``offset`` on."""
-        return self.view_dtype.itemsize * int(np.prod(self.shape))
+        return self.view_dtype.itemsize * math.prod(self.shape)
 
     @property
     def view_dtype(self) -> np.dtype[Any]:

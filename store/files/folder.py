@@ -49,8 +49,10 @@ class MappedFile(Protocol):
     complete : whether all of the content may be touched at any time
     """
 
-    content: memoryview
     complete: bool
+
+    @property
+    def content(self) -> memoryview: ...
 
     def expect_random(self) -> None:
         """Say that pieces anywhere will be read, each asked for before: what lies around them is not wanted."""

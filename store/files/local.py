@@ -67,9 +67,10 @@ class LocalFolder:
 
     def size(self, name: str) -> int | None:
         """Size of a file in bytes, None where it is absent."""
-        with telling("look at the file", self.path / name):
+        path = self.path / name
+        with telling("look at the file", path):
             try:
-                return os.stat(self.path / name).st_size
+                return os.stat(path).st_size
             except FileNotFoundError:
                 return None
 
@@ -121,8 +122,9 @@ class LocalFolder:
 
     def map(self, name: str) -> MappedFile:
         """A file as memory. The mapping lives as long as something views its content."""
-        with telling("map the file", self.path / name):
-            return LocalMapping(self.path / name)
+        path = self.path / name
+        with telling("map the file", path):
+            return LocalMapping(path)
 
     def put(self, files: Mapping[str, Parts], *, replace: bool = True) -> bool:
         """Write files durably and all at once.

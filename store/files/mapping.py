@@ -13,6 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from store.files.address_range import AddressRange
+from store.files.folder import telling
+
 T = TypeVar("T")
 
 # The kernel cuts one wish short at the device's readahead window, which is rarely below this.
@@ -28,33 +31,88 @@ class LocalMapping:
     ----------
     path : of a file
 
+    Attributes
+    ----------
+    size : of the file in bytes, when it was opened
+
     Raises
     ------
     OSError
-        The file cannot be opened or mapped.
+        The file cannot be opened.
     """
 
     complete = True
 
     def __init__(self, path: Path) -> None:
-        self._descriptor, self.content = with_enough_open_files(lambda: _map(path))
-        weakref.finalize(self, os.close, self._descriptor).atexit = False
+        self._path = path
+        self._descriptor, self.size = with_enough_open_files(lambda: _open(path))
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        self._close.atexit = False
+        self._content: memoryview | None = None
+        self._placed: tuple[AddressRange, int] | None = None  # and the place of the file's first byte
+
+    @property
+    def content(self) -> memoryview:
+        """The whole file, mapped when it is first asked for.
+
+        Raises
+        ------
+        SupportsetError
+            The system does not map it.
+        """
+        if self._content is None:
+            with telling("map the file", self._path):
+                _, mapped = with_enough_open_files(lambda: (self._descriptor, self._map()))
+                self._content = memoryview(mapped)
+        return self._content
+
+    def place(self, addresses: AddressRange, offset: int, at: int, size: int) -> None:
+        """Map a part of the file into a range of addresses, in place of ``content``, and close it.
+
+        Parameters
+        ----------
+        addresses : where to
+        offset, at, size : as for :meth:`AddressRange.map_file`; :meth:`ask` takes what lies in this part from now on
+
+        Raises
+        ------
+        OSError
+            The system does not map it there; the file is as it was.
+        """
+        addresses.map_file(self._descriptor, offset, at, size)
+        self._expect_random_reads()  # of the open file, which its map keeps
+        self._placed = addresses, at - offset
+        self._close()
 
     def expect_random(self) -> None:
         """Have the kernel read nothing around the pages that are touched: it may be megabytes for each."""
-        if hasattr(os, "posix_fadvise") and self.content.nbytes:
+        if self._placed is None and self.size and hasattr(os, "posix_fadvise"):
             mapped = self.content.obj
-            with suppress(OSError):  # a hint: some file systems take none
-                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
-                if isinstance(mapped, mmap.mmap):
+            self._expect_random_reads()
+            if isinstance(mapped, mmap.mmap):
+                with suppress(OSError):
                     mapped.madvise(mmap.MADV_RANDOM)
 
     def ask(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Have the kernel read ranges of bytes ahead, in the background; nothing where it does not offer that."""
-        read_ahead(self._descriptor, ranges)
+        if self._placed is None:
+            read_ahead(self._descriptor, ranges)
+        else:
+            addresses, first = self._placed
+            for start, stop in ranges:
+                for offset in range(start, stop, _WISH):
+                    addresses.ask(first + offset, min(_WISH, stop - offset))
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Nothing: the kernel fetches what is touched."""
+
+    def _map(self) -> mmap.mmap | bytes:
+        return map_descriptor(self._descriptor, self.size) if self.size else b""  # nothing cannot be mapped
+
+    def _expect_random_reads(self) -> None:
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # a hint: some file systems take none
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 def read_ahead(descriptor: int, ranges: Sequence[tuple[int, int]]) -> None:
@@ -91,13 +149,11 @@ def map_descriptor(descriptor: int, size: int) -> mmap.mmap:
     return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
 
 
-def _map(path: Path) -> tuple[int, memoryview]:
+def _open(path: Path) -> tuple[int, int]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        size = os.fstat(descriptor).st_size
-        # Nothing cannot be mapped on any system.
-        return descriptor, memoryview(map_descriptor(descriptor, size) if size else b"")
-    except (OSError, ValueError):
+        return descriptor, os.fstat(descriptor).st_size
+    except OSError:
         os.close(descriptor)
         raise
 
