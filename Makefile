@@ -13,7 +13,7 @@ STORE    ?= features
 CONFIG   ?= configs/demo.toml
 ARGS     ?=
 
-.PHONY: help setup demo test extract train bench bench-store bench-extract bench-docs lint format docs clean
+.PHONY: help setup demo test extract train bench bench-store bench-extract bench-train bench-docs lint format docs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,13 +41,16 @@ extract: $(READY)  ## Extract features: make extract DATASET=msrvtt [DATA=data/m
 train: $(READY)  ## Train on extracted features: make train CONFIG=configs/paper-msrvtt.toml [ARGS="seed=1"]
 	$(PY) cli.py train "$(CONFIG)" --store "$(STORE)" $(ARGS)
 
-bench: bench-store bench-extract  ## Run all benchmarks
+bench: bench-store bench-extract bench-train  ## Run all benchmarks
 
 bench-store: $(READY)  ## Measure the feature store beside named alternatives: 15 minutes, 12 GB [ARGS="--only a,c --folder DIR"]
 	$(PY) -m benchmarks.store $(ARGS)
 
 bench-extract: $(READY)  ## Measure extraction beside its stages and the usual loop: 30 minutes [ARGS="--only a --device cuda"]
 	$(PY) -m benchmarks.extract $(ARGS)
+
+bench-train: $(READY)  ## Measure training beside the straightforward step: 30 minutes, 5 GB [ARGS="--only b --device cuda"]
+	$(PY) -m benchmarks.train $(ARGS)
 
 bench-docs: $(READY)  ## Put the last results into docs/benchmarks.md
 	$(PY) -m benchmarks.document

@@ -1,0 +1,1 @@
+"""Training beside the straightforward version of the same step: ``make bench-train``."""
