@@ -53,7 +53,9 @@ def measure(plan: Plan, prepared: Prepared) -> Figure:
     }
     plan.tell(f"{plan.rounds} rounds of {sizes.bucket} steps, {len(ways)} ways")
     contenders = {name: Contender(lambda number, way=way: bench.train(way, number)) for name, way in ways.items()}  # type: ignore[misc]
-    timings = interleave(contenders, plan.rounds)
+    for way in ways.values():
+        bench.train(way, plan.rounds, most=1)  # a whole round to warm up would take minutes
+    timings = interleave(contenders, plan.rounds, warm_up=0)
     figure.timings.append(timings)
     target = _LEAST if device.type == "cpu" else None
     figure.rows += [

@@ -86,10 +86,10 @@ class Bench:
         cut = [rows[start : start + size] for start in range(0, len(rows), size)]
         return [cut[place] for place in rng.permutation(len(cut))]
 
-    def train(self, way: Way, number: int) -> float:
-        """Take the steps of a round; returns the last one's loss."""
+    def train(self, way: Way, number: int, most: int | None = None) -> float:
+        """Take the steps of a round, or the first so many; returns the last one's loss."""
         total = torch.zeros(())
-        for batch in self.batches(way, self.planned(number, way.bucketed)):
+        for batch in self.batches(way, self.planned(number, way.bucketed)[:most]):
             total = self._losses(way, batch)
             total.backward()
             self._update()
