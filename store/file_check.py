@@ -13,7 +13,7 @@ from store.files import Folder, LocalFolder, hash_pieces, telling
 from store.index import StoredFile
 from store.memory import empty_aligned
 
-PIECE = 1 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
+PIECE = 2 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
 
 
 class FileCheck:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ WORKERS = 2  # shards at a time: one is read while the other is hashed
 FAR_WORKERS = 8  # the same for a remote store, whose answers take their time
 
 Progress = Callable[[int, int], None]
-_Check = tuple[ShardIndex, pa.Table, "Future[tuple[list[Problem], int]]"]
+_Shard = tuple[ShardIndex, pa.Table]
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,11 @@ def verify(path: str | StorePath, *, progress: Progress | None = None) -> Verify
     recipe_hash = _check_card(root, report)
     folder = root.child(SHARDS)
     checker = FileCheck(folder)
-    with _Pool(_workers(folder)) as pool:
-        # Files are checked while further indexes are read. What another shard replaces is left out once that is known.
-        checks = [
-            (index, rows, pool.submit(_check_shard, folder, checker, index, rows))
-            for index, rows in _readable(folder, report)
-        ]
-        checks = _without_replaced(checks, folder, report)
-        total = sum(file.size for index, _, _ in checks for file in index.files)
+    # All indexes first: reading one holds the interpreter, which the threads that hash would wait for.
+    shards = _without_replaced(list(_readable(folder, report)), folder, report)
+    total = sum(file.size for index, _ in shards for file in index.files)
+    with _Pool(WORKERS if isinstance(folder, LocalFolder) else FAR_WORKERS) as pool:
+        checks = [(*shard, pool.submit(_check_shard, folder, checker, *shard)) for shard in shards]
         for index, rows, check in checks:
             problems, read = check.result()
             report.bytes += read
@@ -174,8 +171,9 @@ def _check_card(root: Folder, report: VerifyReport) -> str | None:
 def _readable(folder: Folder, report: VerifyReport) -> Iterator[tuple[ShardIndex, pa.Table]]:
     """Index files with their rows; the others are told."""
     shards = [shard for name in folder.names() if (shard := shard_of(name))]
-    with _Pool(1 if isinstance(folder, LocalFolder) else FAR_WORKERS) as pool:
-        for shard, outcome in zip(shards, pool.map(lambda shard: _index(folder, shard), shards), strict=True):
+    with _Pool(FAR_WORKERS) as pool:
+        read = map if isinstance(folder, LocalFolder) else pool.map
+        for shard, outcome in zip(shards, read(lambda shard: _index(folder, shard), shards), strict=True):
             name = index_name(shard)
             if isinstance(outcome, tuple):
                 yield outcome
@@ -190,19 +188,15 @@ def _readable(folder: Folder, report: VerifyReport) -> Iterator[tuple[ShardIndex
                 report.problems.append(_told("index", f"{folder}/{name}", outcome, "remove the broken link"))
 
 
-def _without_replaced(checks: list[_Check], folder: Folder, report: VerifyReport) -> list[_Check]:
-    """The checks of shards that count; the others are told."""
-    replaced = {shard for index, _, _ in checks for shard in index.replaces}
-    counted = []
-    for index, rows, check in checks:
+def _without_replaced(shards: list[_Shard], folder: Folder, report: VerifyReport) -> list[_Shard]:
+    """The shards that count; the others are told."""
+    replaced = {shard for index, _ in shards for shard in index.replaces}
+    for index, _ in shards:
         if index.shard in replaced:
-            check.cancel()
             name = f"{folder}/{index_name(index.shard)}"
             mend = "harmless, `store compact` removes it"
             report.problems.append(Problem("replaced", name, "another shard took its place", mend, harmless=True))
-        else:
-            counted.append((index, rows, check))
-    return counted
+    return [(index, rows) for index, rows in shards if index.shard not in replaced]
 
 
 def _of_another_recipe(folder: Folder, index: ShardIndex, recipe_hash: str | None) -> list[Problem]:
@@ -218,10 +212,6 @@ class _Pool(ThreadPoolExecutor):
 
     def __exit__(self, *_: object) -> None:
         self.shutdown(cancel_futures=True)
-
-
-def _workers(folder: Folder) -> int:
-    return WORKERS if isinstance(folder, LocalFolder) else FAR_WORKERS
 
 
 def _index(folder: Folder, shard: str) -> tuple[ShardIndex, pa.Table] | SupportsetError:
