@@ -16,6 +16,9 @@ from store.shard import Array, shard_format
 PATIENCE = 3  # batches in a row that come from memory before nothing is asked for any more
 _CLIP_SECONDS = 1e-5  # copying from memory takes at most so long a clip, even on a machine that is busy ...
 _BYTE_SECONDS = 1 / 1e9  # ... and so long a byte; one page from a disk takes 50 us
+# Pages that are read as they are touched take some 100 us each; to ask takes some 4 us a clip, cold or not. So a batch
+# with one cold page in 16 clips, as where the kernel takes memory back bit by bit, is read without asking.
+_BLOCKS = 0.5  # of 512 bytes a clip, on average, that a batch may have had read and still count as from memory
 _NEAR = 64 * 1024  # bytes: ranges this near are asked for as one
 # Rows a clip, on average, up to which one indexed copy is faster than slices: 5 times for single rows of 1 KB, 1.2 for
 # 64 of them. With more it is slower where rows are short (0.9 at 512 rows of 128 bytes), and else as fast.
@@ -152,7 +155,7 @@ class MappedShards:
     def copied(self, clips: int, rows: int, seconds: float, reads: int) -> None:
         """Take note of how long it took to copy a batch of some clips, of some rows in all, and of the disk reads."""
         row_bytes = self.columns * self.dtype.itemsize
-        fast = not reads and seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
+        fast = reads <= clips * _BLOCKS and seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
         self._fast = self._fast + 1 if fast else 0
 
     @property
@@ -165,8 +168,8 @@ class MappedShards:
         before = disk_reads()
         for shard, ranges in self._ranges(places).items():
             self._file(shard)[0].ask(ranges)
-        if disk_reads() != before:  # what was asked for comes as fast as from memory, and yet from a disk
-            self._fast = 0
+        if disk_reads() - before > len(places) * _BLOCKS:
+            self._fast = 0  # what was asked for may come as fast as from memory, and yet came from a disk
 
     def _any_distant(self) -> bool:
         return bool(self._is_distant.any())

@@ -13,7 +13,7 @@ from benchmarks.page_cache import evict, files_below, share_in_memory
 from benchmarks.report import Figure, Row
 from benchmarks.store.corpus import FORMATS, Array, Corpus
 from benchmarks.store.plan import Plan
-from benchmarks.store.rivals import BareMaps, NpyFiles, Reader
+from benchmarks.store.rivals import THREADS, BareMaps, ManyThreads, NpyFiles, Reader
 from benchmarks.store.ways import MappedRows
 from benchmarks.timing import Contender, interleave
 from store.feature_set import FeatureSet
@@ -44,6 +44,7 @@ def measure(plan: Plan) -> Figure:
         cold = _ColdStore(path, corpus.ids)
         contenders[f"{name}: read_rows"] = cold.contender(_mapped, drawn)
         contenders[f"bare mmap ({name})"] = cold.contender(BareMaps, drawn)
+        contenders[f"{THREADS} threads ({name})"] = cold.contender(ManyThreads, drawn)
     plan.tell(f"cold batches: {plan.few_rounds} rounds of {plan.sizes.cold_batches} batches, {len(contenders)} readers")
     try:
         timings = interleave(contenders, plan.few_rounds, warm_up=0)
@@ -58,12 +59,17 @@ def measure(plan: Plan) -> Figure:
         for rival, word, least in (
             (".npy a clip", "npy", LEAST_NPY),
             (f"bare mmap ({name})", "bare_mmap", LEAST_BARE),
+            (f"{THREADS} threads ({name})", "threads", None),
         ):
             ratio = timings.ratio(rival, ours)
             figure.rows.append(Row(f"cold.{name}.read_rows/{word}", ours, rival, ratio, at_least=least))
     gb = plan.sizes.cold_batches * plan.sizes.batch * corpus.bytes / len(corpus) / 1e9
     told = ", ".join(f"{name} {gb / timings.median(name):.3f}" for name in contenders)
     figure.notes.append(f"GB/s: {told}. Names and sizes of files stay in the kernel's memory, which spares .npy most")
+    figure.notes.append(
+        f"{THREADS} threads: each clip by a plain read, as many at a time as bring this disk to its limit; what is as "
+        "fast as that cannot be made faster"
+    )
     return figure
 
 

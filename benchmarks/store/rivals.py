@@ -6,7 +6,9 @@ Each is written as someone would who knows the library: files stay open, groups 
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +18,12 @@ import zarr
 
 from benchmarks.store.corpus import Array, Corpus
 from store.feature_set import FeatureSet
-from store.files import open_folder
+from store.files import as_part, open_folder
 from store.index import read_all
 from store.memory import empty_aligned
 from store.shard import shard_format
+
+THREADS = 64  # more bring no more
 
 
 class Reader(Protocol):
@@ -120,6 +124,38 @@ class BareMaps:
         ):
             out[low:high] = views[shard][start:stop]
         return out, offsets
+
+
+class ManyThreads:
+    """The same bytes of our own shards by plain reads, a clip each, from many threads: what the disk can give.
+
+    Nobody would write that; it shows how much of a figure is the disk's.
+    """
+
+    def __init__(self, path: Path, ids: Sequence[str]) -> None:
+        self._shards, self._starts, self._stops, shards = places(path, ids)
+        indexes = {index.shard: index for index in read_all(open_folder(path).child("shards"))[0]}
+        locations = [indexes[shard].arrays["values"] for shard in shards]
+        self._files = [open(path / "shards" / location.file, "rb", buffering=0) for location in locations]  # noqa: SIM115
+        for file in self._files:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        self._first = [location.offset for location in locations]
+        self._columns, self._dtype = locations[0].shape[1], np.dtype(locations[0].dtype)
+        self._threads = ThreadPoolExecutor(THREADS)
+
+    def read(self, rows: Array) -> tuple[Array, Array]:
+        columns = [each[rows] for each in (self._shards, self._starts, self._stops)]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(columns[2] - columns[1], out=offsets[1:])
+        out = empty_aligned((int(offsets[-1]), self._columns), self._dtype)
+        parts = np.split(out, offsets[1:-1])
+        list(self._threads.map(self._read, *(column.tolist() for column in columns[:2]), parts))
+        return out, offsets
+
+    def _read(self, shard: int, start: int, out: Array) -> None:
+        at = self._first[shard] + start * self._columns * self._dtype.itemsize
+        if os.preadv(self._files[shard].fileno(), [as_part(out)], at) != out.nbytes:
+            raise OSError(f"{self._files[shard].name}: ends too early")
 
 
 def places(path: Path, ids: Sequence[str]) -> tuple[Array, Array, Array, list[str]]:

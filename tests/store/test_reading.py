@@ -160,7 +160,7 @@ def test_what_was_asked_for_and_came_fast_is_no_sign_of_memory(
     mapped = features._mapped["values"]
     noted = mapped.copied
     monkeypatch.setattr(mapped, "copied", lambda clips, rows, seconds, reads: noted(clips, rows, 1e-6, reads))
-    blocks = iter(range(1000))
+    blocks = iter(range(0, 8000, 8))
     monkeypatch.setattr("store.mapped_shards.disk_reads", lambda: next(blocks))  # each wish has something read
     for _ in range(2 * PATIENCE):
         features.read_rows(rows)
@@ -182,6 +182,25 @@ def test_pages_that_are_touched_cold_count_as_read(tmp_path: Path, local: list[t
     assert features._mapped["values"].cold
     features.read_rows(rows)
     assert len(local) == 1
+
+
+def test_a_few_cold_pages_are_no_reason_to_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel takes memory back bit by bit, asking for all of a batch would cost more than the pages do."""
+    write(tmp_path, clips(9))
+    features = FeatureSet.open(tmp_path)
+    features.read(features.clip_ids)
+    mapped = features._mapped["values"]
+    for blocks, cold in ((0, False), (8 * 256 // 16, False), (8 * 256 // 16 + 8, True)):
+        for _ in range(PATIENCE):
+            mapped.copied(256, 256, 1e-6, 0)
+        mapped.copied(256, 256, 1e-6, blocks)
+        assert mapped.cold is cold
+        for _ in range(PATIENCE):
+            mapped.copied(256, 256, 1e-6, 0)
+        counts = iter((0, blocks))
+        monkeypatch.setattr("store.mapped_shards.disk_reads", lambda counts=counts: next(counts))
+        mapped.ask(np.zeros((256, 3), np.int64))
+        assert mapped.cold is cold
 
 
 def test_prefetch_asks_and_reads_nothing(tmp_path: Path, local: list[tuple[int, int]]) -> None:
