@@ -18,7 +18,6 @@ from store.padding import Layout, lay_out
 from train.batch import Batch, Share
 from train.cached_text import TokenFeatures
 from train.clip_features import ClipFeatures
-from train.decoder import IGNORED
 
 _TOGETHER = 32  # batches whose places are worked out at once: few enough that these stay in the processor's cache
 
@@ -29,16 +28,17 @@ class TokenTable:
     Parameters
     ----------
     sequences : tokens of each caption, without padding
-    pad_id : what fills the end of the shorter ones; also the only token of a caption that has none
+    pad_id : the only token of a caption that has none
+    filling : what fills the end of the shorter ones, by default ``pad_id``
     """
 
-    def __init__(self, sequences: Sequence[Sequence[int]], pad_id: int) -> None:
+    def __init__(self, sequences: Sequence[Sequence[int]], pad_id: int, filling: int | None = None) -> None:
         filled = [list(tokens) or [pad_id] for tokens in sequences]
         self.lengths = np.asarray([len(tokens) for tokens in filled], dtype=np.int64)
-        # The last one is the padding, so that a batch is one indexed copy.
-        self.ids = np.asarray([*(token for tokens in filled for token in tokens), pad_id], dtype=np.int64)
+        # The last one is the filling, so that a batch is one indexed copy.
+        last = pad_id if filling is None else filling
+        self.ids = np.asarray([*(token for tokens in filled for token in tokens), last], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])[:-1].astype(np.int64)
-        self.pad_id = pad_id
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -65,7 +65,7 @@ class TrainingData:
     captions : training captions, every one of a clip in ``features``
     features : resident features
     text : what the text encoder reads of each caption: its tokens, or features of them from the store
-    labels : tokens of each caption for the decoder, None without captioning
+    labels : tokens of each caption for the decoder, filled with `IGNORED`; None without captioning
     batch_size : captions in a batch
     per_epoch : ``one`` random caption a clip, or ``all`` captions
     seed : with the epoch's number, decides everything random
@@ -190,7 +190,7 @@ class TrainingData:
                 feature_mask=feature_mask,
                 text_ids=self.text.take(text[0], text[1].shape),
                 text_mask=torch.from_numpy(text[1]),
-                labels=self._labels(*labels[0]) if labels else None,
+                labels=self.labels.take(labels[0][0], labels[0][1].shape) if self.labels is not None else None,
                 caption_clip=torch.from_numpy(caption_clip[first:last]),
                 clip_ids=clip_ids[first_clip:last_clip],
                 caption_ids=caption_ids[first:last],
@@ -210,11 +210,6 @@ class TrainingData:
         keys, place = np.unique(batch_of * len(self._clip_ids) + self.clip_rows[rows], return_inverse=True)
         counts = np.bincount(keys // len(self._clip_ids), minlength=len(sizes))
         return keys % len(self._clip_ids), place - (np.cumsum(counts) - counts)[batch_of], counts
-
-    def _labels(self, places: NDArray[np.int64], real: NDArray[np.bool_]) -> Tensor:
-        assert self.labels is not None
-        labels = self.labels.take(places, real.shape)
-        return labels.masked_fill_(torch.from_numpy(~real), IGNORED)
 
 
 def _runs(arrays: Sequence[NDArray[np.int64]], rows: Sequence[slice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -8,6 +8,7 @@ from train.batch import Batch
 from train.clip_features import ClipFeatures
 from train.config import Config
 from train.data import TokenTable, TrainingData
+from train.decoder import IGNORED
 from train.encode import encode_clips, encode_tokens, read_text
 from train.memory_bank import MemoryBank
 from train.model import SupportSetModel
@@ -50,7 +51,7 @@ def make_loader(
     rank, number, here = (0, 1, 1) if processes is None else (processes.rank, processes.number, processes.here)
     labels = None
     if config.support.captioning != "none":
-        labels = TokenTable(model.tokenize_labels(texts, config.data.max_words), 0)
+        labels = TokenTable(model.tokenize_labels(texts, config.data.max_words), 0, filling=IGNORED)
     return TrainingData(
         data.train.captions,
         ClipFeatures(

@@ -22,6 +22,7 @@ from store.feature_set import FeatureSet
 from store.memory import empty_aligned
 from train.clip_features import ClipFeatures
 from train.data import TokenTable, TrainingData
+from train.decoder import IGNORED
 
 MEMCPY = "one memcpy of the clips' bytes"
 MOST = 2.0  # memcpys of the same bytes
@@ -102,7 +103,7 @@ def training_data(corpus: Corpus, features: ClipFeatures) -> TrainingData:
     rng = np.random.default_rng(3)
     captions = [Caption(f"{clip_id}#0", clip_id, "") for clip_id in corpus.ids]
     tokens = [rng.integers(1, 1000, rng.integers(*WORDS)).tolist() for _ in captions]
-    text, labels = TokenTable(tokens, 0), TokenTable(tokens, 0)
+    text, labels = TokenTable(tokens, 0), TokenTable(tokens, 0, filling=IGNORED)
     return TrainingData(
         captions, features, text, labels, batch_size=BATCH, per_epoch="one", seed=0, bucket=BUCKET, bucket_by="clip"
     )

@@ -37,8 +37,8 @@ def training(features: AlignedFeatures, captions: list[Caption], **changes: obje
     clips = list(dict.fromkeys(caption.clip_id for caption in captions))
     tokens = [[number + 1] * (1 + number % 4) for number in range(len(captions))]
     settings = {"batch_size": 8, "per_epoch": "all", "seed": 3, **changes}
-    table = TokenTable(tokens, pad_id=0)
-    return TrainingData(captions, ClipFeatures(features, clips, 4), table, table, **settings)  # type: ignore[arg-type]
+    text, labels = TokenTable(tokens, pad_id=0), TokenTable(tokens, pad_id=0, filling=-100)
+    return TrainingData(captions, ClipFeatures(features, clips, 4), text, labels, **settings)  # type: ignore[arg-type]
 
 
 def captions_of(clips: list[str], each: int) -> list[Caption]:
@@ -66,6 +66,8 @@ def test_tokens_are_padded_to_the_longest_of_the_batch() -> None:
     ids, mask = table.pad(np.array([2]))
     assert ids.tolist() == [[1]]
     assert mask.tolist() == [[True]]  # never a caption without any token
+    labels = TokenTable([[5, 6], [], [7]], pad_id=1, filling=-100)
+    assert labels.pad(np.array([0, 1]))[0].tolist() == [[5, 6], [1, -100]]
 
 
 def test_a_batch_holds_each_clip_once_and_every_caption_points_at_its_own(features: AlignedFeatures) -> None:
