@@ -13,7 +13,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from store.errors import UsageError
 from train.config import DecoderConfig
-from train.packed_decoder import decode_packed
+from train.packed_t5 import decode_packed, open_rows
+from train.positions import Positions
 from train.pretrained import load_config, load_tokenizer, load_weights, locate
 from train.sequence_head import FEED_FORWARD
 from train.vocabulary_loss import vocabulary_loss
@@ -67,7 +68,7 @@ class CaptionDecoder(nn.Module):
         real = labels != IGNORED
         rows = real.flatten().nonzero().squeeze(1)
         read = F.pad(labels[:, :-1], (1, 0), value=self.start)
-        hidden = decode_packed(self.t5.decoder, read, rows, self.connect(codes), _open(mask))
+        hidden = decode_packed(self.t5.decoder, read, Positions(rows, real), self.connect(codes), open_rows(mask))
         losses = vocabulary_loss(hidden * self.scale, self.t5.lm_head.weight, labels.flatten()[rows])
         tokens = losses.new_zeros(real.numel()).index_copy(0, rows, losses).view_as(real)
         return tokens.sum(1) / real.sum(1).clamp(min=1)
@@ -85,7 +86,7 @@ class CaptionDecoder(nn.Module):
         """
         written: Tensor = self.t5.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=self.connect(codes)),
-            attention_mask=_open(mask).long(),
+            attention_mask=open_rows(mask).long(),
             decoder_start_token_id=self.start,
             pad_token_id=self.pad,
             max_new_tokens=max_tokens,
@@ -153,8 +154,3 @@ def restore_decoder(config: DecoderConfig, code_width: int, folder: Path) -> tup
     """Rebuild what `CaptionDecoder.save` wrote, with weights yet to be loaded."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return CaptionDecoder(T5ForConditionalGeneration(T5Config.from_pretrained(folder)), code_width), tokenizer
-
-
-def _open(mask: Tensor) -> Tensor:
-    """Open every position of the rows that have none: attention over nothing is not a number."""
-    return mask | ~mask.any(1, keepdim=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _PARTS = 1 << 16  # 16 random bits decide on an element
 
@@ -24,3 +24,11 @@ def dropout(values: Tensor, rate: float, training: bool = True) -> Tensor:
     bits = torch.empty(-(-number // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:number]
     keep = (bits < kept - _PARTS // 2).view(values.shape)
     return values * (keep * (_PARTS / kept)).to(values.dtype)
+
+
+class Dropout(nn.Dropout):
+    """PyTorch's module with this draw."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop in training alone."""
+        return dropout(input, self.p, self.training)

@@ -104,7 +104,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, processes: Processe
     validates = data.validation is not None and processes.main
     validation = Validation(config, data, model, accelerator.device) if validates else None
     optimizer = torch.optim.AdamW(  # with weight_decay 0, the default, this is Adam
-        model.parameter_groups(optim), lr=optim.learning_rate, weight_decay=optim.weight_decay
+        model.parameter_groups(optim), lr=optim.learning_rate, weight_decay=optim.weight_decay, fused=True
     )
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]

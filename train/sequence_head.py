@@ -1,9 +1,7 @@
 """The transformer head that the video side and the text side share, blind to padding.
 
-Every part keeps one invariant: positions that are padded are zero when they
-leave it. So a convolution that reaches over the end of a short sequence sees
-the same zeros as it would at the end of the tensor, and what stood in the
-padding changes nothing.
+Every part keeps one invariant: positions that are padded are zero, or not there at all. So a convolution that reaches
+over the end of a short sequence sees zeros as at the end of the tensor, and what stood in the padding changes nothing.
 """
 
 from __future__ import annotations
@@ -15,19 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.dropout import Dropout
+from train.positions import Positions, clear_padding
+
 Norm = Literal["batch", "layer"]
 Local = Literal["convolution", "gru", "none"]
 
 FEED_FORWARD = 4  # inner width of the feed-forward part, in widths
 
 
-def clear_padding(values: Tensor, mask: Tensor) -> Tensor:
-    """Set padded positions to zero: (B, M, d) values, (B, M) bool mask. Unlike a product, it also clears NaN."""
-    return values.masked_fill(~mask.unsqueeze(-1), 0.0)
-
-
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation of (B, M, d) whose statistics see only the positions that are not padded.
+    """Batch normalisation of (R, d) whose statistics see only the positions that are real.
 
     Attributes
     ----------
@@ -55,27 +51,39 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
         self.reduce: Callable[[Tensor], Tensor] | None = None
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Return normalised values, zero where padded. Half precision is computed in float32 and given back."""
+    def forward(self, values: Tensor, real: Tensor | None = None) -> Tensor:
+        """Normalise (R, d) values; ``real``, (R,) bool, tells which count, None: all. Zero where one does not.
+
+        Half precision is computed in float32 and given back.
+        """
         dtype = values.dtype
         if dtype in (torch.float16, torch.bfloat16):
             values = values.float()
-        padded = ~mask.unsqueeze(-1)
-        if self.training:
-            mean, variance = self._statistics(values, mask, padded)
-        else:
-            mean, variance = self.running_mean, self.running_var
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias, values - mean, scale).masked_fill(padded, 0.0).to(dtype)
+        if self.training and (real is not None or self.reduce is not None or len(values) < 2):
+            mean, variance = self._statistics(values, real)
+            values = torch.addcmul(self.bias, values - mean, self.weight * torch.rsqrt(variance + self.eps))
+        else:  # what PyTorch has does the same for positions that are all real
+            values = F.batch_norm(
+                values,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                self.training,
+                self.momentum,
+                self.eps,
+            )
+        return clear_padding(values, real).to(dtype)
 
-    def _statistics(self, values: Tensor, mask: Tensor, padded: Tensor) -> tuple[Tensor, Tensor]:
-        values = values.masked_fill(padded, 0.0)
-        sums = torch.cat([values.sum((0, 1)), mask.sum().to(values).reshape(1)])
+    def _statistics(self, values: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+        values = clear_padding(values, real)
+        number = values.new_full((1,), len(values)) if real is None else real.sum().to(values).reshape(1)
+        sums = torch.cat([values.sum(0), number])
         if self.reduce is not None:
             sums = self.reduce(sums)
         count = sums[-1].detach().clamp(min=1.0)
         mean = sums[:-1] / count
-        squares = (values - mean).masked_fill(padded, 0.0).square().sum((0, 1))
+        squares = clear_padding(values - mean, real).square().sum(0)
         if self.reduce is not None:
             squares = self.reduce(squares)
         variance = squares / count
@@ -87,11 +95,11 @@ class MaskedBatchNorm(nn.Module):
 
 
 class MaskedLayerNorm(nn.LayerNorm):
-    """Layer normalisation of (B, M, d) that leaves padded positions zero."""
+    """Layer normalisation of (R, d) that leaves padded positions zero."""
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
-        """Return normalised values, zero where padded."""
-        return clear_padding(super().forward(values), mask)
+    def forward(self, values: Tensor, real: Tensor | None = None) -> Tensor:
+        """Normalise (R, d) values; zero where ``real``, (R,) bool, is false."""
+        return clear_padding(super().forward(values), real)
 
 
 def make_norm(kind: Norm, width: int) -> MaskedBatchNorm | MaskedLayerNorm:
@@ -110,13 +118,13 @@ class InputProjection(nn.Module):
         super().__init__()
         self.linear = nn.Linear(inputs, width)
         self.norm = make_norm(norm, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """Map (B, T, inputs) to (B, T, width), zero where padded, whatever stood there."""
-        values = clear_padding(values, mask).to(self.linear.weight.dtype)
-        projected: Tensor = self.dropout(self.norm(self.linear(values), mask))
-        return projected
+        positions = Positions.of(mask)
+        packed = clear_padding(positions.pack(values), positions.real).to(self.linear.weight.dtype)
+        return positions.apart(self.dropout(self.norm(self.linear(packed), positions.real)))
 
 
 class _Convolution(nn.Module):
@@ -124,23 +132,23 @@ class _Convolution(nn.Module):
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv1d(width, width, kernel, padding="same")
+        self.convolution = nn.Conv1d(width, width, kernel, padding="same")  # holds the weights
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        convolved: Tensor = self.convolution(values.transpose(1, 2))
-        return convolved.transpose(1, 2)
+    def forward(self, values: Tensor, positions: Positions, mask: Tensor) -> Tensor:
+        weight = self.convolution.weight  # (out, in, kernel)
+        windows = positions.windows(values, weight.shape[2])
+        return F.linear(windows, weight.transpose(1, 2).flatten(1), self.convolution.bias)
 
 
 class _Recurrence(nn.Module):
-    """One GRU layer from first to last: padding stands at the end, so that no real position sees it."""
+    """One GRU layer from first to last."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.gru = nn.GRU(width, width, batch_first=True)
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        outputs: Tensor = self.gru(values)[0]
-        return outputs
+    def forward(self, values: Tensor, positions: Positions, mask: Tensor) -> Tensor:
+        return positions.recurrence(self.gru, values)
 
 
 class _Attention(nn.Module):
@@ -153,15 +161,12 @@ class _Attention(nn.Module):
         self.inputs = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        batch, length, width = values.shape
-        query, key, value = (
-            self.inputs(values).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        )
+    def forward(self, values: Tensor, positions: Positions, mask: Tensor) -> Tensor:
+        query, key, value = positions.heads(self.inputs(values), 3 * self.heads).chunk(3, dim=1)
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask[:, None, None, :], dropout_p=self.dropout if self.training else 0.0
         )
-        attended: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+        attended: Tensor = self.output(positions.join_heads(mixed))
         return attended
 
 
@@ -173,11 +178,11 @@ class _FeedForward(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(width, FEED_FORWARD * width),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(FEED_FORWARD * width, width),
         )
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, values: Tensor, positions: Positions, mask: Tensor) -> Tensor:
         mapped: Tensor = self.layers(values)
         return mapped
 
@@ -188,11 +193,11 @@ class _Residual(nn.Module):
     def __init__(self, part: nn.Module, width: int, norm: Norm, dropout: float) -> None:
         super().__init__()
         self.part = part
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = make_norm(norm, width)
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        normalised: Tensor = self.norm(values + self.dropout(self.part(values, mask)), mask)
+    def forward(self, values: Tensor, positions: Positions, mask: Tensor) -> Tensor:
+        normalised: Tensor = self.norm(values + self.dropout(self.part(values, positions, mask)), positions.real)
         return normalised
 
 
@@ -245,6 +250,8 @@ class SequenceHead(nn.Module):
         token = self.token.to(values.dtype).expand(len(values), 1, -1)
         values = torch.cat([token, values], dim=1)
         mask = F.pad(mask, (1, 0), value=True)
+        positions = Positions.of(mask)
+        packed = positions.pack(values)
         for part in self.parts:
-            values = part(values, mask)
-        return values, mask
+            packed = part(packed, positions, mask)
+        return positions.apart(packed), mask

@@ -13,6 +13,9 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, T5Co
 from store.card import Recipe
 from store.errors import UsageError
 from train.config import TextConfig
+from train.dropout import Dropout
+from train.packed_t5 import encode_packed
+from train.positions import Positions
 from train.pretrained import load_config, load_tokenizer, load_weights, locate
 from train.sequence_head import FEED_FORWARD, InputProjection, SequenceHead
 from train.video_encoder import masked_mean
@@ -63,7 +66,7 @@ class TextEncoder(nn.Module):
             self.head = SequenceHead(
                 config.width, config.layers, config.heads, config.norm, config.dropout, local="gru"
             )
-        self.dropout = nn.Dropout(config.dropout)  # of the pooled vector, where no head has its own
+        self.dropout = Dropout(config.dropout)  # of the pooled vector, where no head has its own
         self.embed = nn.Linear(config.width if config.head == "gru" else hidden, dim)
         self.train(self.training)
 
@@ -88,6 +91,9 @@ class TextEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if isinstance(self.backbone, nn.Embedding):
                 vectors: Tensor = self.backbone(ids)
+            elif isinstance(self.backbone, T5EncoderModel):
+                positions = Positions.of(mask)
+                vectors = positions.apart(encode_packed(self.backbone.encoder, ids, positions, mask))
             else:
                 vectors = self.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return vectors

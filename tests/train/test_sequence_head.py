@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from train.positions import Positions
 from train.sequence_head import InputProjection, MaskedBatchNorm, SequenceHead
 
 LENGTHS = torch.tensor([4, 1, 3])
@@ -16,59 +17,100 @@ def values(width: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) ->
     return torch.randn(3, 4, width, generator=generator, dtype=dtype) * 3 + 5
 
 
+REAL = MASK.flatten()
+
+
+def flat(width: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return values(width, seed, dtype).flatten(0, 1)
+
+
 def test_batch_norm_is_that_of_the_unpadded_positions_alone() -> None:
-    ours, theirs = MaskedBatchNorm(6).double(), torch.nn.BatchNorm1d(6).double()
+    marked, packed, theirs = (kind(6).double() for kind in (MaskedBatchNorm, MaskedBatchNorm, torch.nn.BatchNorm1d))
     with torch.no_grad():
-        for norm in (ours, theirs):
+        for norm in (marked, packed, theirs):
             norm.weight.copy_(torch.linspace(0.5, 2, 6))
             norm.bias.copy_(torch.linspace(-1, 1, 6))
-    for seed in range(3):
-        batch = values(seed=seed)
-        batch[~MASK] = 1e6
-        normalised = ours(batch, MASK)
-        torch.testing.assert_close(normalised[MASK], theirs(batch[MASK]))
-        assert (normalised[~MASK] == 0).all()
-    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
-    torch.testing.assert_close(ours.running_var, theirs.running_var)
-    ours.eval()
-    theirs.eval()
-    torch.testing.assert_close(ours(batch, MASK)[MASK], theirs(batch[MASK]))
+    for training in (True, True, True, False):
+        batch = flat(seed=int(training))
+        batch[~REAL] = 1e6
+        for norm in (marked, packed, theirs):
+            norm.train(training)
+        expected, normalised = theirs(batch[REAL]), marked(batch, REAL)
+        torch.testing.assert_close(normalised[REAL], expected)
+        assert (normalised[~REAL] == 0).all()
+        torch.testing.assert_close(packed(batch[REAL]), expected)
+        for norm in (marked, packed):
+            torch.testing.assert_close(norm.running_mean, theirs.running_mean)
+            torch.testing.assert_close(norm.running_var, theirs.running_var)
 
 
-def test_batch_norm_gradients() -> None:
-    norm = MaskedBatchNorm(3).double()
-    assert torch.autograd.gradcheck(lambda batch: norm(batch, MASK), values(3).requires_grad_())
-
-
-def test_batch_norm_keeps_a_small_spread_around_a_large_mean() -> None:
+def test_batch_norm_of_one_position_or_none_is_its_bias() -> None:
     norm = MaskedBatchNorm(6)
-    batch = values(dtype=torch.float32) * 0.01 + 1000
-    spread = norm(batch, MASK)[MASK].std(0, unbiased=False)
+    for positions in (1, 0):
+        assert torch.equal(norm(torch.randn(positions, 6)), norm.bias.expand(positions, 6))
+    assert torch.isfinite(norm.running_var).all()
+
+
+@pytest.mark.parametrize("real", [REAL, None])
+def test_batch_norm_gradients(real: torch.Tensor | None) -> None:
+    norm = MaskedBatchNorm(3).double()
+    assert torch.autograd.gradcheck(lambda batch: norm(batch, real), flat(3).requires_grad_())
+
+
+@pytest.mark.parametrize("real", [REAL, None])
+def test_batch_norm_keeps_a_small_spread_around_a_large_mean(real: torch.Tensor | None) -> None:
+    norm = MaskedBatchNorm(6)
+    batch = flat(dtype=torch.float32) * 0.01 + 1000
+    spread = norm(batch, real)[slice(None) if real is None else real].std(0, unbiased=False)
     torch.testing.assert_close(spread, torch.ones(6), rtol=0.1, atol=0)
 
 
-def test_batch_norm_over_two_processes_is_that_of_the_whole_batch() -> None:
+@pytest.mark.parametrize("marked", [True, False])
+def test_batch_norm_over_two_processes_is_that_of_the_whole_batch(marked: bool) -> None:
     whole = MaskedBatchNorm(6).double()
-    expected = whole(values(), MASK)
-    halves = [(values()[:1], MASK[:1]), (values()[1:], MASK[1:])]
+    real = values()[MASK]
+    expected = whole(real)
+    halves = (values()[0], MASK[0]) if marked else (real[:4], None)
 
     # What a sum over processes gives: each half's own sums and those of the other half.
-    other_sums = torch.cat([(values()[1:] * MASK[1:, :, None]).sum((0, 1)), MASK[1:].sum().double().reshape(1)])
-    mean = values()[MASK].mean(0)
-    other_squares = ((values()[1:] - mean).square() * MASK[1:, :, None]).sum((0, 1))
+    other = real[4:]
+    other_sums = torch.cat([other.sum(0), torch.tensor([float(len(other))], dtype=torch.float64)])
+    other_squares = (other - real.mean(0)).square().sum(0)
     part = MaskedBatchNorm(6).double()
     part.reduce = lambda sums: sums + (other_sums if len(sums) == 7 else other_squares)
-    torch.testing.assert_close(part(*halves[0]), expected[:1])
+    torch.testing.assert_close(part(*halves), expected[:4])
     torch.testing.assert_close(part.running_var, whole.running_var)
 
 
-def test_batch_norm_of_half_precision_is_computed_in_float32() -> None:
-    batch = values(dtype=torch.float32)
-    full = MaskedBatchNorm(6)(batch, MASK)
-    half = MaskedBatchNorm(6)(batch.bfloat16(), MASK)
+@pytest.mark.parametrize("real", [REAL, None])
+def test_batch_norm_of_half_precision_is_computed_in_float32(real: torch.Tensor | None) -> None:
+    batch = flat(dtype=torch.float32)
+    full = MaskedBatchNorm(6)(batch, real)
+    half = MaskedBatchNorm(6)(batch.bfloat16(), real)
     assert half.dtype == torch.bfloat16
     # A mean in bfloat16 would be off by 5 * 2**-9; the values themselves are.
     torch.testing.assert_close(half.float(), full, atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("local", ["convolution", "gru", "none"])
+def test_all_positions_give_what_the_real_ones_do(local: str, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU: nothing is packed, padded positions are computed and cleared."""
+    torch.manual_seed(0)
+    project = InputProjection(5, 8, norm, 0.0).double()
+    head = SequenceHead(8, 2, 2, norm, 0.0, local=local, kernel=3).double()
+    parameters = [*project.parameters(), *head.parameters()]
+    found = []
+    for of in (Positions.of, lambda mask: Positions(None, mask)):
+        monkeypatch.setattr(Positions, "of", of)
+        batch = values(5)
+        batch[~MASK] = torch.nan
+        codes, mask = head(project(batch, MASK), MASK)
+        loss = (codes * torch.arange(codes.numel()).view_as(codes).cos()).sum()
+        found.append([codes, *torch.autograd.grad(loss, parameters)])
+        assert (codes[~mask] == 0).all()
+    for packed, whole in zip(*found, strict=True):
+        torch.testing.assert_close(packed, whole)
 
 
 @pytest.mark.parametrize("training", [True, False])

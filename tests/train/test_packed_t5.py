@@ -1,4 +1,4 @@
-"""The packed decoder beside the library's own stack, on the same weights: values, gradients, and what is left out."""
+"""The packed encoder and decoder beside the library's own stacks on the same weights: values, gradients, padding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.train.small_models import save_small_t5
-from train.packed_decoder import decode_packed
+from train.packed_t5 import decode_packed, encode_packed
+from train.positions import Positions
 
 DRAWS = 200
 VERSIONS = ["1.0", "1.1"]  # the second has a gated feed-forward part
@@ -24,8 +25,8 @@ def case(lengths: list[int], codes: int = 4) -> tuple[Tensor, Tensor, Tensor, Te
     return tokens, real, memory, there
 
 
-def packed(real: Tensor) -> Tensor:
-    return real.flatten().nonzero().squeeze(1)
+def packed(real: Tensor) -> Positions:
+    return Positions(real.flatten().nonzero().squeeze(1), real)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -47,6 +48,32 @@ def test_values_and_gradients_equal_the_librarys(version: str, codes: int, tmp_p
         strict=True,
     ):
         torch.testing.assert_close(mine, library, rtol=1e-5, atol=1e-6)  # the library's norms compute in float32
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_encoder_equals_the_librarys(version: str, tmp_path: Path) -> None:
+    stack = save_small_t5(tmp_path, version).double().encoder
+    tokens, real, _, _ = case([5, 1, 9, 3])
+    wanted = list(stack.parameters())
+    theirs = stack(input_ids=tokens, attention_mask=real.long()).last_hidden_state[real]
+    factors = torch.randn(theirs.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = torch.autograd.grad((theirs * factors).sum(), wanted)
+    for positions in (packed(real), Positions(None, real)):
+        ours = positions.apart(encode_packed(stack, tokens.masked_fill(~real, 39), positions, real))[real]
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+        for mine, library in zip(torch.autograd.grad((ours * factors).sum(), wanted), expected, strict=True):
+            torch.testing.assert_close(mine, library, rtol=1e-5, atol=1e-6)
+
+
+def test_the_encoder_takes_a_caption_without_a_token(tmp_path: Path) -> None:
+    stack = save_small_t5(tmp_path).double().encoder
+    tokens, real, _, _ = case([3, 2])
+    real[1] = False
+    for positions in (packed(real), Positions(None, real)):
+        encoded = positions.apart(encode_packed(stack, tokens, positions, real))
+        assert torch.isfinite(encoded).all()
+        encoded[real].sum().backward()
+    assert all(torch.isfinite(each.grad).all() for each in stack.parameters())
 
 
 def test_with_dropout_it_is_the_librarys_on_average(tmp_path: Path) -> None:
