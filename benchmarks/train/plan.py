@@ -40,7 +40,7 @@ class Sizes:
     vocabulary: int = 32128
     narrow: bool = False
     batch: int = 64
-    bucket: int = 8
+    bucket: int = 5
     wait_steps: int = 12
     study_steps: int = 58
     full_clips: int = 9_000

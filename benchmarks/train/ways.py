@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from train.batch import Batch
 from train.config import Config
 from train.data import TrainingData
 from train.decoder import IGNORED
+from train.dropout import Dropout
 from train.model import SupportSetModel
+from train.positions import Positions
 from train.preparation import make_loader, on_device
 from train.source import RunData, open_run_data
 
@@ -36,6 +39,8 @@ class Way:
     short_captions : padded to the longest of the batch; else to ``data.max_words``
     short_clips : padded to the longest of the batch; else to the longest of the dataset
     own_decoder : ours, on real tokens alone with the fused loss; else the library's with logits for every position
+    packed : both encoders compute on real positions alone; else on all of them. On a GPU they always do the latter
+    cheap : our dropout and the fused AdamW; else PyTorch's dropout and the AdamW that is used unless another is asked
     in_memory : features come from memory; else from one ``.npy`` a clip by a DataLoader with two workers
     half : bf16 autocast; on a GPU only
     """
@@ -44,6 +49,8 @@ class Way:
     short_captions: bool = True
     short_clips: bool = True
     own_decoder: bool = True
+    packed: bool = True
+    cheap: bool = True
     in_memory: bool = True
     half: bool = False
 
@@ -65,9 +72,7 @@ class Bench:
         torch.manual_seed(config.seed)
         self.model = SupportSetModel.build(config, self._data.features.dim, self._texts).to(device).train()
         self._plain = _with_plain_decoder(self.model).train()
-        self._optimizer = torch.optim.AdamW(
-            self.model.parameter_groups(config.optim), lr=config.optim.learning_rate, weight_decay=0.0
-        )
+        self._optimizers = {cheap: self._optimizer(fused=cheap or None) for cheap in (True, False)}
         self.loader: TrainingData = make_loader(config, self._data, self.model, self._texts, device)
         self._pairs: PairDataset | None = None
         self._loaders: dict[Way, Loader] = {}
@@ -92,7 +97,7 @@ class Bench:
         for batch in self.batches(way, self.planned(number, way.bucketed)[:most]):
             total = self._losses(way, batch)
             total.backward()
-            self._update()
+            self._update(way)
         return float(total.detach())  # on a GPU this waits for it
 
     def parts(self, way: Way, number: int) -> dict[str, float]:
@@ -104,7 +109,7 @@ class Bench:
             forward = self._now()
             total.backward()
             backward = self._now()
-            self._update()
+            self._update(way)
             updated = self._now()
             for name, took in zip(seconds, (forward - began, backward - forward, updated - backward), strict=True):
                 seconds[name] += took
@@ -116,7 +121,7 @@ class Bench:
         total = self._losses(way, batch)
         total.backward()
         norm = nn.utils.get_total_norm([each.grad for each in self.model.parameters() if each.grad is not None])
-        self._optimizer.zero_grad()
+        self.model.zero_grad()
         return float(total.detach()), float(norm)
 
     def batches(self, way: Way, planned: Sequence[Rows]) -> Iterator[Batch]:
@@ -128,17 +133,25 @@ class Bench:
             yield on_device(padded(batch, steps, words), self._device)
 
     def _losses(self, way: Way, batch: Batch) -> Tensor:
-        half: AbstractContextManager[object] = nullcontext()
-        if way.half:
-            half = torch.autocast(self._device.type, torch.bfloat16)
-        with half:
+        with ExitStack() as stack:
+            if way.half:
+                stack.enter_context(torch.autocast(self._device.type, torch.bfloat16))
+            if not way.packed:
+                stack.enter_context(patch.object(Positions, "of", lambda mask: Positions(None, mask)))
+            if not way.cheap:
+                stack.enter_context(patch("train.packed_t5.dropout", F.dropout))
+                stack.enter_context(patch.object(Dropout, "forward", nn.Dropout.forward))
             total: Tensor = (self.model if way.own_decoder else self._plain)(batch).total
         return total
 
-    def _update(self) -> None:
+    def _optimizer(self, fused: bool | None) -> torch.optim.AdamW:
+        groups = self.model.parameter_groups(self.config.optim)
+        return torch.optim.AdamW(groups, lr=self.config.optim.learning_rate, weight_decay=0.0, fused=fused)
+
+    def _update(self, way: Way) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._optimizers[way.cheap].step()
+        self.model.zero_grad()
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -146,7 +159,7 @@ class Bench:
         return time.perf_counter()
 
     def _loader(self, way: Way) -> Loader:
-        key = replace(way, bucketed=True, own_decoder=True, half=False)
+        key = replace(way, bucketed=True, own_decoder=True, packed=True, cheap=True, half=False)
         if key not in self._loaders:
             if self._pairs is None:
                 limit = self.config.data.max_words
