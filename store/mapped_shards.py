@@ -11,6 +11,8 @@ from store.files import Folder, MappedFile, disk_reads
 from store.files.mapping import LocalMapping
 from store.index import ShardIndex, StoredFile, index_name
 from store.joined_shards import JoinedShards
+from store.memory import copy_rows
+from store.padding import packed_rows
 from store.shard import Array, shard_format
 
 PATIENCE = 3  # batches in a row that come from memory before nothing is asked for any more
@@ -143,12 +145,9 @@ class MappedShards:
         firsts = self._first[shards]
         few = 0 < offsets[-1] <= _MANY * len(places)
         if few and out.dtype == self.dtype and (firsts >= 0).all():
-            rows = np.arange(offsets[-1])
-            rows += np.repeat(firsts + starts - offsets[:-1], stops - starts)
             whole = self._joined["one"].whole
             assert whole is not None  # else no shard were in it
-            # "clip" is what lets NumPy write into `out` at once; no row is out of bounds.
-            np.take(whole, rows, axis=0, out=out, mode="clip")
+            copy_rows(whole, packed_rows(firsts + starts, stops - starts, offsets), out)
         elif len(places):
             np.concatenate(self.slices(places), out=out)
 

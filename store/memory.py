@@ -16,6 +16,12 @@ from numpy.typing import DTypeLike
 ALIGNMENT = 64  # bytes, a cache line: as shards align their arrays, and as PyTorch does
 
 
+def copy_rows(source: np.ndarray[Any, Any], rows: Any, out: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Copy rows of an array, (S,) int64 and none out of bounds, into ``out``, (S, ...) of its dtype; returns that."""
+    # "clip" is what lets NumPy write into `out` at once, without a copy in between.
+    return np.take(source, rows, axis=0, out=out, mode="clip")
+
+
 def empty_aligned(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray[Any, Any]:
     """Like ``np.empty``, with the first byte at a multiple of 64.
 

@@ -40,6 +40,23 @@ class Layout:
             first = last
 
 
+def packed_rows(starts: Array, lengths: Array, offsets: Array) -> Array:
+    """Rows of an array that sequences have in it, one sequence after the other.
+
+    Parameters
+    ----------
+    starts, lengths : (N,) int64, first row and number of rows of each sequence
+    offsets : (N + 1,) int64, where each begins in what is returned, and where the last one ends
+
+    Returns
+    -------
+    (sum of lengths,) int64
+    """
+    rows = np.arange(offsets[-1])
+    rows += np.repeat(starts - offsets[:-1], lengths)
+    return rows
+
+
 def lay_out(starts: Array, lengths: Array, sizes: Sequence[int] | Array, blank: int) -> Layout:
     """Lay out batches of sequences.
 
@@ -54,9 +71,7 @@ def lay_out(starts: Array, lengths: Array, sizes: Sequence[int] | Array, blank: 
         return Layout(np.zeros(0, np.int64), np.zeros(0, bool), sizes, np.ones(len(sizes), np.int64))
     widths = np.maximum(np.maximum.reduceat(lengths, np.cumsum(sizes) - sizes), 1)
     each = np.repeat(widths, sizes)
-    ends = np.cumsum(each)
-    rows = np.arange(ends[-1])
-    rows += np.repeat(starts - (ends - each), each)
+    rows = packed_rows(starts, each, np.concatenate([[0], np.cumsum(each)]))
     real = rows < np.repeat(starts + lengths, each)
     rows[~real] = blank
     return Layout(rows, real, sizes, widths)

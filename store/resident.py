@@ -12,8 +12,8 @@ import numpy as np
 
 from store.aligned import AlignedFeatures
 from store.feature_set import FeatureSet
-from store.memory import empty_aligned
-from store.padding import Layout, lay_out
+from store.memory import copy_rows, empty_aligned
+from store.padding import Layout, lay_out, packed_rows
 from store.shard import Array
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ class ResidentFeatures:
         lengths = self.lengths[rows]
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        steps = np.arange(offsets[-1])
-        steps += np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return self.take(steps, out), offsets
+        return self.take(packed_rows(self.offsets[rows], lengths, offsets), out), offsets
 
     def pad(self, rows: Array, out: Any = None) -> tuple[Any, Array]:
         """Copy clips into one array of equal lengths.
@@ -144,8 +142,7 @@ class ResidentFeatures:
         """Copy rows of ``values``: (S,) int64 give (S, D), in ``out`` where that is given."""
         if isinstance(self.values, np.ndarray):
             out = empty_aligned((len(steps), self.dim), self.values.dtype) if out is None else out[: len(steps)]
-            # "clip" is what lets NumPy write into `out` at once; no step is out of bounds.
-            return np.take(self.values, steps, axis=0, out=out, mode="clip")
+            return copy_rows(self.values, steps, out)
         import torch
 
         index = torch.from_numpy(steps).to(self.values.device, non_blocking=True)
@@ -180,7 +177,7 @@ def _read(source: FeatureSet | AlignedFeatures, rows: Array, stored: Array, leng
         start + thinned(steps, limit)
         for start, steps, limit in zip(offsets[:-1].tolist(), stored.tolist(), lengths.tolist(), strict=True)
     ]
-    np.take(values, np.concatenate(kept), axis=0, out=room, mode="clip")
+    copy_rows(values, np.concatenate(kept), room)
 
 
 def _empty(shape: tuple[int, int], dtype: np.dtype[Any], device: torch.device | str | None) -> Any:

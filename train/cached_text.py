@@ -15,15 +15,15 @@ from store.dataset import Caption
 from store.errors import UsageError
 from store.feature_set import FeatureSet
 from store.files import StorePath
-from store.memory import empty_aligned
-from store.padding import Layout, lay_out
+from store.memory import copy_rows, empty_aligned
+from train.packed_captions import PackedCaptions
 
 _BLOCK = 4096  # captions read at once
 _OK, _EMPTY = "ok", "empty"
 _TEXTS = "captions.parquet"  # where extract-text has its sources from; imported sets name files
 
 
-class TokenFeatures:
+class TokenFeatures(PackedCaptions):
     """Token features of captions in one array in memory; stands where a `TokenTable` does.
 
     Parameters
@@ -33,29 +33,13 @@ class TokenFeatures:
     """
 
     def __init__(self, values: NDArray[np.floating], lengths: NDArray[np.int64]) -> None:
-        self.values, self.lengths = values, lengths
-        self._starts = np.cumsum(lengths) - lengths
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def lay_out(self, rows: NDArray[np.int64], sizes: Sequence[int] | NDArray[np.int64]) -> Layout:
-        """Work out many batches at once: (M,) numbers of captions, batch after batch, and how many are in each."""
-        return lay_out(self._starts[rows], self.lengths[rows], sizes, len(self.values) - 1)
+        super().__init__(lengths)
+        self.values = values
 
     def take(self, places: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
         """Features of a batch that was laid out: ``shape`` (N, L) gives (N, L, h). It is one indexed copy."""
-        out = empty_aligned((len(places), self.values.shape[1]), self.values.dtype)
-        np.take(self.values, places, axis=0, out=out, mode="clip")  # clip: NumPy then writes into `out` at once
+        out = copy_rows(self.values, places, empty_aligned((len(places), self.values.shape[1]), self.values.dtype))
         return torch.from_numpy(out.reshape(*shape, -1))
-
-    def pad(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Features of some captions, (N, L, h) in their dtype, zero where padded, and their (N, L) bool mask.
-
-        L is the longest of these captions, at least 1.
-        """
-        places, real = next(iter(self.lay_out(rows, [len(rows)])))
-        return self.take(places, real.shape), torch.from_numpy(real)
 
     @classmethod
     def of(cls, features: Sequence[NDArray[np.floating]], dim: int) -> TokenFeatures:

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from store.dataset import Caption
-from store.padding import Layout, lay_out
 from train.batch import Batch, Share
-from train.cached_text import TokenFeatures
 from train.clip_features import ClipFeatures
+from train.packed_captions import PackedCaptions
 
 _TOGETHER = 32  # batches whose places are worked out at once: few enough that these stay in the processor's cache
 
 
-class TokenTable:
+class TokenTable(PackedCaptions):
     """Token sequences of all captions, packed.
 
     Parameters
@@ -34,27 +33,13 @@ class TokenTable:
 
     def __init__(self, sequences: Sequence[Sequence[int]], pad_id: int, filling: int | None = None) -> None:
         filled = [list(tokens) or [pad_id] for tokens in sequences]
-        self.lengths = np.asarray([len(tokens) for tokens in filled], dtype=np.int64)
-        # The last one is the filling, so that a batch is one indexed copy.
+        super().__init__(np.asarray([len(tokens) for tokens in filled], dtype=np.int64))
         last = pad_id if filling is None else filling
         self.ids = np.asarray([*(token for tokens in filled for token in tokens), last], dtype=np.int64)
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])[:-1].astype(np.int64)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def lay_out(self, rows: NDArray[np.int64], sizes: Sequence[int] | NDArray[np.int64]) -> Layout:
-        """Work out many batches at once: (M,) numbers of captions, batch after batch, and how many are in each."""
-        return lay_out(self.starts[rows], self.lengths[rows], sizes, len(self.ids) - 1)
 
     def take(self, places: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
         """Tokens of a batch that was laid out: a long tensor of this shape."""
         return torch.from_numpy(self.ids.take(places).reshape(shape))
-
-    def pad(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Tokens of some captions, (N, L) long, and their (N, L) bool mask; L is the longest of these."""
-        places, real = next(iter(self.lay_out(rows, [len(rows)])))
-        return self.take(places, real.shape), torch.from_numpy(real)
 
 
 class TrainingData:
@@ -78,7 +63,7 @@ class TrainingData:
         self,
         captions: Sequence[Caption],
         features: ClipFeatures,
-        text: TokenTable | TokenFeatures,
+        text: PackedCaptions,
         labels: TokenTable | None,
         *,
         batch_size: int,

@@ -8,7 +8,7 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -99,9 +99,8 @@ class LocalMapping:
             read_ahead(self._descriptor, ranges)
         else:
             addresses, first = self._placed
-            for start, stop in ranges:
-                for offset in range(start, stop, _WISH):
-                    addresses.ask(first + offset, min(_WISH, stop - offset))
+            for offset, size in _wishes(ranges):
+                addresses.ask(first + offset, size)
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Nothing: the kernel fetches what is touched."""
@@ -119,10 +118,16 @@ def read_ahead(descriptor: int, ranges: Sequence[tuple[int, int]]) -> None:
     """Have the kernel read ranges of bytes of a file, start and stop, in the background, where it offers that."""
     if not hasattr(os, "posix_fadvise"):
         return
+    for offset, size in _wishes(ranges):
+        with suppress(OSError):  # a hint: some file systems take none
+            os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+
+
+def _wishes(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Offset and size of wishes that the kernel takes whole, for ranges of bytes."""
     for start, stop in ranges:
         for offset in range(start, stop, _WISH):
-            with suppress(OSError):  # a hint: some file systems take none
-                os.posix_fadvise(descriptor, offset, min(_WISH, stop - offset), os.POSIX_FADV_WILLNEED)
+            yield offset, min(_WISH, stop - offset)
 
 
 def with_enough_open_files(opening: Callable[[], tuple[int, T]]) -> tuple[int, T]:
