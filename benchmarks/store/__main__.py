@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from benchmarks.machine import describe_machine
-from benchmarks.report import Figure, print_figure, write_json
+from benchmarks.report import Figure
+from benchmarks.run import Tell, run_figures
 from benchmarks.store import cold_batches, million_clips, training_epoch, verifying, warm_batches, writing
 from benchmarks.store.plan import QUICK, Plan, Sizes
-from commands.memory import keep_freed_memory
 
 FIGURES: dict[str, Callable[[Plan], Figure]] = {
     "a": warm_batches.measure,
@@ -24,7 +20,6 @@ FIGURES: dict[str, Callable[[Plan], Figure]] = {
     "e": writing.measure,
     "f": million_clips.measure,
 }
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 @click.command(help="Measure the feature store beside named alternatives, all in one run.")
@@ -48,31 +43,13 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 )
 def main(only: str | None, quick: bool, rounds: int | None, folder: Path | None, out: Path | None) -> None:
     """Run the figures one after another."""
-    letters = [letter.strip() for letter in only.split(",")] if only else list(FIGURES)
-    if unknown := [letter for letter in letters if letter not in FIGURES]:
-        raise click.UsageError(f"--only {only}: there is no figure {unknown[0]!r}; there are {', '.join(FIGURES)}")
     rounds = rounds or (2 if quick else 15)
-    out = out or RESULTS / ("store-partial.json" if only or quick else "store.json")
-    console = Console()
-    keep_freed_memory()  # as our commands do; else who must ask the kernel for memory anew is a matter of luck
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="supportset-bench-", dir=folder))
-    try:
-        machine = describe_machine(work)
-        if machine["load"] > machine["cores"] / 4:
-            console.print(f"Other programs are busy here (load {machine['load']}): ratios may suffer.", style="yellow")
-        plan = Plan(work, QUICK if quick else Sizes(), rounds, lambda told: console.print(f"· {told} ...", style="dim"))
-        figures = []
-        for letter in letters:
-            figures.append(FIGURES[letter](plan))
-            print_figure(figures[-1], console)
-        write_json(out, "store", figures, machine, {"quick": quick, "only": only, "rounds": rounds})
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    missed = sum(row.met is False for figure in figures for row in figure.rows)
-    targets = sum(row.met is not None for figure in figures for row in figure.rows)
-    console.print(f"{targets - missed} of {targets} targets met; written to {out}")
+
+    def start(work: Path, tell: Tell) -> Callable[[str], Figure]:
+        plan = Plan(work, QUICK if quick else Sizes(), rounds, tell)
+        return lambda letter: FIGURES[letter](plan)
+
+    run_figures("store", FIGURES, start, only=only, quick=quick, folder=folder, out=out, told={"rounds": rounds})
 
 
 if __name__ == "__main__":

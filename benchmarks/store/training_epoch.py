@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.batch_list import BatchList
 from benchmarks.report import THE_TIME, Figure, Row
 from benchmarks.store.corpus import FORMATS, Array, Corpus
 from benchmarks.store.plan import Plan
@@ -142,7 +143,7 @@ class Loader:
     """A DataLoader whose workers live from epoch to epoch, and that takes the batches of each from a list."""
 
     def __init__(self, dataset: Dataset[Tensor], drawn: Sequence[Sequence[Array]], workers: int) -> None:
-        self._drawn, self._batches = drawn, _Batches()
+        self._drawn, self._batches = drawn, BatchList()
         self._loader = DataLoader(
             dataset,
             batch_sampler=self._batches,
@@ -158,18 +159,6 @@ class Loader:
     def run(self, number: int) -> None:
         """Go through a round's batches."""
         exhaust(iter(self._loader))
-
-
-class _Batches:
-    """A batch sampler whose batches are set from outside."""
-
-    rows: Sequence[list[int]] = ()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 def padded(clips: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 from benchmarks.report import Figure, Row
 from benchmarks.store.corpus import FORMATS, Array
 from benchmarks.store.plan import Plan
@@ -11,6 +13,7 @@ from benchmarks.timing import Contender, interleave
 from store.feature_set import FeatureSet
 
 RAM = "RAM slice copy"
+SMALL_PAGES = "the same from pages of 4 KB"
 LEAST_MAPPED, LEAST_RESIDENT = 0.90, 0.95
 LEAST = {".npy a clip": 12, "HDF5 dataset a clip": 12, "zarr-python on our shards": 35}
 
@@ -37,6 +40,9 @@ def measure(plan: Plan) -> Figure:
         "zarr-python on our shards": LibrarySlices(plan.stores["zarr"], "zarr", corpus.ids),
         "h5py on our shards": LibrarySlices(plan.stores["hdf5"], "hdf5", corpus.ids),
     }
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        rivals[SMALL_PAGES] = RamSlices(corpus, small_pages=True)
+        figure.notes.append(f"{SMALL_PAGES}: as the kernel holds files; what is as fast as that cannot be made faster")
     readers |= rivals
     check_same(readers, corpus.batches(1, sizes.batch, 10**6)[0], corpus)
     plan.tell(f"warm batches: {plan.rounds} rounds of {sizes.batches} batches, {len(readers)} readers")
@@ -67,5 +73,10 @@ def reading(reader: Reader, drawn: list[list[Array]]) -> Contender:
 
 
 def _key(reader: str, rival: str) -> str:
-    words = {".npy a clip": "npy", "HDF5 dataset a clip": "hdf5_datasets", "zarr-python on our shards": "zarr_python"}
+    words = {
+        SMALL_PAGES: "ram_small_pages",
+        ".npy a clip": "npy",
+        "HDF5 dataset a clip": "hdf5_datasets",
+        "zarr-python on our shards": "zarr_python",
+    }
     return f"warm.{reader.replace(': ', '.').replace('(ids)', '_ids')}/{words.get(rival, rival.split()[0])}"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from benchmarks.machine import describe_machine
-from benchmarks.report import Figure, print_figure, write_json
+from benchmarks.report import Figure
+from benchmarks.run import Tell, run_figures
 from benchmarks.train import full_size, loader_wait, step_time
 from benchmarks.train.data import Prepared
 from benchmarks.train.plan import QUICK, Plan, Sizes
-from commands.memory import keep_freed_memory
 from train.device import check_device
 
 FIGURES: dict[str, Callable[[Plan, Prepared], Figure]] = {
@@ -23,7 +19,6 @@ FIGURES: dict[str, Callable[[Plan, Prepared], Figure]] = {
     "b": step_time.measure,
     "c": full_size.measure,
 }
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
@@ -59,35 +54,24 @@ def main(
     out: Path | None,
 ) -> None:
     """Run the figures one after another."""
-    letters = [letter.strip() for letter in only.split(",")] if only else list(FIGURES)
-    if unknown := [letter for letter in letters if letter not in FIGURES]:
-        raise click.UsageError(f"--only {only}: there is no figure {unknown[0]!r}; there are {', '.join(FIGURES)}")
     check_device(device)
     rounds = rounds or (1 if quick else 3)
-    out = out or RESULTS / ("train-partial.json" if only or quick else "train.json")
-    console = Console()
-    keep_freed_memory()  # as our commands do, for the straightforward version as well
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="supportset-bench-", dir=folder))
-    try:
-        machine = describe_machine(work)
-        if machine["load"] > machine["cores"] / 4:
-            console.print(f"Other programs are busy here (load {machine['load']}): ratios may suffer.", style="yellow")
-        sizes = QUICK if quick else Sizes()
-        plan = Plan(
-            work, real or REAL, sizes, rounds, device, quick, lambda told: console.print(f"· {told} ...", style="dim")
-        )
-        prepared, figures = Prepared(plan), []
-        for letter in letters:
-            figures.append(FIGURES[letter](plan, prepared))
-            print_figure(figures[-1], console)
-        write_json(out, "train", figures, machine, {"quick": quick, "only": only, "rounds": rounds, "device": device})
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    missed = sum(row.met is False for figure in figures for row in figure.rows)
-    targets = sum(row.met is not None for figure in figures for row in figure.rows)
-    console.print(f"{targets - missed} of {targets} targets met; written to {out}")
+
+    def start(work: Path, tell: Tell) -> Callable[[str], Figure]:
+        plan = Plan(work, real or REAL, QUICK if quick else Sizes(), rounds, device, quick, tell)
+        prepared = Prepared(plan)
+        return lambda letter: FIGURES[letter](plan, prepared)
+
+    run_figures(
+        "train",
+        FIGURES,
+        start,
+        only=only,
+        quick=quick,
+        folder=folder,
+        out=out,
+        told={"rounds": rounds, "device": device},
+    )
 
 
 if __name__ == "__main__":

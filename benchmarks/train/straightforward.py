@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.batch_list import BatchList
 from store.dataset import Caption
 from train.batch import Batch
 from train.decoder import IGNORED, CaptionDecoder
@@ -112,7 +113,7 @@ class Loader:
     """A DataLoader whose workers live on, and that takes each round's batches from a list."""
 
     def __init__(self, dataset: PairDataset, collate: Collate, pin: bool = False) -> None:
-        self._batches = _Batches()
+        self._batches = BatchList()
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=self._batches,
@@ -126,15 +127,3 @@ class Loader:
         """The batches of these rows."""
         self._batches.rows = [rows.tolist() for rows in planned]
         return iter(self._loader)
-
-
-class _Batches:
-    """A batch sampler whose batches are set from outside."""
-
-    rows: Sequence[list[int]] = ()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)

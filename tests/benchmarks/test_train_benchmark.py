@@ -22,7 +22,17 @@ from benchmarks.train.ways import Bench, Way
 from train.decoder import IGNORED
 
 WAITS = {f"loader.{size}.{place}" for size in ("paper", "study") for place in ("ram", "disk")}
-STEPS = {"ours/plain", "shipped/plain", "bucketing", "clip_padding", "caption_padding", "decoder", "memory"}
+STEPS = {
+    "ours/plain",
+    "shipped/plain",
+    "bucketing",
+    "clip_padding",
+    "caption_padding",
+    "decoder",
+    "packing",
+    "cheap",
+    "memory",
+}
 FULL = {"rate", "rate_bucketed", "time", "memory", "wait", "forward", "backward", "optimiser"}
 
 
