@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from commands.options import json_option, print_json, store_option
 from commands.store_transfer import convert_command, export_command, import_command
 from commands.store_upkeep import compact_command, rm_command, verify_command
-from store.errors import SupportsetError
+from store.errors import SupportsetError, UsageError
 
 
 @click.group("store")
@@ -29,7 +30,10 @@ def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
     """Datasets and feature sets of a store."""
     from store.catalog import list_feature_sets
     from store.dataset import list_datasets
+    from store.files import store_path
 
+    if isinstance(path := store_path(store), Path) and path.is_file():
+        raise UsageError(f"{store}: is a file, and a store is a folder: name that")
     listing: dict[str, list[dict[str, Any]]] = {name: [] for name in list_datasets(store)}
     problems: list[SupportsetError] = []
     for info in list_feature_sets(store):

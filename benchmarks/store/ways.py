@@ -21,6 +21,14 @@ class MappedRows:
         return self._features.read_rows(self._row_of[rows])
 
 
+class MappedAhead(MappedRows):
+    """The same with the clips of the next batch asked for while the one before is copied: ``prefetch``."""
+
+    def ask(self, rows: Array) -> None:
+        """Say which clips come next."""
+        self._features.prefetch(self._row_of[rows])
+
+
 class MappedIds:
     """Mapped files, clips looked up by id each time: ``read``."""
 

@@ -9,7 +9,15 @@ import pytest
 
 from benchmarks.page_cache import files_below, share_in_memory
 from benchmarks.store.corpus import FORMATS, Corpus
-from benchmarks.store.rivals import BareMaps, Hdf5Datasets, LibrarySlices, NpyFiles, RamSlices, check_same
+from benchmarks.store.rivals import (
+    BareMaps,
+    Hdf5Datasets,
+    LibrarySlices,
+    ManyThreads,
+    NpyFiles,
+    RamSlices,
+    check_same,
+)
 
 CORPUS = Corpus(30, (1, 9), 8)
 
@@ -18,10 +26,12 @@ def test_all_read_the_same(tmp_path: Path) -> None:
     stores = {name: CORPUS.write_store(tmp_path / name, name, 7) for name in FORMATS}
     readers = {
         "ram": RamSlices(CORPUS),
+        "small pages": RamSlices(CORPUS, small_pages=True),
         "npy": NpyFiles(CORPUS.write_npy(tmp_path / "npy"), CORPUS.ids),
         "datasets": Hdf5Datasets(CORPUS.write_hdf5(tmp_path / "datasets.h5"), CORPUS.ids),
         **{name: LibrarySlices(path, name, CORPUS.ids) for name, path in stores.items()},
         **{f"bare {name}": BareMaps(path, CORPUS.ids) for name, path in stores.items()},
+        **{f"threads {name}": ManyThreads(path, CORPUS.ids) for name, path in stores.items()},
     }
     check_same(readers, np.array([3, 29, 0, 3]), CORPUS)
 
