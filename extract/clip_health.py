@@ -47,7 +47,7 @@ class ClipHealth:
         self._index, self._opened = index, opened
         self._runs: list[list[_Run]] = [
             [
-                _Run(clip, _START if run.key is None else run.key[0], int(index.ticks[run.wanted[-1]]))
+                _Run(clip, _START if run.key is None else run.key, int(index.ticks[run.wanted[-1]]))
                 for run in split_runs(index, numbers)
             ]
             for clip, numbers in enumerate(wanted)

@@ -41,8 +41,8 @@ class FrameIndex:
         When the last frame's time is over, in the same unit.
     time_base : Fraction
         Seconds of one tick.
-    keys : (k, 2) int64
-        Presentation and decoding time of each key frame, by presentation time; empty where seeking is not safe.
+    keys : (k,) int64
+        Presentation time of each key frame, ascending; empty where seeking is not safe.
     timed : bool
         False if the file has no timestamps: frames are then counted.
     cut : bool
@@ -140,7 +140,7 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
                 ticks.append(packet.pts)
                 ends.append(packet.pts + (packet.duration or nominal))
                 if packet.is_keyframe:
-                    keys.extend((packet.pts, packet.pts if packet.dts is None else packet.dts))
+                    keys.append(packet.pts)
         except (av.error.FFmpegError, OSError):
             broken = True
         jumps, seekable = container.format.name in MAY_JUMP, container.format.name.startswith(_SEEKABLE)
@@ -160,9 +160,8 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     missing = _missing_frames(found, end, base, declared, counted - len(ticks))
     broken |= corrupt + _LAST > len(ticks)
     cut = broken or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
-    pairs = np.array(keys, np.int64).reshape(-1, 2) if seekable and timed else np.empty((0, 2), np.int64)
-    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    return FrameIndex(found, end, base, pairs, timed, cut, missing if cut else 0, place)
+    seekable_to = np.sort(np.array(keys, np.int64)) if seekable and timed else np.empty(0, np.int64)
+    return FrameIndex(found, end, base, seekable_to, timed, cut, missing if cut else 0, place)
 
 
 def _count_frames(path: Path, beat: Beat) -> array[int]:

@@ -103,14 +103,15 @@ def _decode_run(
 
 
 def _frames(
-    container: Any, stream: Any, index: FrameIndex, key: tuple[int, int] | None, health: ClipHealth, beat: Beat
+    container: Any, stream: Any, index: FrameIndex, key: int | None, health: ClipHealth, beat: Beat
 ) -> Iterator[tuple[Any, int]]:
     """Decode on from a key frame: (frame, its tick) in the order shown."""
     clock = FrameClock(stream, index.end if index.timed else None)
-    health.packet(None if key is None else key[0])
+    health.packet(key)
     if key is not None:
         try:
-            container.seek(key[1], stream=stream, backward=True, any_frame=False)
+            # Both demuxers that are sought in take presentation times; by its decoding time they find the key before.
+            container.seek(key, stream=stream, backward=True, any_frame=False)
         except (av.error.FFmpegError, OSError) as error:
             raise _BadSeekError from error
     started, corrupt = key is None, set()
@@ -127,9 +128,9 @@ def _frames(
         for frame in frames:
             time = clock.time(frame)
             if not started and key is not None:
-                if time > key[0]:
+                if time > key:
                     raise _BadSeekError
-                started = time == key[0]
+                started = time == key
             if started:
                 health.frame(time, not (frame.is_corrupt or clock.is_wrong(frame) or frame.pts in corrupt))
                 yield frame, time

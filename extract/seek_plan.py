@@ -12,9 +12,9 @@ _SEEK_GAIN = 12  # frames: seeking forward costs about as much as decoding some 
 
 
 class Run(NamedTuple):
-    """Frames decoded in one go, after a seek to a key frame (presentation, decoding time) or from the file's start."""
+    """Frames decoded in one go, after a seek to a key frame (its presentation time) or from the file's start."""
 
-    key: tuple[int, int] | None
+    key: int | None
     wanted: list[int]
 
 
@@ -23,13 +23,13 @@ def split_runs(index: FrameIndex, wanted: list[int]) -> list[Run]:
 
     The frames decoded for a set of numbers include those decoded for any part of it.
     """
-    keys = np.searchsorted(index.ticks, index.keys[:, 0]) if len(index.keys) else np.empty(0, np.int64)
+    keys = np.searchsorted(index.ticks, index.keys)
     nearest = np.searchsorted(keys, wanted, side="right") - 1
     runs: list[Run] = []
     for number, near in zip(wanted, nearest.tolist(), strict=True):
         at = runs[-1].wanted[-1] if runs else 0
         if near >= 0 and keys[near] - at > _SEEK_GAIN:
-            runs.append(Run((int(index.keys[near, 0]), int(index.keys[near, 1])), [number]))
+            runs.append(Run(int(index.keys[near]), [number]))
         elif runs:
             runs[-1].wanted.append(number)
         else:

@@ -105,7 +105,7 @@ def _mirrored(path: Path) -> bool:
 def _mappings(index: FrameIndex) -> str:
     """The times of all frames as torchcodec takes them, which saves it a scan and makes its numbers ours."""
     ends = np.append(index.ticks[1:], index.end)
-    keys = np.isin(index.ticks, index.keys[:, 0])
+    keys = np.isin(index.ticks, index.keys)
     rows = zip(index.ticks.tolist(), (ends - index.ticks).tolist(), keys.tolist(), strict=True)
     return json.dumps({"frames": [{"pts": p, "duration": d, "key_frame": int(k)} for p, d, k in rows]})
 
