@@ -81,8 +81,8 @@ class Forward:
 
         Returns
         -------
-        (N, dim) float32
-            On the backbone's device.
+        (N x vectors, dim) float32
+            The vectors of each step side by side. On the backbone's device.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Forward:
             return torch.empty((0, self._backbone.dim))
         while True:
             try:
-                parts = [self._part(part) for part in steps.split(self._size)]
+                parts = [self._part(part).flatten(0, -2) for part in steps.split(self._size)]
                 return parts[0] if len(parts) == 1 else torch.cat(parts)
             except torch.OutOfMemoryError as error:
                 tried = self._size if self._backbone.compiled else min(self._size, len(steps))

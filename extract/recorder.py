@@ -71,16 +71,22 @@ class Recorder:
             self._submit(self._thread.submit(self._writer.fail, clip.clip_id, status, message), 0)
 
     def take(self, batch: Batch, features: np.ndarray) -> None:
-        """Take the features (N, D) of a batch, and write the clips that are complete with it.
+        """Take the features of a batch of N steps, and write the clips that are complete with it.
+
+        Parameters
+        ----------
+        batch : the steps
+        features : (N x vectors, D), the vectors of each step side by side; each becomes a step of the store, at the
+            time of its own
 
         Raises
         ------
         SupportsetError
             If the disk refused an earlier clip, or one failed and the run is to stop then.
         """
-        start = 0
+        start, vectors = 0, len(features) // max(len(batch.rows), 1)
         for number, run in groupby(batch.rows, key=lambda row: row[0]):
-            spans = [(begin, end) for _, begin, end in run]
+            spans = [(begin, end) for _, begin, end in run for _ in range(vectors)]
             # A copy: a view would hold the whole batch for as long as the clip goes on.
             self._features.setdefault(number, []).append(features[start : start + len(spans)].copy())
             self._spans.setdefault(number, []).extend(spans)

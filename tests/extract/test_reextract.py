@@ -21,7 +21,7 @@ from store.dataset import Dataset
 from store.errors import UsageError
 from store.feature_set import FeatureSet
 from store.writer import FeatureWriter
-from tests.extract.fakes import MeanColour, dataset_of
+from tests.extract.fakes import MeanColour, MeanOfRows, dataset_of
 from tests.extract.films import write_video
 
 COUNT = 6
@@ -68,6 +68,12 @@ def test_what_was_extracted_agrees(place: Place, dtype: str) -> None:
     assert told["cosine"] > 1 - 1e-6
     assert {clip.tolerance for clip in found.clips} == {tolerance("fp32", dtype, ("cpu",))}
     assert sum(clip.steps for clip in found.clips) == sum(place.extract(dtype=dtype).lengths(outcomes(found)))
+
+
+def test_grid_features_agree(place: Place) -> None:
+    found = place.again(place.extract(MeanOfRows()), MeanOfRows())
+    assert set(outcomes(found).values()) == {"agrees"}
+    assert sum(clip.steps for clip in found.clips) == 8 * sum(place.extract().lengths(outcomes(found)))
 
 
 def test_the_seed_chooses(place: Place) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from extract import pipeline
+from extract.decode import decode_clip
 from extract.run import extract
 from extract.sampling import Sampling
 from store.feature_set import FeatureSet
-from tests.extract.fakes import MeanColour, dataset_of, expected_features
+from tests.extract.fakes import MeanColour, MeanOfRows, dataset_of, expected_features
 from tests.extract.films import write_video
+from tests.extract.fragile import Shrink
 from tests.extract.runs import Films, row, run
 
 
@@ -34,6 +36,19 @@ def test_features_are_those_of_each_clip_alone(tmp_path: Path, videos: Path, fil
     found = row(summary, "c0")
     assert (found["source_path"], found["source_size"]) == ("film0.mp4", (videos / "film0.mp4").stat().st_size)
     assert found["source_hash"].startswith("xxh3-128:")
+
+
+def test_vectors_of_one_step_lie_side_by_side(tmp_path: Path, videos: Path, films: Films) -> None:
+    backbone = MeanOfRows()
+    summary = run(tmp_path, films, backbone, sampling=Sampling(fps=4.0), workers=2)
+    assert (summary.status, set(backbone.batches[:-1])) == ({"ok": 6}, {4})
+    stored = FeatureSet.open(summary.path)
+    for clip, path in films.items():
+        steps = list(decode_clip(videos / str(path), sampling=Sampling(fps=4.0), transform=Shrink()))
+        rows = np.concatenate([step.frames[0].astype(np.float64).mean(1) for step in steps])
+        np.testing.assert_allclose(stored.read([clip])[0], rows, rtol=1e-6)
+        times = np.repeat([(step.start_s, step.end_s) for step in steps], 8, axis=0)
+        np.testing.assert_allclose(stored.read_timestamps([clip]), times)
 
 
 def test_clip_models_get_windows(tmp_path: Path, videos: Path, films: Films) -> None:

@@ -49,6 +49,19 @@ def test_features_are_those_before_the_classifier() -> None:
     assert_same(features(backbone, pictures), seen[0])
 
 
+def test_grid_features_are_the_cells_of_the_last_map() -> None:
+    pictures = [frame(240, 320, 1), frame(333, 250, 2)]
+    pooled, grid = load_backbone("efficientnet_lite:0"), load_backbone("efficientnet_lite:grid-0")
+    assert (grid.dim, grid.vectors, grid.weights_hash) == (1280, 49, pooled.weights_hash)
+    cells = features(grid, pictures)
+    assert cells.shape == (2, 49, 1280)
+    assert_same(cells.mean(1), features(pooled, pictures))
+    with torch.inference_mode():
+        maps = full_model().extract_features(torch.stack([published_transform(picture) for picture in pictures]))
+    assert_same(cells, torch.stack([maps[:, :, row, column] for row in range(7) for column in range(7)], dim=1))
+    assert grid.forward(torch.zeros((0, 224, 224, 3), dtype=torch.uint8)).shape == (0, 49, 1280)
+
+
 def test_real_photographs_of_dogs_are_classified_as_dogs(shared_data: Path) -> None:
     """The transform is right if what ImageNet knows is recognised: its 118 breeds of dogs, in this case."""
     folder = shared_data / "flickr8k"
