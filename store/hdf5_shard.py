@@ -7,6 +7,7 @@ to disk in one piece by the store's own write path (never half-open, which HDF5 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from store.shard import ARRAYS, Array, Compression, EncodedShard, Location, Shar
 
 ROWS_PER_CHUNK = 256  # of compressed datasets
 ALIGNMENT = 64  # bytes: arrays begin on a cache line
+PAGE = 4096
 
 
 class Hdf5Format(ShardFormat):
@@ -36,7 +38,9 @@ class Hdf5Format(ShardFormat):
             return EncodedShard({root: [_archive(arrays, compression)]}, {})
         image = _Image()
         locations = {}
-        structure = {"alignment_threshold": 1, "alignment_interval": ALIGNMENT, "meta_block_size": 8192}
+        # Rows then cross no page that they need not, and lie as those of Zarr shards do, which begin with a page.
+        interval = max(ALIGNMENT, math.gcd(PAGE, arrays.values[:1].nbytes))
+        structure = {"alignment_threshold": 1, "alignment_interval": interval, "meta_block_size": 8192}
         with h5py.File(image, "w", **structure) as file:
             file.attrs["format"] = "supportset-shard"
             for name, array in arrays.items():
