@@ -33,7 +33,7 @@ _MOST_TIME = 1 / 0.85
 _LEAST_OF_GAIN = 0.85
 _DECODE, _MODEL, _PIPELINE, _LOOP = "decoding alone", "model alone", "pipeline, two cores", "loop, one core"
 _UNBALANCED = 3.0  # times as much decoding as model
-_LEAST_RATE = 0.5  # steps a second of film: each film has some
+_LEAST_RATE = 0.2  # steps a second of film: each film has some
 
 
 def measure(plan: Plan) -> Figure:

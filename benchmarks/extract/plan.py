@@ -25,7 +25,7 @@ class Sizes:
 
     films: int = 60
     seconds: tuple[int, int] = (10, 20)
-    shape: tuple[int, int] = (320, 240)
+    shape: tuple[int, int] = (640, 360)
     backbone: str = "efficientnet_lite:0"
     long_seconds: int = 3600
     short_seconds: int = 10
@@ -36,7 +36,7 @@ class Sizes:
 
 QUICK = Sizes(
     films=2,
-    seconds=(2, 2),
+    seconds=(6, 6),
     shape=(320, 240),
     long_seconds=20,
     short_seconds=2,

@@ -9,14 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.page_cache import evict, files_below
 from benchmarks.report import Figure, Row
 from benchmarks.store.corpus import FORMATS, Corpus
 from benchmarks.store.plan import Plan
 from benchmarks.store.rivals import RamSlices, Reader, check_same
-from benchmarks.store.warm_batches import RAM, reading
+from benchmarks.store.warm_batches import RAM, go_through, reading
 from benchmarks.store.ways import MappedIds, MappedRows, ResidentRows
 from benchmarks.timing import interleave
 from store.feature_set import FeatureSet
@@ -25,7 +23,6 @@ from store.resident import ResidentFeatures
 LEAST = 0.90
 MOST_SECONDS = 1.0
 ROOT = Path(__file__).resolve().parents[2]
-_MANY_ROWS = 10_000
 _CACHES = ".*"  # files with a dot in a feature set's folder: caches of ours, which may be deleted
 
 
@@ -49,9 +46,7 @@ def measure(plan: Plan) -> Figure:
     readers["resident"] = ResidentRows(ResidentFeatures(features, corpus.ids))
     check_same(readers, corpus.batches(1, sizes.batch, 10**6)[0], corpus)
     plan.tell("each reader goes once through all clips")
-    for reader in readers.values():  # else rounds would be about the disk, and about pages that are first touched
-        for start in range(0, len(corpus), _MANY_ROWS):
-            reader.read(np.arange(start, min(start + _MANY_ROWS, len(corpus))))
+    go_through(readers, corpus)
     plan.tell(f"random batches: {plan.rounds} rounds")
     batches = 8 * sizes.batches  # they are small
     drawn = [corpus.batches(batches, sizes.batch, number) for number in range(plan.rounds + 1)]
