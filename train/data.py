@@ -77,6 +77,7 @@ class TrainingData:
         row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self.captions = list(captions)
         self.features, self.text, self.labels = features, text, labels
+        self._alike = labels is not None and np.array_equal(labels.lengths, text.lengths)  # one tokenizer for both
         self.clip_rows = np.asarray([row_of[caption.clip_id] for caption in captions], dtype=np.int64)
         self.batch_size, self.per_epoch, self.seed, self.bucket = batch_size, per_epoch, seed, bucket
         self.rank, self.processes = rank, processes
@@ -165,7 +166,7 @@ class TrainingData:
             shares[:] = parts
         layouts = [self.features.lay_out(read_clips, read_clip_sizes), self.text.lay_out(read, read_sizes)]
         if self.labels is not None:
-            layouts.append(self.labels.lay_out(read, read_sizes))
+            layouts.append(layouts[1] if self._alike else self.labels.lay_out(read, read_sizes))
         ends = [np.cumsum(each).tolist() for each in (sizes, clip_sizes, read_clip_sizes)]
         first = first_clip = first_read = 0
         for share, last, last_clip, last_read, places, text, *labels in zip(shares, *ends, *layouts, strict=True):

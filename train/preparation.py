@@ -45,8 +45,8 @@ def make_loader(
 ) -> TrainingData:
     """Training features where they find room, and tokens; decoder tokens only where something is captioned.
 
-    The features of a batch are valid until the second batch after it is made. With several ``processes`` each reads
-    its share of every batch.
+    The features of a batch are valid until the next one is made (the second one on a GPU). With several
+    ``processes`` each reads its share of every batch.
     """
     rank, number, here = (0, 1, 1) if processes is None else (processes.rank, processes.number, processes.here)
     labels = None
@@ -60,7 +60,7 @@ def make_loader(
             config.data.max_steps,
             device=device,
             place=config.data.place,
-            buffers=2,
+            buffers=2 if torch.device(device).type == "cuda" else 1,  # one stays in the processor's cache
             holders=here,
         ),
         read_text(model, data.train.captions, config.data.max_words, data.text),

@@ -42,7 +42,7 @@ def measure(plan: Plan) -> Figure:
     drawn = [by_length(corpus, number) for number in range(plan.rounds + 1)]
     for name in FORMATS:
         source = AlignedFeatures([FeatureSet.open(plan.stores[name])])
-        features = ClipFeatures(source, corpus.ids, int(corpus.lengths.max()), place="ram", buffers=2)
+        features = ClipFeatures(source, corpus.ids, int(corpus.lengths.max()), place="ram", buffers=1)  # as on a CPU
         data = training_data(corpus, features)
         contenders[f"{name}: padded features"] = Contender(
             lambda number, features=features: exhaust(features.gather(rows) for rows in drawn[number])  # type: ignore[misc]

@@ -19,6 +19,7 @@ RAM = "RAM slice copy"
 SMALL_PAGES = "the same from pages of 4 KB"
 LEAST_MAPPED, LEAST_RESIDENT = 0.90, 0.95
 _MANY = 1_000
+_TURNS = 20  # rounds of one batch, for each round of the others
 LEAST = {".npy a clip": 12, "HDF5 dataset a clip": 12, "zarr-python on our shards": 35}
 
 
@@ -52,17 +53,25 @@ def measure(plan: Plan) -> Figure:
     plan.tell(f"warm batches: {plan.rounds} rounds of {sizes.batches} batches, {len(readers)} readers")
 
     go_through({name: readers[name] for name in [RAM, *ours]}, corpus)
+    # A batch takes a millisecond, and machines pause for longer than that: the fast ones take turns batch by batch.
+    fast, rounds = [RAM, *([SMALL_PAGES] if SMALL_PAGES in readers else []), *ours], plan.rounds * _TURNS
+    drawn = [corpus.batches(1, sizes.batch, number) for number in range(rounds + 1)]
+    timings = interleave({name: reading(readers[name], drawn) for name in fast}, rounds)
+    mapped = [f"{name}: read_rows" for name in FORMATS]
     drawn = [corpus.batches(sizes.batches, sizes.batch, number) for number in range(plan.rounds + 1)]
-    timings = interleave({name: reading(reader, drawn) for name, reader in readers.items()}, plan.rounds)
-    figure.timings.append(timings)
+    slow = {name: reading(readers[name], drawn) for name in [*mapped, *rivals] if name != SMALL_PAGES}
+    slower = interleave(slow, plan.rounds)
+    figure.timings += [slower, timings]
     for name, least in ours.items():
         figure.rows.append(Row(_key(name, "ram"), name, RAM, timings.ratio(RAM, name), at_least=least))
-    for name in FORMATS:
+    for reader in mapped:
         for rival in rivals:
-            reader = f"{name}: read_rows"
-            ratio = timings.ratio(rival, reader)
+            ratio = (timings if rival == SMALL_PAGES else slower).ratio(rival, reader)
             figure.rows.append(Row(_key(reader, rival), reader, rival, ratio, at_least=LEAST.get(rival)))
-    gb = sizes.batches * sizes.batch * corpus.bytes / len(corpus) / 1e9
+    figure.notes.append(
+        f"{RAM}, {SMALL_PAGES} and ours: {rounds} rounds of one batch; the others {plan.rounds} of more"
+    )
+    gb = sizes.batch * corpus.bytes / len(corpus) / 1e9
     figure.notes.append("ours had gone through all clips once before, so that no page is touched for the first time")
     figure.notes.append(f"{RAM}: {gb / timings.median(RAM):.1f} GB/s")
     return figure
