@@ -6,7 +6,7 @@ What an epoch shows is a function of (seed, epoch) alone, so a run can go on in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from store.dataset import Caption
+from store.padding import Layout
 from train.batch import Batch, Share
 from train.clip_features import ClipFeatures
 from train.packed_captions import PackedCaptions
@@ -40,6 +41,14 @@ class TokenTable(PackedCaptions):
     def take(self, places: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
         """Tokens of a batch that was laid out: a long tensor of this shape."""
         return torch.from_numpy(self.ids.take(places).reshape(shape))
+
+    def batches(self, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches that were laid out: a call for each would take longer than copying its few tokens."""
+        ids, first = self.ids.take(layout.rows), 0
+        for _, real in layout:
+            last = first + real.size
+            yield torch.from_numpy(ids[first:last].reshape(real.shape)), torch.from_numpy(real)
+            first = last
 
 
 class TrainingData:
@@ -164,19 +173,23 @@ class TrainingData:
             read, read_sizes = _runs(planned, [part.caption_rows for part in parts])
             read_clips, read_clip_sizes = _runs(clips_of, [part.clip_rows for part in parts])
             shares[:] = parts
-        layouts = [self.features.lay_out(read_clips, read_clip_sizes), self.text.lay_out(read, read_sizes)]
+        layout = self.text.lay_out(read, read_sizes)
+        batches: list[Iterator[Any]] = [
+            iter(self.features.lay_out(read_clips, read_clip_sizes)),
+            self.text.batches(layout),
+        ]
         if self.labels is not None:
-            layouts.append(layouts[1] if self._alike else self.labels.lay_out(read, read_sizes))
+            batches.append(self.labels.batches(layout if self._alike else self.labels.lay_out(read, read_sizes)))
         ends = [np.cumsum(each).tolist() for each in (sizes, clip_sizes, read_clip_sizes)]
         first = first_clip = first_read = 0
-        for share, last, last_clip, last_read, places, text, *labels in zip(shares, *ends, *layouts, strict=True):
+        for share, last, last_clip, last_read, places, text, *labels in zip(shares, *ends, *batches, strict=True):
             features, feature_mask = self.features.gather(read_clips[first_read:last_read], places)
             yield Batch(
                 features=features,
                 feature_mask=feature_mask,
-                text_ids=self.text.take(text[0], text[1].shape),
-                text_mask=torch.from_numpy(text[1]),
-                labels=self.labels.take(labels[0][0], labels[0][1].shape) if self.labels is not None else None,
+                text_ids=text[0],
+                text_mask=text[1],
+                labels=labels[0][0] if labels else None,
                 caption_clip=torch.from_numpy(caption_clip[first:last]),
                 clip_ids=clip_ids[first_clip:last_clip],
                 caption_ids=caption_ids[first:last],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,8 +35,12 @@ class PackedCaptions(ABC):
 
     def pad(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Some captions, (N, L) or (N, L, h), filled up, and their (N, L) bool mask; L is the longest, at least 1."""
-        places, real = next(iter(self.lay_out(rows, [len(rows)])))
-        return self.take(places, real.shape), torch.from_numpy(real)
+        return next(self.batches(self.lay_out(rows, [len(rows)])))
+
+    def batches(self, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches that were laid out, each as `pad` gives it."""
+        for places, real in layout:
+            yield self.take(places, real.shape), torch.from_numpy(real)
 
     @abstractmethod
     def take(self, places: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
