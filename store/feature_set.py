@@ -232,7 +232,7 @@ class FeatureSet:
         """
         places, mapped = self._located("values", rows)
         if mapped.cold:
-            mapped.ask(places)
+            mapped.ask_ahead(places)
 
     def _gather(self, name: str, rows: Array, out: Array | None) -> tuple[Array, Array]:
         places, mapped = self._located(name, rows)

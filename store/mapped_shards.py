@@ -21,6 +21,7 @@ _BYTE_SECONDS = 1 / 1e9  # ... and so long a byte; one page from a disk takes 50
 # Pages that are read as they are touched take some 100 us each; to ask takes some 4 us a clip, cold or not. So a batch
 # with one cold page in 16 clips, as where the kernel takes memory back bit by bit, is read without asking.
 _BLOCKS = 0.5  # of 512 bytes a clip, on average, that a batch may have had read and still count as from memory
+_AHEAD = 4  # batches that are remembered as asked for
 _NEAR = 64 * 1024  # bytes: ranges this near are asked for as one
 # Rows a clip, on average, up to which one indexed copy is faster than slices: 5 times for single rows of 1 KB, 1.2 for
 # 64 of them. With more it is slower where rows are short (0.9 at 512 rows of 128 bytes), and else as fast.
@@ -63,6 +64,7 @@ class MappedShards:
         self._is_mapped = np.zeros(len(indexes), bool)
         self._all_mapped = False
         self._is_distant = np.zeros(len(indexes), bool)  # bytes of these must be fetched before they are touched
+        self._asked: tuple[Array, ...] = ()  # places of batches to come that were asked for
         self._fast = 0  # batches in a row, the last one among them, that came from memory, as far as one can tell
 
     def extend(self, indexes: list[ShardIndex]) -> MappedShards:
@@ -124,7 +126,7 @@ class MappedShards:
             for shard, ranges in wanted.items():
                 self._file(shard)[0].fetch(ranges)
                 self._is_distant[shard] = not self._file(shard)[0].complete
-        elif self._fast < PATIENCE:
+        elif self._fast < PATIENCE and not self._was_asked(places):
             self.ask(places)
 
     def slices(self, places: Array) -> list[Array]:
@@ -156,6 +158,19 @@ class MappedShards:
         row_bytes = self.columns * self.dtype.itemsize
         fast = reads <= clips * _BLOCKS and seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
         self._fast = self._fast + 1 if fast else 0
+
+    def ask_ahead(self, places: Array) -> None:
+        """As :meth:`ask`, for a batch to come: it is not asked for once more when it is read."""
+        self.ask(places)
+        self._asked = (*self._asked, places)[-_AHEAD:]
+
+    def _was_asked(self, places: Array) -> bool:
+        asked = self._asked  # replaced as a whole: another thread may be reading
+        for number, each in enumerate(asked):
+            if np.array_equal(each, places):
+                self._asked = asked[:number] + asked[number + 1 :]  # who reads it again later may find it cold
+                return True
+        return False
 
     @property
     def cold(self) -> bool:

@@ -19,6 +19,7 @@ from train.batch import Batch, Share
 from train.clip_features import ClipFeatures
 from train.packed_captions import PackedCaptions
 
+_AHEAD = 2  # batches that are asked for before they are needed, where the features lie on a disk
 _TOGETHER = 32  # batches whose places are worked out at once: few enough that these stay in the processor's cache
 
 
@@ -149,12 +150,17 @@ class TrainingData:
             together = planned[first : first + _TOGETHER]
             assembled = self._assembled(together)
             for number in range(first, first + len(together)):
-                if self.features.place == "disk" and number + 1 < len(planned):
-                    clips = np.unique(self.clip_rows[planned[number + 1]])
-                    if self.processes > 1:
-                        clips = clips[self._share(clips, len(planned[number + 1])).clip_rows]
-                    self.features.prefetch(clips)
+                if self.features.place == "disk":
+                    for rows in planned[number + (_AHEAD if number else 1) : number + _AHEAD + 1]:
+                        self._prefetch(rows)
                 yield next(assembled)
+
+    def _prefetch(self, rows: NDArray[np.int64]) -> None:
+        """Ask for the clips of a batch to come, those that this process reads."""
+        clips = np.unique(self.clip_rows[rows])
+        if self.processes > 1:
+            clips = clips[self._share(clips, len(rows)).clip_rows]
+        self.features.prefetch(clips)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Assemble one batch; each clip stands in it once, however many of its captions do."""

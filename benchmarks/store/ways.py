@@ -22,10 +22,10 @@ class MappedRows:
 
 
 class MappedAhead(MappedRows):
-    """The same with the clips of the next batch asked for while the one before is copied: ``prefetch``."""
+    """The same with the clips of batches to come asked for while others are copied: ``prefetch``."""
 
     def ask(self, rows: Array) -> None:
-        """Say which clips come next."""
+        """Say which clips will be read soon."""
         self._features.prefetch(self._row_of[rows])
 
 

@@ -215,6 +215,20 @@ def test_prefetch_asks_and_reads_nothing(tmp_path: Path, local: list[tuple[int, 
     assert len(local) == 1
 
 
+def test_what_was_prefetched_is_not_asked_for_again(tmp_path: Path, local: list[tuple[int, int]]) -> None:
+    write(tmp_path, clips(9))
+    features = FeatureSet.open(tmp_path)
+    batches = [features.find([f"clip{number}"]) for number in range(3)]
+    for rows in batches:
+        features.prefetch(rows)
+    assert len(local) == 3
+    for rows in (batches[1], batches[0], batches[2]):
+        features.read_rows(rows)
+    assert len(local) == 3
+    features.read_rows(batches[1])  # it may have been evicted since
+    assert len(local) == 4
+
+
 def test_a_scan_asks_for_a_shard_at_a_time(tmp_path: Path, local: list[tuple[int, int]]) -> None:
     content = clips(20)
     write(tmp_path, content, clips_per_shard=10)
