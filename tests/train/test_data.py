@@ -13,6 +13,8 @@ from store.card import FeatureCard
 from store.catalog import feature_set_path, find_feature_set
 from store.dataset import Caption, write_dataset
 from store.errors import UsageError
+from store.feature_set import FeatureSet
+from store.mapped_shards import MappedShards
 from store.resident import thinned
 from store.writer import FeatureWriter
 from tests.train.small_store import config, plant, recipe
@@ -86,6 +88,38 @@ def test_a_batch_holds_each_clip_once_and_every_caption_points_at_its_own(featur
     for clip, values, mask in zip(batch.clip_ids, batch.features, batch.feature_mask, strict=True):
         stored, _ = features.read([clip])
         assert np.array_equal(values[mask].numpy(), stored[thinned(len(stored), 4)])
+
+
+def test_features_on_disk_are_asked_for_two_batches_ahead_and_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    ask, read = MappedShards.ask, FeatureSet.read_rows
+
+    def asking(mapped: MappedShards, places: np.ndarray) -> None:
+        told.append("ask")
+        ask(mapped, places)
+
+    def reading(stored: FeatureSet, *arguments: object) -> object:
+        told.append("read")
+        stored._mapped["values"]._fast = 0  # as from a cold disk
+        return read(stored, *arguments)  # type: ignore[arg-type]
+
+    stored = find_feature_set(root, "small/planted")
+    captions = captions_of(stored.clip_ids[:40], 1)
+    data = training(AlignedFeatures([stored]), captions)
+    data.features = ClipFeatures(AlignedFeatures([stored]), data.features.clip_ids, 4, place="disk", buffers=1)
+    monkeypatch.setattr(MappedShards, "ask", asking)
+    monkeypatch.setattr(FeatureSet, "read_rows", reading)
+    assert len(list(data.batches(0))) == 5
+    # The first batch is asked for as it is read.
+    assert told == [
+        *["ask", "ask", "read", "ask"],
+        *["ask", "read"],
+        *["ask", "read"],
+        *["read"],
+        *["read"],
+    ]
 
 
 def test_an_epoch_of_all_shows_every_caption_once(features: AlignedFeatures) -> None:
