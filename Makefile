@@ -43,10 +43,10 @@ train: $(READY)  ## Train on extracted features: make train CONFIG=configs/paper
 
 bench: bench-store bench-extract bench-train  ## Run all benchmarks
 
-bench-store: $(READY)  ## Measure the feature store beside named alternatives: 15 minutes, 12 GB [ARGS="--only a,c --folder DIR"]
+bench-store: $(READY)  ## Measure the feature store beside named alternatives: 10 minutes, 12 GB [ARGS="--only a,c --folder DIR"]
 	$(PY) -m benchmarks.store $(ARGS)
 
-bench-extract: $(READY)  ## Measure extraction beside its stages and the usual loop: 30 minutes [ARGS="--only a --device cuda"]
+bench-extract: $(READY)  ## Measure extraction beside its stages and the usual loop: 16 minutes [ARGS="--only a --device cuda"]
 	$(PY) -m benchmarks.extract $(ARGS)
 
 bench-train: $(READY)  ## Measure training beside the straightforward step: 45 minutes, 5 GB [ARGS="--only b --device cuda"]

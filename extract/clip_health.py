@@ -92,10 +92,14 @@ class ClipHealth:
             if tick is None or tick >= run.begin:
                 run.complaints += 1
 
-    def restart(self) -> None:
-        """Forget what was counted of the runs that are not over: they are decoded once more."""
+    def restart(self, begin: int | None = None) -> None:
+        """Forget what was counted of the runs that are not over: they are decoded once more.
+
+        ``begin``: only of those that begin with this key frame.
+        """
         for run in self._active:
-            run.restart()
+            if begin is None or run.begin == begin:
+                run.restart()
 
     def of(self, clip: int) -> tuple[int, int]:
         """Return the frames of a clip that did not come out whole, and how many should have come out.

@@ -22,8 +22,9 @@ def wanted_pictures(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (number, picture) for each wanted frame number, in order; for a lost frame the one shown before it.
 
-    Where enough frames can be skipped it seeks to a key frame, and decodes from the start of the file instead if
-    that does not lead where the index says: the frames are the same.
+    Where enough frames can be skipped it seeks to a key frame. If that does not lead where the index says, or the
+    decoder needs some frames before it gives one (intra refresh), it seeks to the key frame before, and if that does
+    not help either, it decodes from the start of the file: the frames are the same.
 
     Parameters
     ----------
@@ -62,28 +63,44 @@ class _BadSeekError(Exception):
 def _wanted_frames(
     path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, beat: Beat
 ) -> Iterator[tuple[int, Any]]:
-    done = 0
+    done, early = 0, False
     with open_video(path) as (container, stream):
         for run in split_runs(index, wanted):
-            try:
-                for item in _decode_run(container, stream, index, run, health, beat):
-                    done += 1
-                    yield item
-            except _BadSeekError:
+            for place in _places(index, run, early):
+                try:
+                    for item in _decode_run(container, stream, index, run, place, health, beat):
+                        done += 1
+                        yield item
+                    break
+                except _BadSeekError:  # before it gave a frame; a file that needs it once needs it always
+                    early = True
+                    health.restart(run.key)
+            else:
                 break
     if done < len(wanted):
         health.restart()
         with open_video(path) as (container, stream):
-            yield from _decode_run(container, stream, index, Run(None, wanted[done:]), health, beat)
+            yield from _decode_run(container, stream, index, Run(None, wanted[done:]), None, health, beat)
+
+
+def _places(index: FrameIndex, run: Run, early: bool) -> list[int | None]:
+    """Times to seek to for a run, one after the other until one leads there; None is the file's start.
+
+    ``early``: only to the key frame before.
+    """
+    if run.key is None:
+        return [None]
+    at = int(np.searchsorted(index.keys, run.key))
+    return [*([] if early else [run.key]), *([int(index.keys[at - 1])] if at else [])]
 
 
 def _decode_run(
-    container: Any, stream: Any, index: FrameIndex, run: Run, health: ClipHealth, beat: Beat
+    container: Any, stream: Any, index: FrameIndex, run: Run, place: int | None, health: ClipHealth, beat: Beat
 ) -> Iterator[tuple[int, Any]]:
     wanted = iter(run.wanted)
     number: int | None = next(wanted)
     shown = None
-    for frame, time in _frames(container, stream, index, run.key, health, beat):
+    for frame, time in _frames(container, stream, index, run.key, place, health, beat):
         while number is not None and int(index.ticks[number]) < time:
             yield number, frame if shown is None else shown
             number = next(wanted, None)
@@ -103,15 +120,21 @@ def _decode_run(
 
 
 def _frames(
-    container: Any, stream: Any, index: FrameIndex, key: int | None, health: ClipHealth, beat: Beat
+    container: Any,
+    stream: Any,
+    index: FrameIndex,
+    key: int | None,
+    place: int | None,
+    health: ClipHealth,
+    beat: Beat,
 ) -> Iterator[tuple[Any, int]]:
-    """Decode on from a key frame: (frame, its tick) in the order shown."""
+    """Decode from ``place`` and give what is shown from a key frame on: (frame, its tick), in the order shown."""
     clock = FrameClock(stream, index.end if index.timed else None)
     health.packet(key)
     if key is not None:
         try:
             # Both demuxers that are sought in take presentation times; by its decoding time they find the key before.
-            container.seek(key, stream=stream, backward=True, any_frame=False)
+            container.seek(place, stream=stream, backward=True, any_frame=False)
         except (av.error.FFmpegError, OSError) as error:
             raise _BadSeekError from error
     started, corrupt = key is None, set()

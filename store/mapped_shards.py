@@ -64,7 +64,8 @@ class MappedShards:
         self._is_mapped = np.zeros(len(indexes), bool)
         self._all_mapped = False
         self._is_distant = np.zeros(len(indexes), bool)  # bytes of these must be fetched before they are touched
-        self._asked: tuple[Array, ...] = ()  # places of batches to come that were asked for
+        self._asked: tuple[tuple[Array, bool], ...] = ()  # batches to come that were asked for, and whether a disk read
+        self._was_cold = False  # the batch that is read now, when it was asked for ahead
         self._fast = 0  # batches in a row, the last one among them, that came from memory, as far as one can tell
 
     def extend(self, indexes: list[ShardIndex]) -> MappedShards:
@@ -126,7 +127,10 @@ class MappedShards:
             for shard, ranges in wanted.items():
                 self._file(shard)[0].fetch(ranges)
                 self._is_distant[shard] = not self._file(shard)[0].complete
-        elif self._fast < PATIENCE and not self._was_asked(places):
+            return
+        was_cold = self._take_asked(places)
+        self._was_cold = bool(was_cold)
+        if was_cold is None and self._fast < PATIENCE:
             self.ask(places)
 
     def slices(self, places: Array) -> list[Array]:
@@ -156,34 +160,45 @@ class MappedShards:
     def copied(self, clips: int, rows: int, seconds: float, reads: int) -> None:
         """Take note of how long it took to copy a batch of some clips, of some rows in all, and of the disk reads."""
         row_bytes = self.columns * self.dtype.itemsize
-        fast = reads <= clips * _BLOCKS and seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
+        fast = (
+            not self._was_cold
+            and reads <= clips * _BLOCKS
+            and seconds < clips * _CLIP_SECONDS + rows * row_bytes * _BYTE_SECONDS
+        )
         self._fast = self._fast + 1 if fast else 0
 
     def ask_ahead(self, places: Array) -> None:
         """As :meth:`ask`, for a batch to come: it is not asked for once more when it is read."""
-        self.ask(places)
-        self._asked = (*self._asked, places)[-_AHEAD:]
+        self._asked = (*self._asked, (places, self.ask(places)))[-_AHEAD:]
 
-    def _was_asked(self, places: Array) -> bool:
+    def _take_asked(self, places: Array) -> bool | None:
+        """Whether a disk was read when a batch was asked for ahead; None if it was not asked for."""
         asked = self._asked  # replaced as a whole: another thread may be reading
-        for number, each in enumerate(asked):
+        for number, (each, was_cold) in enumerate(asked):
             if np.array_equal(each, places):
                 self._asked = asked[:number] + asked[number + 1 :]  # who reads it again later may find it cold
-                return True
-        return False
+                return was_cold
+        return None
 
     @property
     def cold(self) -> bool:
         """Whether bytes may have to come from a disk or over a network, so that it pays to ask for them."""
         return self._fast < PATIENCE or self._any_distant()
 
-    def ask(self, places: Array) -> None:
-        """Say which rows will be needed soon; returns at once. Parameters as :meth:`await_bytes`."""
+    def ask(self, places: Array) -> bool:
+        """Say which rows will be needed soon; returns at once. Parameters as :meth:`await_bytes`.
+
+        Returns
+        -------
+        bool
+            Whether a disk has to be read for them, as far as the system tells.
+        """
         before = disk_reads()
         for shard, ranges in self._ranges(places).items():
             self._file(shard)[0].ask(ranges)
-        if disk_reads() - before > len(places) * _BLOCKS:
+        if was_cold := disk_reads() - before > len(places) * _BLOCKS:
             self._fast = 0  # what was asked for may come as fast as from memory, and yet came from a disk
+        return was_cold
 
     def _any_distant(self) -> bool:
         return bool(self._is_distant.any())

@@ -151,7 +151,7 @@ class TrainingData:
             assembled = self._assembled(together)
             for number in range(first, first + len(together)):
                 if self.features.place == "disk":
-                    for rows in planned[number + (_AHEAD if number else 1) : number + _AHEAD + 1]:
+                    for rows in planned[number + (_AHEAD if number else 0) : number + _AHEAD + 1]:
                         self._prefetch(rows)
                 yield next(assembled)
 

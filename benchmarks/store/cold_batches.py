@@ -97,7 +97,7 @@ class _ColdStore:
             opened, batches = self._open[0], drawn[number]
             for at, rows in enumerate(batches):
                 if isinstance(opened, MappedAhead):
-                    for coming in batches[at + (2 if at else 1) : at + 3]:
+                    for coming in batches[at + (2 if at else 0) : at + 3]:
                         opened.ask(coming)
                 opened.read(rows)
 

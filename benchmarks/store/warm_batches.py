@@ -12,7 +12,7 @@ from benchmarks.store.corpus import FORMATS, Array, Corpus
 from benchmarks.store.plan import Plan
 from benchmarks.store.rivals import Hdf5Datasets, LibrarySlices, NpyFiles, RamSlices, Reader, check_same
 from benchmarks.store.ways import MappedIds, MappedRows, resident_rows
-from benchmarks.timing import Contender, interleave
+from benchmarks.timing import Contender, Timings, interleave
 from store.feature_set import FeatureSet
 
 RAM = "RAM slice copy"
@@ -47,7 +47,7 @@ def measure(plan: Plan) -> Figure:
     }
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         rivals[SMALL_PAGES] = RamSlices(corpus, small_pages=True)
-        figure.notes.append(f"{SMALL_PAGES}: as the kernel holds files; what is as fast as that cannot be made faster")
+        figure.notes.append(f"{SMALL_PAGES}: as the kernel holds files, while a large array may lie in pages of 2 MB")
     readers |= rivals
     check_same(readers, corpus.batches(1, sizes.batch, 10**6)[0], corpus)
     plan.tell(f"warm batches: {plan.rounds} rounds of {sizes.batches} batches, {len(readers)} readers")
@@ -61,7 +61,10 @@ def measure(plan: Plan) -> Figure:
     drawn = [corpus.batches(sizes.batches, sizes.batch, number) for number in range(plan.rounds + 1)]
     slow = {name: reading(readers[name], drawn) for name in [*mapped, *rivals] if name != SMALL_PAGES}
     slower = interleave(slow, plan.rounds)
-    figure.timings += [slower, timings]
+    figure.timings += [
+        timings,
+        Timings({f"{name}, {sizes.batches} batches": each for name, each in slower.seconds.items()}),
+    ]
     for name, least in ours.items():
         figure.rows.append(Row(_key(name, "ram"), name, RAM, timings.ratio(RAM, name), at_least=least))
     for reader in mapped:

@@ -152,10 +152,30 @@ def test_seeking_gives_the_same_pixels(
         moment = Fraction("1.3") + (end - Fraction("1.3")) * (2 * k + 1) / 6
         np.testing.assert_array_equal(one.frames[0], pick(frames, moment), err_msg=f"step {k}")
         np.testing.assert_array_equal(one.frames, other.frames)
-    if name != "refresh.mp4":  # no key frames to go to
+    if name != "refresh.mp4":  # see below
         assert counted_with < packets - 20
         # The index pass reads all 150; then each step's key frame is gone to, not the one before it.
         assert counted_with <= 150 + 3 * 20
+
+
+@pytest.mark.parametrize("name", ["refresh.mp4", "refresh.mkv"])
+def test_frames_that_come_late_are_sought_from_the_key_frame_before(tmp_path: Path, name: str) -> None:
+    """With intra refresh a decoder gives no frame until all of the picture was renewed."""
+    film = write_video(tmp_path / name, 300, gop=20, options={"x264-params": "intra-refresh=1"})
+    frames, _ = decode_all(film)
+    packets = 0
+
+    def count() -> None:
+        nonlocal packets
+        packets += 1
+
+    rate = 300 / float(frames[-1][0] + frames[1][0])
+    start, end = 200 / rate, 290 / rate
+    steps = list(decode_clip(film, start, end, Sampling(frames=3), beat=count))
+    for k, step in enumerate(steps):
+        moment = Fraction(start) + Fraction(end - start) * (2 * k + 1) / 6
+        np.testing.assert_array_equal(step.frames[0], pick(frames, moment))
+    assert packets <= 300 + 20 + 3 * 60 < 300 + 275, "the index, one vain attempt, and three runs; from the start: 275"
 
 
 def test_clip_ends_are_noted(films: dict[str, Path]) -> None:
