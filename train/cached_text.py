@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from store.errors import UsageError
 from store.feature_set import FeatureSet
 from store.files import StorePath
 from store.memory import copy_rows, empty_aligned
+from store.padding import Layout
 from train.packed_captions import PackedCaptions
 
 _BLOCK = 4096  # captions read at once
@@ -36,10 +37,11 @@ class TokenFeatures(PackedCaptions):
         super().__init__(lengths)
         self.values = values
 
-    def take(self, places: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
-        """Features of a batch that was laid out: ``shape`` (N, L) gives (N, L, h). It is one indexed copy."""
-        out = copy_rows(self.values, places, empty_aligned((len(places), self.values.shape[1]), self.values.dtype))
-        return torch.from_numpy(out.reshape(*shape, -1))
+    def batches(self, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches that were laid out: (N, L, h) and (N, L); each is one indexed copy."""
+        for places, real in layout:
+            out = copy_rows(self.values, places, empty_aligned((len(places), self.values.shape[1]), self.values.dtype))
+            yield torch.from_numpy(out.reshape(*real.shape, -1)), torch.from_numpy(real)
 
     @classmethod
     def of(cls, features: Sequence[NDArray[np.floating]], dim: int) -> TokenFeatures:

@@ -19,7 +19,7 @@ from train.batch import Batch, Share
 from train.clip_features import ClipFeatures
 from train.packed_captions import PackedCaptions
 
-_AHEAD = 2  # batches that are asked for before they are needed, where the features lie on a disk
+AHEAD = 2  # batches that are asked for before they are needed, where the features lie on a disk
 _TOGETHER = 32  # batches whose places are worked out at once: few enough that these stay in the processor's cache
 
 
@@ -39,12 +39,8 @@ class TokenTable(PackedCaptions):
         last = pad_id if filling is None else filling
         self.ids = np.asarray([*(token for tokens in filled for token in tokens), last], dtype=np.int64)
 
-    def take(self, places: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
-        """Tokens of a batch that was laid out: a long tensor of this shape."""
-        return torch.from_numpy(self.ids.take(places).reshape(shape))
-
     def batches(self, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches that were laid out: a call for each would take longer than copying its few tokens."""
+        """The batches that were laid out, (N, L) long each: a call for each would take longer than its few tokens."""
         ids, first = self.ids.take(layout.rows), 0
         for _, real in layout:
             last = first + real.size
@@ -151,7 +147,7 @@ class TrainingData:
             assembled = self._assembled(together)
             for number in range(first, first + len(together)):
                 if self.features.place == "disk":
-                    for rows in planned[number + (_AHEAD if number else 0) : number + _AHEAD + 1]:
+                    for rows in planned[number + (AHEAD if number else 0) : number + AHEAD + 1]:
                         self._prefetch(rows)
                 yield next(assembled)
 

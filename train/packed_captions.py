@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,11 +36,6 @@ class PackedCaptions(ABC):
         """Some captions, (N, L) or (N, L, h), filled up, and their (N, L) bool mask; L is the longest, at least 1."""
         return next(self.batches(self.lay_out(rows, [len(rows)])))
 
+    @abstractmethod
     def batches(self, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches that were laid out, each as `pad` gives it."""
-        for places, real in layout:
-            yield self.take(places, real.shape), torch.from_numpy(real)
-
-    @abstractmethod
-    def take(self, places: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
-        """A batch that was laid out: what stands in these places, in this shape (N, L)."""

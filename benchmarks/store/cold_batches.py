@@ -17,6 +17,7 @@ from benchmarks.store.rivals import THREADS, BareMaps, ManyThreads, NpyFiles, Re
 from benchmarks.store.ways import MappedAhead, MappedRows
 from benchmarks.timing import Contender, interleave
 from store.feature_set import FeatureSet
+from train.data import AHEAD as BATCHES_AHEAD
 
 AHEAD = "read_rows, two batches asked for ahead"  # as the training loader reads
 LEAST_NPY, LEAST_BARE = 5.0, 10.0
@@ -97,7 +98,7 @@ class _ColdStore:
             opened, batches = self._open[0], drawn[number]
             for at, rows in enumerate(batches):
                 if isinstance(opened, MappedAhead):
-                    for coming in batches[at + (2 if at else 0) : at + 3]:
+                    for coming in batches[at + (BATCHES_AHEAD if at else 0) : at + BATCHES_AHEAD + 1]:
                         opened.ask(coming)
                 opened.read(rows)
 

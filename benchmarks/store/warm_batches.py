@@ -18,7 +18,7 @@ from store.feature_set import FeatureSet
 RAM = "RAM slice copy"
 SMALL_PAGES = "the same from pages of 4 KB"
 LEAST_MAPPED, LEAST_RESIDENT = 0.90, 0.95
-_MANY = 1_000
+_MANY = 1_000  # clips read at a time on the way through all of them
 _TURNS = 20  # rounds of one batch, for each round of the others
 LEAST = {".npy a clip": 12, "HDF5 dataset a clip": 12, "zarr-python on our shards": 35}
 
