@@ -49,7 +49,7 @@ bench-store: $(READY)  ## Measure the feature store beside named alternatives: 1
 bench-extract: $(READY)  ## Measure extraction beside its stages and the usual loop: 16 minutes [ARGS="--only a --device cuda"]
 	$(PY) -m benchmarks.extract $(ARGS)
 
-bench-train: $(READY)  ## Measure training beside the straightforward step: 45 minutes, 5 GB [ARGS="--only b --device cuda"]
+bench-train: $(READY)  ## Measure training beside the straightforward step: 15 minutes, 5 GB [ARGS="--only b --device cuda"]
 	$(PY) -m benchmarks.train $(ARGS)
 
 bench-docs: $(READY)  ## Put the last results into docs/benchmarks.md

@@ -39,12 +39,13 @@ def render(content: dict[str, Any]) -> str:
             f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
             for name, value in figure["sizes"].items()
         )
-        lines += [f"**{figure['title']}** ({sizes})", ""]
-        lines += ["| what | beside | figure | target | |", "| --- | --- | --- | --- | --- |"]
-        lines += [
+        lines += [f"**{figure['title']}**" + (f" ({sizes})" if sizes else ""), ""]
+        rows = [
             f"| {row.says} | {row.beside} | {row.shown} | {row.target} | {row.verdict} |" for row in rows_of(figure)
         ]
-        lines += ["", *(f"- {note}" for note in figure["notes"]), ""]
+        if rows:  # none where a figure was left out; its notes say why
+            lines += ["| what | beside | figure | target | |", "| --- | --- | --- | --- | --- |", *rows, ""]
+        lines += [*(f"- {note}" for note in figure["notes"]), ""]
     return "\n".join(lines)
 
 

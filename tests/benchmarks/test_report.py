@@ -52,3 +52,11 @@ def test_the_document_is_filled_between_the_marks(tmp_path: Path) -> None:
 
 def test_our_document_has_a_place_for_the_store() -> None:
     assert "<!-- store: begin -->\n" in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_a_figure_that_was_left_out_is_told_without_an_empty_table(tmp_path: Path) -> None:
+    left_out = Figure("full", "Full size", [], notes=["left out: no GPU"])
+    write_json(tmp_path / "store.json", "store", [left_out], MACHINE, OPTIONS)
+    after = fill("<!-- store: begin -->\n<!-- store: end -->\n", tmp_path)
+    assert "**Full size**\n\n- left out: no GPU\n" in after
+    assert "|" not in after
