@@ -18,7 +18,9 @@ optim.learning_rate = [1e-4, 2e-4, 4e-4]
 
 [search]                               # the same number of trials for each variant, judged on validation
 trials = 3
+draw = "balanced"                      # the first values listed are tried equally often, in one order for all variants
 [search.values]
+optim.learning_rate = [1e-4, 2e-4, 4e-4]
 loss.weight = [0.03, 0.1, 0.3, 1.0]
 """
 
@@ -47,9 +49,11 @@ class SearchSection(Section):
     trials: int = Field(ge=1)  # of each variant
     seed: int = Field(1000, ge=0)  # of the trials' training and of the draw; apart from the study's seeds
     folds: Literal["each", "first"] = "each"  # values for each fold, or those of the first fold for all
-    values: dict[str, Any] = Field(
-        {}
-    )  # key -> list of values; trials are different combinations of them, drawn at random
+    # key -> list of values; trials are different combinations of them, drawn at random
+    values: dict[str, Any] = Field({})
+    # balanced: values of the first key listed come equally often, and in one order for all variants that list the same
+    # ones, so that no variant wins for having been tried at the learning rate that serves them all; random: by chance
+    draw: Literal["random", "balanced"] = "random"
     overrides: dict[str, Any] = Field({})  # of the trials alone, such as fewer epochs
 
 
@@ -183,9 +187,9 @@ def _candidates(variant: Variant, search: SearchSection, values: Any, config: Co
             f"variant {variant.name!r}: {count} combinations of values for search.trials = {search.trials}; every "
             "variant gets the same number of trials: list more values, or ask for fewer trials"
         )
-    drawn = np.random.default_rng([search.seed, count]).permutation(count)[: search.trials]
+    draw = _balanced if search.draw == "balanced" else _random
     found = []
-    for number in sorted(drawn.tolist()):
+    for number in draw([len(each) for each in lists.values()], search.trials, search.seed):
         chosen = {}
         for key, each in lists.items():
             number, place = divmod(number, len(each))
@@ -196,6 +200,29 @@ def _candidates(variant: Variant, search: SearchSection, values: Any, config: Co
             raise UsageError(f"variant {variant.name!r}: a search needs validation clips: set data.holdout above 0")
         found.append(chosen)
     return tuple(found)
+
+
+def _random(sizes: list[int], trials: int, seed: int) -> list[int]:
+    """Different combinations as numbers; the place in the first list is the number modulo its size, and so on."""
+    count = math.prod(sizes)
+    return sorted(np.random.default_rng([seed, count]).permutation(count)[:trials].tolist())
+
+
+def _balanced(sizes: list[int], trials: int, seed: int) -> list[int]:
+    """The same, with each place of the first list equally often (to within one).
+
+    The places of the first list depend on its size, the trials and the seed alone, whatever the other lists are.
+    """
+    first, others = sizes[0], math.prod(sizes[1:])
+    random = np.random.default_rng([seed, first])
+    places = [int(place) for _ in range(-(-trials // first)) for place in random.permutation(first)][:trials]
+    order = np.random.default_rng([seed, first, others]).permutation(others).tolist()
+    numbers: list[int] = []
+    for trial, place in enumerate(places):
+        # With more trials than combinations of the others, the next one that this place has not had yet.
+        waiting = (place + first * order[(trial + step) % others] for step in range(others))
+        numbers.append(next(number for number in waiting if number not in numbers))
+    return numbers
 
 
 def without_effect(config: Config) -> set[str]:

@@ -54,6 +54,37 @@ support.temperature = [0.05, 0.1]
     assert read(tmp_path, text).variants[1].candidates == cross.candidates
 
 
+@pytest.mark.parametrize("trials", [1, 4, 6, 7, 12])
+def test_balanced_trials_try_every_learning_rate_alike_in_all_variants(tmp_path: Path, trials: int) -> None:
+    text = f"""seeds = [0]
+{TWO}[variants.none.search]
+optim.learning_rate = [1e-4, 1e-3, 1e-2]
+loss.margin = [0.05, 0.1, 0.2, 0.3]
+[search]
+trials = {trials}
+draw = "balanced"
+[search.values]
+optim.learning_rate = [1e-4, 1e-3, 1e-2]
+loss.weight = [0.1, 0.3, 1.0]
+support.temperature = [0.05, 0.1]
+"""
+    none, cross = ([dict(values) for values in variant.candidates] for variant in read(tmp_path, text).variants)
+    rates = [values["optim.learning_rate"] for values in none]
+    assert rates == [values["optim.learning_rate"] for values in cross]
+    times = [rates.count(rate) for rate in (1e-4, 1e-3, 1e-2)]
+    assert sum(times) == trials
+    assert max(times) - min(times) <= 1
+    for values in (none, cross):
+        assert len({tuple(each.items()) for each in values}) == trials
+
+
+def test_balanced_trials_may_be_all_combinations(tmp_path: Path) -> None:
+    text = "seeds = [0]\n[variants.a]\n[search]\ntrials = 4\ndraw = 'balanced'\n"
+    text += "values.loss.weight = [0.1, 1.0]\nvalues.support.temperature = [0.1, 0.2]\n"
+    (variant,) = read(tmp_path, text).variants
+    assert {tuple(each.values()) for each in variant.candidates} == {(0.1, 0.1), (0.1, 0.2), (1.0, 0.1), (1.0, 0.2)}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
