@@ -59,7 +59,13 @@ def spoilt(make: Callable[[Path], Any], spoil: Callable[[bytearray], bytes | byt
 
 
 def cut(share: float) -> Callable[[bytearray], bytearray]:
-    return lambda data: data[: int(len(data) * share)]
+    """Keep a share of the bytes, and no whole number of a transport stream's packets: that could look whole."""
+
+    def shorten(data: bytearray) -> bytearray:
+        length = int(len(data) * share)
+        return data[: length - 20 if length % 188 == 0 else length]
+
+    return shorten
 
 
 def flipped(data: bytearray) -> bytearray:
@@ -73,14 +79,25 @@ def header_only(data: bytearray) -> bytearray:
 
 
 def joined(path: Path) -> None:
-    """Two recordings, one after the other: the clock jumps by hours, forward and back, and counts on."""
+    """Three recordings, one after the other: the clock jumps by hours, forward and back, and counts on."""
     parts = [path.with_name(f".part{number}.ts") for number in range(3)]
-    data = b""
+    data, count = b"", 0
     for part, hours in zip(parts, (3.0, 20.0, 0.0), strict=True):
         write_video(part, 25, options={"bf": "0"}, muxer={"output_ts_offset": str(hours * 3600)}, container="mpegts")
-        data += part.read_bytes()
+        packets, count = _counted_from(count + 5, part.read_bytes())
+        data += packets
         part.unlink()
     path.write_bytes(data)
+
+
+def _counted_from(start: int, data: bytes) -> tuple[bytes, int]:
+    """Let the counters of a stream's video packets (mod 16) begin anew; left alone, they might fit by chance."""
+    packets = [bytearray(data[at : at + 188]) for at in range(0, len(data), 188)]
+    for packet in packets:
+        if int.from_bytes(packet[1:3], "big") & 0x1FFF == 256 and packet[3] & 0x10:  # the video's; with a payload
+            packet[3] = packet[3] & 0xF0 | start % 16
+            start += 1
+    return b"".join(packets), start
 
 
 def images_of_joined(path: Path) -> list[np.ndarray]:
@@ -92,6 +109,12 @@ def images_of_joined(path: Path) -> list[np.ndarray]:
 
 def wrong_time(data: bytearray) -> bytearray:
     """The 31st block of a Matroska file claims to be shown half a minute later; its picture is whole."""
+    data[_byte_of_time(data)] |= 0x70
+    return data
+
+
+def _byte_of_time(data: bytearray) -> int:
+    """Where the time of the 31st block begins."""
     at, blocks = data.index(b"\x1f\x43\xb6\x75") + 4, 0  # a cluster: go into it, and from element to element
     at += 9 - data[at].bit_length()
     while blocks < 31:
@@ -100,13 +123,15 @@ def wrong_time(data: bytearray) -> bytearray:
         size = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
         at += width + size
         blocks += kind == 0xA3
-    data[at - size + 1] |= 0x70  # of track, time (two bytes), flags, picture
-    return data
+    return at - size + 1  # of track, time (two bytes), flags, picture
 
 
 def images_of_constant(path: Path) -> list[np.ndarray]:
     """Those of the same film with right times; no step shows the frame that is wrong."""
-    return filtered(write_video(path.parents[1] / "constant.mkv", 50, options={"bf": "0"}), *SELECTION)
+    data, constant = bytearray(path.read_bytes()), path.parents[1] / "constant.mkv"
+    data[_byte_of_time(data)] &= ~0x70  # encoding it anew would not do: x264 may write other bytes each time
+    constant.write_bytes(data)
+    return filtered(constant, *SELECTION)
 
 
 def edit_list(path: Path) -> None:
