@@ -11,10 +11,18 @@ from commands.options import device_option, json_option, print_json, store_optio
 @click.argument("run", type=click.Path())
 @click.option("--support", is_flag=True, help="Which clips the captions of a split attend to, in place of the card.")
 @click.option("--split", help="Of --support: a split of the run's protocol, or 'holdout'.  [default: test]")
+@click.option(
+    "--temperature",
+    type=float,
+    multiple=True,
+    help="Of --support: look at the same embeddings with another temperature, too; may be given several times.",
+)
 @store_option
 @device_option
 @json_option
-def report_command(run: str, support: bool, split: str | None, store: str, device: str, as_json: bool) -> None:
+def report_command(
+    run: str, support: bool, split: str | None, temperature: tuple[float, ...], store: str, device: str, as_json: bool
+) -> None:
     """Write RUN's model card (README.md) anew, with all its evaluations, and print it.
 
     With --support: how sharp the attention of captions over other clips is, and whether it finds clips of which the
@@ -23,7 +31,7 @@ def report_command(run: str, support: bool, split: str | None, store: str, devic
     if support:
         from train.attention import attention_report, describe
 
-        result = attention_report(run, store, split=split, device=device)
+        result = attention_report(run, store, split=split, temperatures=temperature, device=device)
         if as_json:
             print_json(result)
         else:

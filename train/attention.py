@@ -128,6 +128,7 @@ def attention_report(
     *,
     split: str | None = None,
     examples: int = 8,
+    temperatures: Sequence[float] = (),
     device: str = "auto",
 ) -> dict[str, Any]:
     """`attention_stats` of a run on a split, with examples; left in the run's ``eval/`` as ``attention-SPLIT.json``.
@@ -136,12 +137,16 @@ def attention_report(
     ----------
     run, store, split, device : as of `evaluate`
     examples : captions to show with the clips that they attend to most, of all clips of the split
+    temperatures : others than the run's to look at its embeddings with; their statistics are below ``at``
 
     Raises
     ------
     UsageError
-        No run, no model, unknown names, a split with fewer than two clips that have features.
+        A temperature that is not positive, no run, no model, unknown names, a split with fewer than two clips that
+        have features.
     """
+    for wrong in (each for each in temperatures if not each > 0):
+        raise UsageError(f"temperature {wrong:g}: give a positive number")
     folder = RunFolder(run)
     config, record = folder.load_config(), folder.data_record()
     model_folder, chosen = folder.model_folder(), choose_device(device)
@@ -162,21 +167,20 @@ def attention_report(
     video = encode_gallery(model, features, part.present, config.data.max_steps)
     text = encode_tokens(model, read_text(model, part.captions, config.data.max_words, stored_text))
     temperature = config.support.temperature
+    sources = source_videos(tables)
+
+    def stats(at: float) -> dict[str, float]:
+        size = config.optim.batch_size
+        return attention_stats(text, video, part.captions, part.present, sources, temperature=at, size=size)
+
     result = {
         "run": str(folder.path),
         "protocol": protocol,
         "split": split,
         "captioning": config.support.captioning,
         "temperature": temperature,
-        "attention": attention_stats(
-            text,
-            video,
-            part.captions,
-            part.present,
-            source_videos(tables),
-            temperature=temperature,
-            size=config.optim.batch_size,
-        ),
+        "attention": stats(temperature),
+        "at": [{"temperature": each} | stats(each) for each in temperatures],
         "examples": _examples(text, video, part.captions, part.present, temperature, examples),
     }
     folder.write_json(f"eval/attention-{split}.json", result)
@@ -196,6 +200,11 @@ def describe(result: Mapping[str, Any]) -> str:
         f"  own clip          would have {found['own_weight']:.3f} of the weight if it stood in the set",
         f"  same source video {found['same_source_weight']:.3f} of the weight",
     ]
+    for at in result["at"]:
+        lines.append(
+            f"  at T = {at['temperature']:<10g} as if over {at['effective_clips']:.1f} clips; "
+            f"shared words {100 * at['shared_words']:.1f} %; own clip {at['own_weight']:.3f}"
+        )
     for example in result["examples"]:
         lines += ["", f"{example['caption']}"]
         lines += [f"  {each['weight']:.3f}  {each['clip_id']}  {each['caption']}" for each in example["attended"]]

@@ -92,7 +92,13 @@ def test_a_trained_model_attends_to_clips_of_which_the_same_is_said(tmp_path: Pa
     told = describe(result)
     assert "attention of planted, split test, over" in told
     assert result["examples"][0]["caption"] in told
-    held = attention_report(tmp_path / "run", root, split="holdout", device="cpu")
+    held = attention_report(tmp_path / "run", root, split="holdout", temperatures=(0.01, 0.1, 10.0), device="cpu")
+    sharp, same, blunt = held["at"]
+    assert sharp["effective_clips"] < same["effective_clips"] < blunt["effective_clips"] <= 11
+    assert same == {"temperature": 0.1} | held["attention"], "the run's own"
+    assert "at T = 0.01" in describe(held)
+    with pytest.raises(UsageError, match="temperature 0: give a positive number"):
+        attention_report(tmp_path / "run", root, temperatures=(0.1, 0.0), device="cpu")
     assert held["attention"]["support_clips"] == 11
     with pytest.raises(UsageError, match="no split 'x'"):
         attention_report(tmp_path / "run", root, split="x", device="cpu")
