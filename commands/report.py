@@ -17,11 +17,19 @@ from commands.options import device_option, json_option, print_json, store_optio
     multiple=True,
     help="Of --support: look at the same embeddings with another temperature, too; may be given several times.",
 )
+@click.option("--size", type=int, help="Of --support: clips of a support set.  [default: the run's batch]")
 @store_option
 @device_option
 @json_option
 def report_command(
-    run: str, support: bool, split: str | None, temperature: tuple[float, ...], store: str, device: str, as_json: bool
+    run: str,
+    support: bool,
+    split: str | None,
+    temperature: tuple[float, ...],
+    size: int | None,
+    store: str,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Write RUN's model card (README.md) anew, with all its evaluations, and print it.
 
@@ -31,7 +39,7 @@ def report_command(
     if support:
         from train.attention import attention_report, describe
 
-        result = attention_report(run, store, split=split, temperatures=temperature, device=device)
+        result = attention_report(run, store, split=split, temperatures=temperature, size=size, device=device)
         if as_json:
             print_json(result)
         else:

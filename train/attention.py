@@ -129,6 +129,7 @@ def attention_report(
     split: str | None = None,
     examples: int = 8,
     temperatures: Sequence[float] = (),
+    size: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
     """`attention_stats` of a run on a split, with examples; left in the run's ``eval/`` as ``attention-SPLIT.json``.
@@ -138,15 +139,18 @@ def attention_report(
     run, store, split, device : as of `evaluate`
     examples : captions to show with the clips that they attend to most, of all clips of the split
     temperatures : others than the run's to look at its embeddings with; their statistics are below ``at``
+    size : clips of a group, in place of a batch's
 
     Raises
     ------
     UsageError
-        A temperature that is not positive, no run, no model, unknown names, a split with fewer than two clips that
-        have features.
+        A temperature that is not positive, a size below 2, no run, no model, unknown names, a split with fewer than two
+        clips that have features.
     """
     for wrong in (each for each in temperatures if not each > 0):
         raise UsageError(f"temperature {wrong:g}: give a positive number")
+    if size is not None and size < 2:
+        raise UsageError(f"size {size}: give at least 2 clips")
     folder = RunFolder(run)
     config, record = folder.load_config(), folder.data_record()
     model_folder, chosen = folder.model_folder(), choose_device(device)
@@ -170,8 +174,8 @@ def attention_report(
     sources = source_videos(tables)
 
     def stats(at: float) -> dict[str, float]:
-        size = config.optim.batch_size
-        return attention_stats(text, video, part.captions, part.present, sources, temperature=at, size=size)
+        clips = size or config.optim.batch_size
+        return attention_stats(text, video, part.captions, part.present, sources, temperature=at, size=clips)
 
     result = {
         "run": str(folder.path),
