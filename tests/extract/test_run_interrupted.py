@@ -79,7 +79,7 @@ def start(tmp_path: Path, per_shard: int) -> subprocess.Popen[str]:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, "the run ended too early for this test"
         assert time.monotonic() < until

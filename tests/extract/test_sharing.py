@@ -113,7 +113,7 @@ def engines_of(pid: int) -> list[psutil.Process]:
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600  # Ray starts slowly from a cold disk, beside other work
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.02)
