@@ -59,7 +59,10 @@ def spoilt(make: Callable[[Path], Any], spoil: Callable[[bytearray], bytes | byt
 
 
 def cut(share: float) -> Callable[[bytearray], bytearray]:
-    """Keep a share of the bytes, and no whole number of a transport stream's packets: that could look whole."""
+    """Keep a share of the bytes; never a whole number of a transport stream's packets.
+
+    Where such a stream ends between two packets and a frame ends there, too, it looks whole to anyone.
+    """
 
     def shorten(data: bytearray) -> bytearray:
         length = int(len(data) * share)

@@ -97,10 +97,8 @@ def test_a_trained_model_attends_to_clips_of_which_the_same_is_said(tmp_path: Pa
     assert sharp["effective_clips"] < same["effective_clips"] < blunt["effective_clips"] <= 11
     assert same == {"temperature": 0.1} | held["attention"], "the run's own"
     assert "at T = 0.01" in describe(held)
-    assert (
-        attention_report(tmp_path / "run", root, split="holdout", size=4, device="cpu")["attention"]["support_clips"]
-        == 3
-    )
+    small = attention_report(tmp_path / "run", root, split="holdout", size=4, device="cpu")
+    assert small["attention"]["support_clips"] == 3
     with pytest.raises(UsageError, match="size 1: give at least 2 clips"):
         attention_report(tmp_path / "run", root, size=1, device="cpu")
     with pytest.raises(UsageError, match="temperature 0: give a positive number"):
