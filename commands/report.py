@@ -34,7 +34,8 @@ def report_command(
     """Write RUN's model card (README.md) anew, with all its evaluations, and print it.
 
     With --support: how sharp the attention of captions over other clips is, and whether it finds clips of which the
-    same is said; left in RUN/eval/. The card needs no store, --support does.
+    same is said; and, where the run has a decoder, how well it writes captions from their own weights and from those of
+    others; left in RUN/eval/. The card needs no store, --support does.
     """
     if support:
         from train.attention import attention_report, describe

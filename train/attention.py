@@ -6,7 +6,6 @@ The weights are those of the `cross` variant, whatever the run was trained with,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,30 +15,19 @@ from numpy.typing import NDArray
 
 from store.dataset import Caption, open_dataset
 from store.errors import UsageError
+from train.clip_features import ClipFeatures
 from train.device import choose_device
 from train.encode import encode_gallery, encode_tokens, read_text
 from train.evaluate import default_split
 from train.feature_sets import open_recorded_features, open_recorded_text
 from train.model import SupportSetModel
+from train.reconstruction import describe_reconstruction, reconstruction_stats
 from train.run_folder import RunFolder
 from train.source import HOLDOUT, source_videos
 from train.splits import read_split
+from train.words import content_words
 
-_WORD = re.compile(r"[^\W\d_]+")
 Floats = NDArray[np.floating]
-
-# Words that say nothing of what is seen: any two English captions have some of them in common.
-_EMPTY = frozenset({
-    "a", "an", "and", "are", "as", "at", "be", "been", "being", "but", "by", "did", "do", "does", "down", "for", "from",
-    "had", "has", "have", "he", "her", "him", "his", "in", "into", "is", "it", "its", "of", "off", "on", "one", "onto",
-    "or", "out", "over", "she", "some", "that", "the", "their", "them", "there", "these", "they", "this", "those", "to",
-    "two", "under", "up", "was", "were", "which", "while", "who", "with",
-})  # fmt: skip
-
-
-def content_words(text: str) -> frozenset[str]:
-    """Words of a caption that say something, in lower case."""
-    return frozenset(_WORD.findall(text.lower())) - _EMPTY
 
 
 def attention_stats(
@@ -132,7 +120,9 @@ def attention_report(
     size: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """`attention_stats` of a run on a split, with examples; left in the run's ``eval/`` as ``attention-SPLIT.json``.
+    """`attention_stats` and `reconstruction_stats` of a run on a split, with examples.
+
+    Left in the run's ``eval/`` as ``attention-SPLIT.json``.
 
     Parameters
     ----------
@@ -185,8 +175,13 @@ def attention_report(
         "temperature": temperature,
         "attention": stats(temperature),
         "at": [{"temperature": each} | stats(each) for each in temperatures],
+        "reconstruction": None,
         "examples": _examples(text, video, part.captions, part.present, temperature, examples),
     }
+    if model.decoder is not None:
+        clips = ClipFeatures(features, part.present, config.data.max_steps, device=chosen)
+        group = size or config.optim.batch_size
+        result["reconstruction"] = reconstruction_stats(model, text, clips, part.captions, size=group)
     folder.write_json(f"eval/attention-{split}.json", result)
     return result
 
@@ -209,6 +204,8 @@ def describe(result: Mapping[str, Any]) -> str:
             f"  at T = {at['temperature']:<10g} as if over {at['effective_clips']:.1f} clips; "
             f"shared words {100 * at['shared_words']:.1f} %; own clip {at['own_weight']:.3f}"
         )
+    if result["reconstruction"] is not None:
+        lines += describe_reconstruction(result["reconstruction"])
     for example in result["examples"]:
         lines += ["", f"{example['caption']}"]
         lines += [f"  {each['weight']:.3f}  {each['clip_id']}  {each['caption']}" for each in example["attended"]]

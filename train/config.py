@@ -120,6 +120,10 @@ class SupportConfig(Section):
     # Clips of earlier batches that are kept to support captions, or "all": every training clip. See memory_bank.py.
     bank: int | str = 0
     max_age: int | None = Field(None, ge=1)  # of the bank's entries, in steps; unset: until their place is needed
+    # Only the clips most similar to the caption, its own among them where the variant has it; unset: all. And whether
+    # captioning teaches the text through the weights, or the video alone. Why one would: docs/results.md.
+    top_k: int | None = Field(None, ge=1)
+    text_gradient: bool = True
     mask_sources: bool = False  # clips of the caption's source video support it no more than its own clip does
 
     @model_validator(mode="after")
@@ -127,8 +131,8 @@ class SupportConfig(Section):
         if self.bank != "all" and (isinstance(self.bank, str) or self.bank < 0):
             raise ValueError(f"support.bank = {self.bank!r}: a number of clips, 0 for none, or 'all'")
         if self.captioning in ("none", "identity"):
-            for key in ("size", "bank"):
-                if getattr(self, key):
+            for key, default in (("size", None), ("bank", 0), ("top_k", None), ("text_gradient", True)):
+                if getattr(self, key) != default:
                     raise ValueError(
                         f"support.{key} = {getattr(self, key)!r} changes nothing with support.captioning = "
                         f"{self.captioning!r}, which looks at no other clip: leave it out"

@@ -65,13 +65,16 @@ class CaptionDecoder(nn.Module):
         Tensor
             (N,) float, in nats, mean over each caption's tokens.
         """
+        return self.token_losses(codes, mask, labels).sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
+
+    def token_losses(self, codes: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """(N, L) the same of each token, zero where padded."""
         real = labels != IGNORED
         rows = real.flatten().nonzero().squeeze(1)
         read = F.pad(labels[:, :-1], (1, 0), value=self.start)
         hidden = decode_packed(self.t5.decoder, read, Positions(rows, real), self.connect(codes), open_rows(mask))
         losses = vocabulary_loss(hidden * self.scale, self.t5.lm_head.weight, labels.flatten()[rows])
-        tokens = losses.new_zeros(real.numel()).index_copy(0, rows, losses).view_as(real)
-        return tokens.sum(1) / real.sum(1).clamp(min=1)
+        return losses.new_zeros(real.numel()).index_copy(0, rows, losses).view_as(real)
 
     @torch.no_grad()
     def generate(self, codes: Tensor, mask: Tensor, max_tokens: int = 32, beams: int = 1) -> Tensor:

@@ -31,7 +31,7 @@ from train.model_folder import (
 )
 from train.objective import Losses, batch_losses, may_support
 from train.text_encoder import TextEncoder, build_text_encoder, restore_text_encoder
-from train.tokenizers import encode, fit_tokenizer
+from train.tokenizers import encode, fit_tokenizer, places
 from train.video_encoder import VideoCodes, VideoEncoder
 
 _VOCABULARY = {f"decoder.t5.{name}.weight" for name in ("shared", "decoder.embed_tokens", "lm_head")}
@@ -124,6 +124,12 @@ class SupportSetModel(nn.Module):
         if self._label_tokenizer is None:
             raise ValueError("a model without captioning has no label tokenizer")
         return encode(self._label_tokenizer, texts, max_tokens)
+
+    def label_places(self, texts: list[str], max_tokens: int) -> list[list[tuple[int, int]]]:
+        """Where each token of `tokenize_labels` stands in its text: first character and the one after the last."""
+        if self._label_tokenizer is None:
+            raise ValueError("a model without captioning has no label tokenizer")
+        return places(self._label_tokenizer, texts, max_tokens)
 
     def detokenize(self, tokens: list[list[int]]) -> list[str]:
         """Words of the decoder's tokens, special tokens left out."""

@@ -15,7 +15,7 @@ from train.decoder import CaptionDecoder
 from train.gather import share_of, totals
 from train.losses import Negatives, contrastive_loss
 from train.memory_bank import Entries
-from train.support import Support, draw, mix, support_weights
+from train.support import Support, draw, mix, nearest, support_weights
 from train.video_encoder import VideoCodes
 
 
@@ -100,7 +100,7 @@ def batch_losses(
     if share is not None:
         rows = share.caption_rows
         text, similarities, own, caption_clip = text[rows], similarities[rows], own[rows], caption_clip[rows]
-    support, more = _support(config.support, text, similarities, own, caption_clip, apart, entries)
+    support, more = _support(config.support, text, video.embedding, similarities, own, caption_clip, apart, entries)
     mixture, covered = mix(support, video.sequence, video.mask, more)
     (each,) = in_chunks(lambda *parts: (decoder(*parts),), config.optim.accumulate, mixture, covered, labels)
     nonempty = support.nonempty
@@ -137,6 +137,7 @@ def may_support(batch: Batch) -> Tensor | None:
 def _support(
     settings: SupportConfig,
     text: Tensor,
+    embedding: Tensor,
     similarities: Tensor,
     own: Tensor,
     caption_clip: Tensor,
@@ -144,6 +145,10 @@ def _support(
     entries: Entries | None,
 ) -> tuple[Support, tuple[Tensor, Tensor] | None]:
     """Weights over the batch's clips and then the bank's entries; codes and mask of the latter."""
+    if not settings.text_gradient:
+        text = text.detach()
+        with torch.autocast(text.device.type, enabled=False):
+            similarities = text @ embedding.T
     allowed = torch.ones_like(own) if apart is None else apart[caption_clip]
     more = None
     if entries is not None:
@@ -154,6 +159,8 @@ def _support(
         more = (entries.codes.sequence, entries.codes.mask)
     if settings.size is not None:
         allowed = draw(allowed, own, settings.size, settings.captioning)
+    if settings.top_k is not None:
+        allowed = nearest(similarities, allowed, own, settings.top_k, settings.captioning)
     return support_weights(similarities, own, settings.captioning, settings.temperature, allowed), more
 
 

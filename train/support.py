@@ -86,8 +86,17 @@ def draw(allowed: Tensor, own: Tensor, size: int, captioning: Captioning) -> Ten
     (N, C) bool
         The part of ``allowed`` that was drawn; all of it where it is not larger.
     """
-    others = allowed & ~own
-    lots = torch.rand(others.shape, device=others.device).masked_fill(~others, -1.0)
+    lots = torch.rand(allowed.shape, device=allowed.device)
+    return _highest(lots, allowed & ~own, own, size, captioning)
+
+
+def nearest(similarities: Tensor, allowed: Tensor, own: Tensor, count: int, captioning: Captioning) -> Tensor:
+    """The ``count`` clips that are most similar to each caption; otherwise as `draw`."""
+    return _highest(similarities.detach(), allowed & ~own, own, count, captioning)
+
+
+def _highest(lots: Tensor, others: Tensor, own: Tensor, size: int, captioning: Captioning) -> Tensor:
+    lots = lots.masked_fill(~others, -torch.inf)
     number = size if captioning == "cross" else size - own.any(1).long()
     place = lots.argsort(1, descending=True).argsort(1)
     return others & (place < torch.as_tensor(number, device=others.device).reshape(-1, 1))

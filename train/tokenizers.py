@@ -78,6 +78,22 @@ def encode(tokenizer: Any, texts: list[str], max_tokens: int) -> list[list[int]]
     return [sequence or [filler] for sequence in sequences]
 
 
+def places(tokenizer: Any, texts: list[str], max_tokens: int) -> list[list[tuple[int, int]]]:
+    """First character and the one after the last of each token that `encode` gives; special tokens have (0, 0)."""
+    if not texts:
+        return []
+    encoded = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_tokens,
+        padding=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+    )
+    found: list[list[tuple[int, int]]] = encoded["offset_mapping"]
+    return [spans or [(0, 0)] for spans in found]
+
+
 def _alphabet(captions: list[str], normalizer: Any, most: int) -> list[str]:
     # The library's own choice among equally rare characters differs from run to run.
     counts = Counter(character for caption in captions for character in normalizer.normalize_str(caption))

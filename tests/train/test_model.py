@@ -22,6 +22,7 @@ from tests.train.test_text_encoder import save_small_bert
 from train.batch import Batch
 from train.config import OptimConfig
 from train.losses import contrastive_loss
+from train.memory_bank import MemoryBank
 from train.objective import batch_losses
 from train.support import mix, support_weights
 
@@ -315,3 +316,31 @@ def test_the_papers_configuration_trains_at_reduced_size(name: str, tmp_path: Pa
         optimiser.step()
         totals.append(losses.total.item())
     assert sum(totals[-2:]) < sum(totals[:2])
+
+
+@pytest.mark.parametrize("settings", [{}, {"bank": 80}])
+def test_captioning_may_leave_the_text_alone(settings: dict[str, Any]) -> None:
+    def text_gradient(learns: bool) -> float:
+        model = small_model(small_config(support={"captioning": "cross", "text_gradient": learns, **settings}))
+        bank = None
+        if settings:
+            bank = MemoryBank(80, dim=model.config.dim, width=model.config.video.width, positions=8)
+            earlier = small_batch(model, seed=1)
+            bank.add(["a", "b", "c"], model(earlier).codes, 0)
+        losses = model(small_batch(model), bank=bank)
+        losses.captioning.backward()
+        assert sum(float(p.grad.abs().sum()) for p in model.video.parameters() if p.grad is not None) > 0
+        return sum(float(p.grad.abs().sum()) for p in model.text.parameters() if p.grad is not None)
+
+    assert text_gradient(True) > 0
+    assert text_gradient(False) == 0
+
+
+def test_the_nearest_clip_alone_has_all_the_weight() -> None:
+    model = small_model(small_config(support={"captioning": "cross", "top_k": 1}))
+    losses = model(small_batch(model))
+    assert float(losses.stats["support_entropy"]) == 0.0
+    everyone = small_model(small_config(support={"captioning": "cross", "top_k": 2}))
+    wide = small_model(small_config(support={"captioning": "cross"}))
+    batch = small_batch(wide)  # of three clips: two are all the others
+    torch.testing.assert_close(everyone(batch).total, wide(batch).total)

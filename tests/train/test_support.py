@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from train.support import Support, mix, support_weights
+from train.support import Support, mix, nearest, support_weights
 
 CLIPS = torch.tensor([0, 0, 1, 3])
 OWN = CLIPS[:, None] == torch.arange(4)
@@ -148,3 +148,15 @@ def test_none_has_no_support_set() -> None:
 def test_support_tells_its_weights_apart_from_what_is_outside() -> None:
     support = Support(torch.zeros(1, 2), torch.tensor([[True, False]]))
     assert torch.equal(support.weights(), torch.tensor([[1.0, 0.0]]))
+
+
+@pytest.mark.parametrize(("variant", "expected"), [("cross", [[1, 3], [2, 3]]), ("full", [[3], [2]])])
+def test_the_nearest_are_the_most_similar_of_those_allowed(variant: str, expected: list[list[int]]) -> None:
+    similarities = torch.tensor([[0.9, 0.3, 0.2, 0.8], [0.1, 0.9, 0.5, 0.2]])
+    own = torch.tensor([[True, False, False, False], [False, True, False, False]])
+    allowed = torch.ones_like(own)
+    allowed[1, 0] = False
+    found = nearest(similarities, allowed, own, 2, variant)
+    assert [row.nonzero().flatten().tolist() for row in found] == expected  # beside the own clip where it may be there
+    everyone = nearest(similarities, allowed, own, 9, variant)
+    assert torch.equal(everyone, allowed & ~own)

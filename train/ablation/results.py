@@ -150,12 +150,20 @@ def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"format": FORMAT, "version": VERSION, **content}
 
 
+# Keys that came after the first studies: left out where they have their default, which is how those studies were run,
+# so that what is finished stays finished.
+_LATER = (("support", "top_k"), ("support", "text_gradient"))
+
+
 def essential(config: Config) -> dict[str, Any]:
     """What of a configuration decides a run's numbers."""
     tree = config.model_dump(mode="json")
     del tree["name"]
     for key in ("log_every", "checkpoint_every"):
         del tree["optim"][key]
+    for section, key in _LATER:
+        if tree[section][key] == type(getattr(config, section)).model_fields[key].default:
+            del tree[section][key]
     return tree
 
 
