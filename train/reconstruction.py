@@ -41,6 +41,7 @@ def reconstruction_stats(
     *,
     size: int,
     seed: int = 0,
+    most: int = 5000,
 ) -> dict[str, Any]:
     """The decoder's loss on captions whose clip is there, from groups of other clips (the ``cross`` support set).
 
@@ -51,6 +52,7 @@ def reconstruction_stats(
     clips : resident features of the gallery
     size : clips of a group
     seed : of the groups, and of whose weights a caption is given
+    most : captions; whole groups are taken until there are so many, for a large decoder takes its time
 
     Returns
     -------
@@ -59,7 +61,8 @@ def reconstruction_stats(
         that none has: ``tokens``, how many, and the mean loss in nats a token under the caption's ``own`` weights,
         those of a ``sibling``, another caption of its clip (over the captions that have one), of an ``other`` caption
         of the group, and ``uniform`` ones; None where there is no such token. The caption's own clip is never among
-        the clips. ``temperature`` is the run's.
+        the clips. ``temperature`` is the run's, ``captions`` how many were
+        looked at.
 
     Raises
     ------
@@ -74,13 +77,15 @@ def reconstruction_stats(
     device = next(model.parameters()).device
     row_of = {clip_id: row for row, clip_id in enumerate(clips.clip_ids)}
     owner = np.asarray([row_of.get(caption.clip_id, -1) for caption in captions])
+    done = 0
     sums, tokens = np.zeros((3, len(WAYS))), np.zeros((3, len(WAYS)), np.int64)
     groups = max(1, round(len(clips) / size))
     with evaluating(model):
         for group in np.array_split(rng.permutation(len(clips)), groups):
             rows = np.flatnonzero(np.isin(owner, group))
-            if len(group) < 2 or not len(rows):
+            if len(group) < 2 or not len(rows) or done >= most:
                 continue
+            done += len(rows)
             values, mask = clips.gather(group)
             codes = model.encode_video(values.to(device).float(), mask.to(device))
             own = torch.as_tensor(owner[rows][:, None] == group[None], device=device)
@@ -98,7 +103,7 @@ def reconstruction_stats(
                     here = (kinds == kind) & some[:, None]
                     sums[kind, way] += losses[here].sum()
                     tokens[kind, way] += here.sum()
-    found: dict[str, Any] = {"temperature": model.config.support.temperature}
+    found: dict[str, Any] = {"temperature": model.config.support.temperature, "captions": done}
     for name, kind in (("said", _SAID), ("unsaid", _UNSAID)):
         counted = zip(WAYS, sums[kind], tokens[kind], strict=True)
         means = {way: float(loss / count) if count else None for way, loss, count in counted}

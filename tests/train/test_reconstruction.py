@@ -53,6 +53,7 @@ def test_losses_equal_a_loop_over_captions_and_tokens(run: tuple[Path, Path]) ->
     text = embedded(model, captions)
     found = reconstruction_stats(model, text, clips, captions, size=5)
     assert found["temperature"] == model.config.support.temperature
+    assert found["captions"] == len(captions)
     values, mask = clips.gather(np.arange(5))
     sums = {(kind, way): [] for kind in ("said", "unsaid") for way in ("own", "uniform")}
     with torch.no_grad():
@@ -131,6 +132,14 @@ def test_a_run_without_decoder_tells_nothing_of_it(tmp_path: Path) -> None:
     found = attention_report(tmp_path / "run", root, split="test", device="cpu")
     assert found["reconstruction"] is None
     assert "decoder's loss" not in describe(found)
+
+
+def test_whole_groups_are_taken_until_there_are_enough(run: tuple[Path, Path]) -> None:
+    model, clips, captions = loaded(run, 12)
+    text = embedded(model, captions)
+    assert reconstruction_stats(model, text, clips, captions, size=4)["captions"] == len(captions)
+    some = reconstruction_stats(model, text, clips, captions, size=4, most=1)["captions"]
+    assert 4 <= some < len(captions)
 
 
 def test_two_clips_and_a_decoder_are_needed(run: tuple[Path, Path]) -> None:
