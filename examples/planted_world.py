@@ -15,15 +15,11 @@ It is also an example of how to write a dataset of one's own from Python.
 
 from __future__ import annotations
 
-import sys
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from store.card import FeatureCard, Recipe
 from store.catalog import feature_set_path

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from store.dataset import Caption, open_dataset
 from store.errors import UsageError
+from train.caption_groups import caption_groups, owners
 from train.clip_features import ClipFeatures
 from train.device import choose_device
 from train.encode import encode_gallery, encode_tokens, read_text
@@ -68,16 +69,11 @@ def attention_stats(
     if len(clip_ids) < 2:
         raise ValueError("attention over other clips needs at least two clips")
     said = _WordTable(captions)
-    row_of = {clip_id: row for row, clip_id in enumerate(clip_ids)}
-    owner = np.asarray([row_of.get(caption.clip_id, -1) for caption in captions])
+    owner = owners(captions, clip_ids)
     source = np.unique([sources[clip_id] for clip_id in clip_ids], return_inverse=True)[1]
     text, video = _unit(text), _unit(video)
-    groups = max(1, round(len(clip_ids) / size))
     found: list[NDArray[np.float64]] = []
-    for clips in np.array_split(np.random.default_rng(seed).permutation(len(clip_ids)), groups):
-        rows = np.flatnonzero(np.isin(owner, clips))
-        if len(clips) < 2 or not len(rows):
-            continue
+    for clips, rows in caption_groups(owner, len(clip_ids), size, np.random.default_rng(seed)):
         own = owner[rows][:, None] == clips[None]  # (n, c)
         logits = (text[rows] @ video[clips].T) / temperature
         weights, among_all = _softmax(np.where(own, -np.inf, logits)), _softmax(logits)

@@ -131,8 +131,8 @@ class SupportConfig(Section):
         if self.bank != "all" and (isinstance(self.bank, str) or self.bank < 0):
             raise ValueError(f"support.bank = {self.bank!r}: a number of clips, 0 for none, or 'all'")
         if self.captioning in ("none", "identity"):
-            for key, default in (("size", None), ("bank", 0), ("top_k", None), ("text_gradient", True)):
-                if getattr(self, key) != default:
+            for key in ("size", "bank", "top_k", "text_gradient"):
+                if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(
                         f"support.{key} = {getattr(self, key)!r} changes nothing with support.captioning = "
                         f"{self.captioning!r}, which looks at no other clip: leave it out"

@@ -88,6 +88,8 @@ def batch_losses(
             temperature=settings.temperature,
             intra=settings.intra,
         )
+        if not config.support.text_gradient:
+            text = text.detach()
         similarities = text @ video.embedding.T
     own = caption_clip[:, None] == torch.arange(len(video.embedding), device=caption_clip.device)
     stats = _similarity_stats(similarities.detach(), own)
@@ -100,7 +102,7 @@ def batch_losses(
     if share is not None:
         rows = share.caption_rows
         text, similarities, own, caption_clip = text[rows], similarities[rows], own[rows], caption_clip[rows]
-    support, more = _support(config.support, text, video.embedding, similarities, own, caption_clip, apart, entries)
+    support, more = _support(config.support, text, similarities, own, caption_clip, apart, entries)
     mixture, covered = mix(support, video.sequence, video.mask, more)
     (each,) = in_chunks(lambda *parts: (decoder(*parts),), config.optim.accumulate, mixture, covered, labels)
     nonempty = support.nonempty
@@ -137,7 +139,6 @@ def may_support(batch: Batch) -> Tensor | None:
 def _support(
     settings: SupportConfig,
     text: Tensor,
-    embedding: Tensor,
     similarities: Tensor,
     own: Tensor,
     caption_clip: Tensor,
@@ -145,10 +146,6 @@ def _support(
     entries: Entries | None,
 ) -> tuple[Support, tuple[Tensor, Tensor] | None]:
     """Weights over the batch's clips and then the bank's entries; codes and mask of the latter."""
-    if not settings.text_gradient:
-        text = text.detach()
-        with torch.autocast(text.device.type, enabled=False):
-            similarities = text @ embedding.T
     allowed = torch.ones_like(own) if apart is None else apart[caption_clip]
     more = None
     if entries is not None:

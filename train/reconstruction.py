@@ -9,7 +9,6 @@ the sibling leaves out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from store.dataset import Caption
+from train.caption_groups import caption_groups, owners
 from train.clip_features import ClipFeatures
 from train.decoder import IGNORED
 from train.encode import evaluating
@@ -61,8 +61,7 @@ def reconstruction_stats(
         that none has: ``tokens``, how many, and the mean loss in nats a token under the caption's ``own`` weights,
         those of a ``sibling``, another caption of its clip (over the captions that have one), of an ``other`` caption
         of the group, and ``uniform`` ones; None where there is no such token. The caption's own clip is never among
-        the clips. ``temperature`` is the run's, ``captions`` how many were
-        looked at.
+        the clips. ``temperature`` is the run's, ``captions`` how many were looked at.
 
     Raises
     ------
@@ -75,16 +74,13 @@ def reconstruction_stats(
         raise ValueError("captions written from other clips need at least two clips")
     rng = np.random.default_rng(seed)
     device = next(model.parameters()).device
-    row_of = {clip_id: row for row, clip_id in enumerate(clips.clip_ids)}
-    owner = np.asarray([row_of.get(caption.clip_id, -1) for caption in captions])
+    owner = owners(captions, clips.clip_ids)
     done = 0
     sums, tokens = np.zeros((3, len(WAYS))), np.zeros((3, len(WAYS)), np.int64)
-    groups = max(1, round(len(clips) / size))
     with evaluating(model):
-        for group in np.array_split(rng.permutation(len(clips)), groups):
-            rows = np.flatnonzero(np.isin(owner, group))
-            if len(group) < 2 or not len(rows) or done >= most:
-                continue
+        for group, rows in caption_groups(owner, len(clips), size, rng):
+            if done >= most:
+                break
             done += len(rows)
             values, mask = clips.gather(group)
             codes = model.encode_video(values.to(device).float(), mask.to(device))
@@ -173,7 +169,7 @@ def _tokens(model: SupportSetModel, captions: Sequence[Caption]) -> tuple[NDArra
     for caption, ids, places in zip(captions, labels, model.label_places(texts, limit), strict=True):
         words = [
             (match.span(), _SAID if said[word] - {caption.clip_id} else _UNSAID)
-            for match in re.finditer(WORD, caption.text)
+            for match in WORD.finditer(caption.text)
             if (word := match.group().lower()) in said
         ]
         row = np.full(len(ids), _OTHER)

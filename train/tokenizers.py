@@ -70,8 +70,7 @@ def encode(tokenizer: Any, texts: list[str], max_tokens: int) -> list[list[int]]
     """
     if not texts:
         return []
-    encoded = tokenizer(texts, truncation=True, max_length=max_tokens, padding=False, return_attention_mask=False)
-    sequences: list[list[int]] = encoded["input_ids"]
+    sequences: list[list[int]] = _encoded(tokenizer, texts, max_tokens)["input_ids"]
     if all(sequences):
         return sequences
     filler = next((token for token in (tokenizer.unk_token_id, tokenizer.pad_token_id) if token is not None), 0)
@@ -82,16 +81,19 @@ def places(tokenizer: Any, texts: list[str], max_tokens: int) -> list[list[tuple
     """First character and the one after the last of each token that `encode` gives; special tokens have (0, 0)."""
     if not texts:
         return []
-    encoded = tokenizer(
+    found: list[list[tuple[int, int]]] = _encoded(tokenizer, texts, max_tokens, places=True)["offset_mapping"]
+    return [spans or [(0, 0)] for spans in found]
+
+
+def _encoded(tokenizer: Any, texts: list[str], max_tokens: int, *, places: bool = False) -> Any:
+    return tokenizer(
         texts,
         truncation=True,
         max_length=max_tokens,
         padding=False,
         return_attention_mask=False,
-        return_offsets_mapping=True,
+        return_offsets_mapping=places,
     )
-    found: list[list[tuple[int, int]]] = encoded["offset_mapping"]
-    return [spans or [(0, 0)] for spans in found]
 
 
 def _alphabet(captions: list[str], normalizer: Any, most: int) -> list[str]:
