@@ -19,6 +19,7 @@ import av
 import av.error
 import numpy as np
 
+from extract.frame_holes import Hole, find_holes
 from extract.outcome import MISSING, NO_VIDEO, UNREADABLE, DecodeError
 from extract.timeline import MAY_JUMP, FrameClock, decode_packet, nominal_duration, read_packets
 from extract.wholeness import is_cut_short
@@ -26,7 +27,8 @@ from extract.wholeness import is_cut_short
 Beat = Callable[[], None]
 _LAST = 3  # packets: what is corrupt among these has no end; what is corrupt before is told by the decoding pass
 _WRONG = Fraction(10)  # seconds behind the stated end, and twice the stated length
-_SEEKABLE = ("mov,mp4", "matroska,webm")  # demuxers with trustworthy timestamps and an index of key frames
+_MATROSKA = "matroska,webm"
+_SEEKABLE = ("mov,mp4", _MATROSKA)  # demuxers with trustworthy timestamps and an index of key frames
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class FrameIndex:
         Frames that the header of a cut file promises beyond those found; not every header tells.
     stream : int
         The video stream's number among all streams of the file.
+    holes : tuple of Hole
+        Where frames are lost that a demuxer passes over.
     """
 
     ticks: np.ndarray
@@ -61,6 +65,7 @@ class FrameIndex:
     cut: bool
     lost: int
     stream: int = 0
+    holes: tuple[Hole, ...] = ()
 
     @property
     def duration(self) -> Fraction:
@@ -74,6 +79,10 @@ class FrameIndex:
     def shown_before(self, tick: int) -> int:
         """Return the number of the last frame with a time smaller than ``tick``; -1 if there is none."""
         return int(np.searchsorted(self.ticks, tick, side="left")) - 1
+
+    def lost_between(self, begin: int, end: int) -> int:
+        """Return how many frames are lost in the holes that reach into a stretch of ticks."""
+        return sum(hole.lost for hole in self.holes if hole.touches(begin, end))
 
 
 @contextmanager
@@ -122,7 +131,7 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     DecodeError
         ``missing``, ``unreadable`` (also where there are no packets at all) or ``no_video``.
     """
-    ticks, ends, keys, broken, timed = array("q"), array("q"), array("q"), False, True
+    ticks, ends, keys, places, broken, timed = array("q"), array("q"), array("q"), array("q"), False, True
     corrupt, decoded = -_LAST, None
     with open_video(path) as (container, stream):
         base, nominal, place = stream.time_base, nominal_duration(stream), stream.index
@@ -138,11 +147,13 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
                     timed = False
                     break
                 ticks.append(packet.pts)
+                places.append(packet.pos or 0)
                 ends.append(packet.pts + (packet.duration or nominal))
                 if packet.is_keyframe:
                     keys.append(packet.pts)
         except (av.error.FFmpegError, OSError):
             broken = True
+        matroska = container.format.name.startswith(_MATROSKA)
         jumps, seekable = container.format.name in MAY_JUMP, container.format.name.startswith(_SEEKABLE)
         declared = _declared_end(container, stream)
         counted = stream.frames if container.format.name == "avi" else 0
@@ -161,7 +172,10 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     broken |= corrupt + _LAST > len(ticks)
     cut = broken or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
     seekable_to = np.sort(np.array(keys, np.int64)) if seekable and timed else np.empty(0, np.int64)
-    return FrameIndex(found, end, base, seekable_to, timed, cut, missing if cut else 0, place)
+    holes: tuple[Hole, ...] = ()
+    if matroska and timed:
+        holes = find_holes(path, ticks, places, found, end, None if cut or declared is None else int(declared / base))
+    return FrameIndex(found, end, base, seekable_to, timed, cut, missing if cut else 0, place, holes)
 
 
 def _count_frames(path: Path, beat: Beat) -> array[int]:

@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from extract import matroska
+
 _MP4_BOXES = set(b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta".split())
-_EBML_HEADER, _SEGMENT = 0x1A45DFA3, 0x18538067
 
 
 def is_cut_short(path: Path) -> bool:
@@ -31,8 +32,8 @@ def is_cut_short(path: Path) -> bool:
         file.seek(0)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
             return _mp4_is_cut(file, size)
-        if head[:4] == _EBML_HEADER.to_bytes(4, "big"):
-            return _matroska_is_cut(file, size)
+        if head[:4] == matroska.EBML_HEADER.to_bytes(4, "big"):
+            return matroska.is_cut_short(file, size)
         if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
             return size < 8 + int.from_bytes(head[4:8], "little") < 2**32  # all ones: never filled in
         if head[:1] == b"G" and head[:3] != b"GIF":
@@ -58,25 +59,3 @@ def _mp4_is_cut(file: BinaryIO, size: int) -> bool:
             return False  # 0: the box reaches to the end of the file
         position += length
     return position > size
-
-
-def _matroska_is_cut(file: BinaryIO, size: int) -> bool:
-    for wanted in (_EBML_HEADER, _SEGMENT):
-        if int.from_bytes(file.read(4), "big") != wanted:
-            return False
-        length = _read_vint(file)
-        if length is None:
-            return False  # unknown size, as live recordings have
-        if wanted == _EBML_HEADER:
-            file.seek(length, os.SEEK_CUR)
-    return file.tell() + (length or 0) > size
-
-
-def _read_vint(file: BinaryIO) -> int | None:
-    """Read an EBML size; None where it says "unknown" (all ones) or is malformed."""
-    first = file.read(1)
-    if not first or not first[0]:
-        return None
-    width = 9 - first[0].bit_length()
-    value = int.from_bytes(bytes([first[0] & ((1 << (8 - width)) - 1)]) + file.read(width - 1), "big")
-    return None if value == (1 << (7 * width)) - 1 else value

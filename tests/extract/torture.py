@@ -71,9 +71,11 @@ def cut(share: float) -> Callable[[bytearray], bytearray]:
     return shorten
 
 
-def flipped(data: bytearray) -> bytearray:
-    for at in np.random.default_rng(5).integers(len(data) // 4, len(data) // 2, 12):
-        data[at] ^= 0x55
+def noisy(data: bytearray, seed: int = 5) -> bytearray:
+    """Overwrite four stretches in the second quarter."""
+    noise = np.random.default_rng(seed)
+    for at in noise.integers(len(data) // 4, len(data) // 2, 4):
+        data[at : at + 200] = noise.bytes(200)
     return data
 
 
@@ -238,13 +240,13 @@ DAMAGED: dict[str, Case] = {
         }.items()
     },
     **{
-        f"flipped.{name}": Case(
-            spoilt(film(count=75, size=(160, 120), **options), flipped), "damaged", "corrupt data", None
+        f"noisy.{name}": Case(
+            spoilt(film(count=75, size=(160, 120), gop=75, **options), noisy), "damaged", "corrupt data", None
         )
         for name, options in {
             "mp4": {},
             "mkv": {},
-            "ts": {},
+            "ts": {"codec": "mpeg2video"},
             "avi": {"codec": "mpeg4"},
             "hevc.mp4": {"codec": "libx265"},
             "mpg": {"codec": "mpeg2video"},

@@ -1,0 +1,196 @@
+"""Matroska and WebM files with broken structure: a demuxer goes on behind it without a word, the outcome tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from extract.frame_index import read_index
+from extract.matroska import Stretch, stretches
+from tests.extract.films import outcome_of, picture, write_video
+
+FRAMES = 100
+CLUSTERS = {"cluster_time_limit": "1000"}  # a second each
+PLAIN: dict[str, Any] = {"codec": "mpeg4", "gop": 5, "muxer": CLUSTERS}  # no B-frames: in the order they are shown
+GAPS = [0, 40, 80, 120, 400, 440, 1000, 1010, 1020, 1500, 2200, 2210, 3000, 3700, 3740, 4100, 5200, 5240, 5900, 6000]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_video(tmp_path_factory.mktemp("plain") / "a.mkv", FRAMES, **PLAIN).read_bytes()
+
+
+def copied(film: bytes, folder: Path) -> Path:
+    (folder / "a.mkv").write_bytes(film)
+    return folder / "a.mkv"
+
+
+def packets_of(path: Path) -> list[tuple[int, int]]:
+    with av.open(str(path)) as file:
+        return [(int(packet.pos or 0), packet.size) for packet in file.demux(video=0) if packet.size]
+
+
+def blocks_of(path: Path) -> list[Stretch]:
+    return [part for part in stretches(path) if part.track == 1]
+
+
+def with_sound(path: Path, **options: Any) -> Path:
+    """A film with an Opus track, whose last block is in a group (it is to be shortened)."""
+    with av.open(str(path), "w", options=CLUSTERS | options) as file:
+        video: Any = file.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound: Any = file.add_stream("libopus", rate=48000, layout="mono")
+        for number in range(50):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24").reformat(format="yuv420p")
+            file.mux(video.encode(frame))
+            wave = np.sin(np.arange(1920) / 20).astype(np.float32)[None]
+            heard = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            heard.sample_rate, heard.pts = 48000, number * 1920
+            file.mux(sound.encode(heard))
+        file.mux(video.encode())
+        file.mux(sound.encode())
+    return path
+
+
+def spoil(film: Path, at: int, value: bytes) -> None:
+    data = bytearray(film.read_bytes())
+    data[at : at + len(value)] = value
+    film.write_bytes(data)
+
+
+def size_of(film: Path, block: Stretch) -> int:
+    """Where a block's length begins: behind its kind, one byte."""
+    data = film.read_bytes()
+    return next(at for at in range(block.begin - 2, 0, -1) if data[at] == 0xA3) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    {
+        "a.mkv": {"muxer": CLUSTERS},
+        "live.mkv": {"muxer": CLUSTERS | {"live": "1"}},
+        "a.webm": {"codec": "libvpx-vp9", "options": {"cpu-used": "8"}, "muxer": CLUSTERS},
+    }.items(),
+)
+def test_blocks_are_where_the_demuxer_finds_packets(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    film = write_video(tmp_path / name, FRAMES, **options)
+    found = list(stretches(film))
+    assert [(part.begin, part.end - part.begin - 4) for part in found] == packets_of(film)  # 4: track, time, flags
+    assert {part.track for part in found} == {1}
+
+
+@pytest.mark.parametrize("live", ["0", "1"])
+def test_tracks_and_groups(tmp_path: Path, live: str) -> None:
+    film = with_sound(tmp_path / "a.mkv", live=live)
+    found = list(stretches(film))
+    assert [part.begin for part in found if part.track == 1] == [pos for pos, _ in packets_of(film)]
+    with av.open(str(film)) as file:
+        assert [part.begin for part in found if part.track == 2] == [
+            packet.pos for packet in file.demux(audio=0) if packet.size
+        ]
+    assert not [part for part in found if part.track not in (1, 2)]
+
+
+def test_a_file_that_is_no_matroska_has_none(tmp_path: Path) -> None:
+    assert not list(stretches(write_video(tmp_path / "a.mp4", 5)))
+    (tmp_path / "empty").touch()
+    assert not list(stretches(tmp_path / "empty"))
+
+
+def lost_and_all(message: str) -> tuple[int, int]:
+    words = message.removeprefix("corrupt data: ").split()
+    return int(words[0]), int(words[2])
+
+
+def test_a_kind_that_nobody_knows_is_a_lost_frame(tmp_path: Path, plain: bytes) -> None:
+    film = copied(plain, tmp_path)
+    spoil(film, size_of(film, blocks_of(film)[39]) - 1, b"\xf6")  # frame 39 is a P-frame, the last of its group
+    assert outcome_of(film)[:2] == ("damaged", "corrupt data: 1 of 100 frames lost (1.0%)")
+
+
+def test_a_wrong_length_loses_the_rest_of_the_cluster(tmp_path: Path, plain: bytes) -> None:
+    film = copied(plain, tmp_path)
+    block = blocks_of(film)[30]
+    spoil(film, size_of(film, block), b"\x1f\xff\xff\xff")
+    left = len(packets_of(film))
+    assert left <= 90
+    status, message, _ = outcome_of(film)
+    assert status == "damaged"
+    lost, total = lost_and_all(message)
+    assert total == pytest.approx(FRAMES, abs=1)
+    assert total - lost == pytest.approx(left, abs=1)
+
+
+def test_only_clips_with_lost_frames_are_damaged(tmp_path: Path, plain: bytes) -> None:
+    """Frames 30 to 39 are lost, the rest of their cluster: 1.2 to 1.6 s."""
+    film = copied(plain, tmp_path)
+    spoil(film, size_of(film, blocks_of(film)[30]), b"\x1f\xff\xff\xff")
+    (hole,) = read_index(film, lambda: None).holes
+    assert (hole.after, hole.before, hole.lost) == (29 * 40, 40 * 40, 10)
+    assert outcome_of(film, start_s=0.0, end_s=1.1)[0] == "ok"
+    assert outcome_of(film, start_s=1.0, end_s=1.5)[0] == "damaged"
+    assert outcome_of(film, start_s=1.0, end_s=3.0)[0] == "damaged"
+    assert outcome_of(film, start_s=1.6, end_s=4.0)[0] == "ok"
+
+
+def test_a_block_that_the_demuxer_refuses(tmp_path: Path) -> None:
+    """Its flags say that it holds several frames, and their lengths make no sense."""
+    film = write_video(tmp_path / "a.webm", FRAMES, codec="libvpx-vp9", options={"cpu-used": "8"}, muxer=CLUSTERS)
+    block = blocks_of(film)[40]
+    spoil(film, block.begin + 3, b"\x06\xff\xff\xff\xff")
+    left = len(packets_of(film))
+    assert left < FRAMES - 5
+    status, message, _ = outcome_of(film)
+    assert status == "damaged"
+    assert lost_and_all(message)[1] == pytest.approx(FRAMES, abs=1)
+
+
+def test_the_end_may_be_lost(tmp_path: Path, plain: bytes) -> None:
+    film = copied(plain, tmp_path)
+    first, last = blocks_of(film)[60], blocks_of(film)[-1]
+    spoil(film, first.begin - 8, bytes(last.end - first.begin + 8))
+    status, message, _ = outcome_of(film)
+    assert status == "damaged"
+    lost, total = lost_and_all(message)
+    assert (lost, total) == (pytest.approx(40, abs=1), pytest.approx(FRAMES, abs=1))
+
+
+def test_where_the_beginning_is_lost_every_clip_has_other_frames(tmp_path: Path, plain: bytes) -> None:
+    film = copied(plain, tmp_path)
+    blocks = blocks_of(film)
+    spoil(film, blocks[0].begin - 4, bytes(blocks[20].end - blocks[0].begin + 4))
+    for part in ({}, {"start_s": 1.0, "end_s": 2.0}):
+        status, message, _ = outcome_of(film, **part)
+        assert status == "damaged"
+        assert message.startswith("corrupt data: ")
+
+
+def test_gaps_of_a_screen_recording_are_none(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "a.mkv", len(GAPS), ticks=GAPS, codec="mpeg4", muxer=CLUSTERS)
+    assert outcome_of(film)[:2] == ("ok", "")
+
+
+def test_lost_sound_is_no_lost_frame(tmp_path: Path) -> None:
+    film = with_sound(tmp_path / "a.mkv")
+    sound = [part for part in stretches(film) if part.track == 2]
+    spoil(film, size_of(film, sound[20]) - 1, b"\xf6")
+    assert outcome_of(film)[:2] == ("ok", "")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nothing_is_lost_without_a_word(tmp_path: Path, plain: bytes, seed: int) -> None:
+    """Whatever bytes are hit: the frames that the outcome speaks of are those of the whole film."""
+    film = copied(plain, tmp_path)
+    length = film.stat().st_size
+    for at in np.random.default_rng(seed).integers(length // 6, length * 5 // 6, 8):
+        spoil(film, int(at), bytes([film.read_bytes()[at] ^ 0x55]))
+    left = len(packets_of(film))
+    status, message, _ = outcome_of(film)
+    if status == "ok":
+        assert left >= FRAMES - 1
+    else:
+        assert lost_and_all(message)[1] == pytest.approx(FRAMES, abs=6)
