@@ -121,9 +121,11 @@ class SupportConfig(Section):
     bank: int | str = 0
     max_age: int | None = Field(None, ge=1)  # of the bank's entries, in steps; unset: until their place is needed
     # Only the clips most similar to the caption, its own among them where the variant has it; unset: all. And whether
-    # captioning teaches the text through the weights, or the video alone. Why one would: docs/results.md.
+    # captioning teaches each side of the similarities that the weights are made of; with neither, the weights are the
+    # contrastive loss's alone, and captioning teaches what is mixed. Why one would: docs/results.md.
     top_k: int | None = Field(None, ge=1)
     text_gradient: bool = True
+    video_gradient: bool = True
     mask_sources: bool = False  # clips of the caption's source video support it no more than its own clip does
 
     @model_validator(mode="after")
@@ -131,7 +133,7 @@ class SupportConfig(Section):
         if self.bank != "all" and (isinstance(self.bank, str) or self.bank < 0):
             raise ValueError(f"support.bank = {self.bank!r}: a number of clips, 0 for none, or 'all'")
         if self.captioning in ("none", "identity"):
-            for key in ("size", "bank", "top_k", "text_gradient"):
+            for key in ("size", "bank", "top_k", "text_gradient", "video_gradient"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(
                         f"support.{key} = {getattr(self, key)!r} changes nothing with support.captioning = "

@@ -90,7 +90,8 @@ def batch_losses(
         )
         if not config.support.text_gradient:
             text = text.detach()
-        similarities = text @ video.embedding.T
+        clips = video.embedding if config.support.video_gradient else video.embedding.detach()
+        similarities = text @ clips.T
     own = caption_clip[:, None] == torch.arange(len(video.embedding), device=caption_clip.device)
     stats = _similarity_stats(similarities.detach(), own)
     if share is not None:  # all processes have computed the same

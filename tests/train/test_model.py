@@ -19,6 +19,7 @@ from tests.train.small_models import (
     small_model,
 )
 from tests.train.test_text_encoder import save_small_bert
+from train import objective
 from train.batch import Batch
 from train.config import OptimConfig
 from train.losses import contrastive_loss
@@ -334,6 +335,34 @@ def test_captioning_may_leave_the_text_alone(settings: dict[str, Any]) -> None:
 
     assert text_gradient(True) > 0
     assert text_gradient(False) == 0
+
+
+@pytest.mark.parametrize("bank", [0, 80])
+def test_captioning_may_teach_the_video_through_what_is_mixed_alone(bank: int) -> None:
+    """The gradient is then what it is with the same weights as constants; with both paths it is another."""
+
+    def gradients(monkeypatch: pytest.MonkeyPatch | None = None, **support: bool) -> list[torch.Tensor]:
+        model = small_model(small_config(support={"captioning": "cross", "bank": bank, **support}))
+        entries = None
+        if bank:
+            entries = MemoryBank(bank, dim=model.config.dim, width=model.config.video.width, positions=8)
+            entries.add(["a", "b", "c"], model(small_batch(model, seed=1)).codes, 0)
+        if monkeypatch is not None:
+            plain = objective.support_weights
+            monkeypatch.setattr(objective, "support_weights", lambda given, *rest: plain(given.detach(), *rest))
+        model(small_batch(model), bank=entries).captioning.backward()
+        given = [p.grad for p in model.video.parameters() if p.grad is not None]
+        assert sum(float(each.abs().sum()) for each in given) > 0
+        return given
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        constant = gradients(monkeypatch)
+    stopped = gradients(text_gradient=False, video_gradient=False)
+    assert len(constant) == len(stopped)
+    for one, other in zip(constant, stopped, strict=True):
+        torch.testing.assert_close(one, other)
+    both = gradients()
+    assert any(not torch.allclose(one, other) for one, other in zip(constant, both, strict=True))
 
 
 def test_the_nearest_clip_alone_has_all_the_weight() -> None:

@@ -22,7 +22,8 @@ def test_a_committed_run_has_the_hash_of_its_configuration(study: str) -> None:
 
 def test_what_decides_the_numbers_changes_the_hash() -> None:
     plain = config_hash(config(support={"captioning": "cross"}))
-    assert config_hash(config(support={"captioning": "cross", "top_k": None, "text_gradient": True})) == plain
+    assert config_hash(config(support={"captioning": "cross", "top_k": None, "video_gradient": True})) == plain
     assert config_hash(config(support={"captioning": "cross", "top_k": 8})) != plain
     assert config_hash(config(support={"captioning": "cross", "text_gradient": False})) != plain
+    assert config_hash(config(support={"captioning": "cross", "video_gradient": False})) != plain
     assert config_hash(config(support={"captioning": "cross"}, optim={"log_every": 7})) == plain
