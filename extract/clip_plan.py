@@ -51,7 +51,7 @@ class ClipPlan:
     frames : int
         Frames of the file that belong to the clip, sampled or not.
     lost : int
-        Frames of the clip that the file does not hold any more: in its holes, and beyond the end of a cut file.
+        Frames of the clip that are not to be had: passed over by the demuxer, and beyond the end of a cut file.
     cut : bool
         Whether the clip reaches over the end of a cut file.
     note : str
@@ -95,7 +95,8 @@ class ClipPlan:
         note = ""
         if end_s is not None and rest > 1 and rest > (asked - begin) / 10:
             note = f"the video ends at {float(index.duration):.2f} s, before the clip's end at {float(asked):g} s"
-        lost = index.lost_between(index.tick_at(begin), index.tick_at(end)) + (index.lost if cut else 0)
+        lost = index.gone_between(index.tick_at(begin), None if end_s is None else index.tick_at(asked))
+        lost += index.lost if cut else 0
         return cls(windows, wanted, last - first + 1, lost, cut, note)
 
 

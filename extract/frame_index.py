@@ -7,10 +7,11 @@ frames a cut file has lost.
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import av
 import av.error
 import numpy as np
 
-from extract.frame_holes import Hole, find_holes
+from extract.lost_frames import find_lost
 from extract.outcome import MISSING, NO_VIDEO, UNREADABLE, DecodeError
 from extract.timeline import MAY_JUMP, FrameClock, decode_packet, nominal_duration, read_packets
 from extract.wholeness import is_cut_short
@@ -28,6 +29,7 @@ Beat = Callable[[], None]
 _LAST = 3  # packets: what is corrupt among these has no end; what is corrupt before is told by the decoding pass
 _WRONG = Fraction(10)  # seconds behind the stated end, and twice the stated length
 _MATROSKA = "matroska,webm"
+_CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _SEEKABLE = ("mov,mp4", _MATROSKA)  # demuxers with trustworthy timestamps and an index of key frames
 
 
@@ -53,8 +55,8 @@ class FrameIndex:
         Frames that the header of a cut file promises beyond those found; not every header tells.
     stream : int
         The video stream's number among all streams of the file.
-    holes : tuple of Hole
-        Where frames are lost that a demuxer passes over.
+    gone : (g,) int64
+        When frames would have been shown that a demuxer passed over, ascending, in ticks.
     """
 
     ticks: np.ndarray
@@ -65,7 +67,7 @@ class FrameIndex:
     cut: bool
     lost: int
     stream: int = 0
-    holes: tuple[Hole, ...] = ()
+    gone: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def duration(self) -> Fraction:
@@ -80,9 +82,14 @@ class FrameIndex:
         """Return the number of the last frame with a time smaller than ``tick``; -1 if there is none."""
         return int(np.searchsorted(self.ticks, tick, side="left")) - 1
 
-    def lost_between(self, begin: int, end: int) -> int:
-        """Return how many frames are lost in the holes that reach into a stretch of ticks."""
-        return sum(hole.lost for hole in self.holes if hole.touches(begin, end))
+    def gone_between(self, begin: int, end: int | None) -> int:
+        """Return how many frames a demuxer passed over in a stretch of ticks, or from one on.
+
+        Those before the first frame count everywhere: the times of clips count from that frame, so they all show
+        something else.
+        """
+        inside = (self.gone >= begin) & ((self.gone < end) if end is not None else True)
+        return int((inside | (self.gone < self.ticks[0])).sum())
 
 
 @contextmanager
@@ -131,13 +138,14 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     DecodeError
         ``missing``, ``unreadable`` (also where there are no packets at all) or ``no_video``.
     """
-    ticks, ends, keys, places, broken, timed = array("q"), array("q"), array("q"), array("q"), False, True
-    corrupt, decoded = -_LAST, None
+    ticks, ends, keys, broken, timed = array("q"), array("q"), array("q"), False, True
+    corrupt, decoded, places = -_LAST, None, set[int]()
     with open_video(path) as (container, stream):
         base, nominal, place = stream.time_base, nominal_duration(stream), stream.index
         try:
             for packet in read_packets(container, stream):
                 beat()
+                places.add(packet.pos or 0)
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.is_corrupt:
@@ -147,7 +155,6 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
                     timed = False
                     break
                 ticks.append(packet.pts)
-                places.append(packet.pos or 0)
                 ends.append(packet.pts + (packet.duration or nominal))
                 if packet.is_keyframe:
                     keys.append(packet.pts)
@@ -172,10 +179,14 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     broken |= corrupt + _LAST > len(ticks)
     cut = broken or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
     seekable_to = np.sort(np.array(keys, np.int64)) if seekable and timed else np.empty(0, np.int64)
-    holes: tuple[Hole, ...] = ()
-    if matroska and timed:
-        holes = find_holes(path, ticks, places, found, end, None if cut or declared is None else int(declared / base))
-    return FrameIndex(found, end, base, seekable_to, timed, cut, missing if cut else 0, place, holes)
+    index = FrameIndex(found, end, base, seekable_to, timed, cut, missing if cut else 0, place)
+    if not (matroska and timed):
+        return index
+    try:
+        gone = find_lost(path, places, found, end, None if cut or declared is None else int(declared / base), beat)
+    except OSError:
+        return index  # the decoding pass will see to it
+    return replace(index, gone=gone)
 
 
 def _count_frames(path: Path, beat: Beat) -> array[int]:
@@ -210,6 +221,9 @@ def _declared_end(container: Any, stream: Any) -> Fraction | None:
     """Seconds the header says the video lasts; None if it does not say."""
     if stream.duration:
         return Fraction(stream.duration) * stream.time_base
+    tag = _CLOCK.fullmatch(stream.metadata.get("DURATION", ""))  # Matroska's; the container's own is of all tracks
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
     return Fraction(container.duration, av.time_base) if container.duration else None
 
 

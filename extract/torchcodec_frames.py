@@ -27,7 +27,7 @@ def wanted_pictures(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield what :func:`extract.frame_runs.wanted_pictures` does; PyAV takes over where torchcodec does not get on.
 
-    That is: a file that is cut or has holes (only PyAV tells what is lost), a container without a trustworthy index, a
+    That is: a file that is cut or has lost frames (only PyAV tells which), a container without a trustworthy index, a
     picture to be mirrored (torchcodec only turns), and whatever torchcodec refuses or gives another time than the
     index says.
 
@@ -38,7 +38,7 @@ def wanted_pictures(
         ``cpu``, or a CUDA device; pictures come to the CPU either way, where the transform is.
     """
     done = 0
-    if index.timed and len(index.keys) and not index.cut and not index.holes and not _mirrored(path):
+    if index.timed and len(index.keys) and not index.cut and not len(index.gone) and not _mirrored(path):
         for number, picture in _decode(path, index, wanted, health, beat, device):
             done += 1
             yield number, picture

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import av
 import numpy as np
 import pytest
 
+from extract import frame_index, lost_frames, matroska
 from extract.frame_index import read_index
-from extract.matroska import Stretch, stretches
+from extract.lost_frames import find_lost
+from extract.matroska import Stretch
 from tests.extract.films import outcome_of, picture, write_video
 
 FRAMES = 100
@@ -29,6 +33,10 @@ def copied(film: bytes, folder: Path) -> Path:
     return folder / "a.mkv"
 
 
+def stretches(path: Path) -> list[Stretch]:
+    return list(matroska.stretches(path, lambda: None))
+
+
 def packets_of(path: Path) -> list[tuple[int, int]]:
     with av.open(str(path)) as file:
         return [(int(packet.pos or 0), packet.size) for packet in file.demux(video=0) if packet.size]
@@ -38,15 +46,19 @@ def blocks_of(path: Path) -> list[Stretch]:
     return [part for part in stretches(path) if part.track == 1]
 
 
-def with_sound(path: Path, **options: Any) -> Path:
-    """A film with an Opus track, whose last block is in a group (it is to be shortened)."""
+def with_sound(path: Path, pictures: range = range(50), sounds: int = 50, **options: Any) -> Path:
+    """A film of 40 ms a picture, and an Opus track, whose last block is in a group (it is to be shortened)."""
     with av.open(str(path), "w", options=CLUSTERS | options) as file:
         video: Any = file.add_stream("mpeg4", rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         sound: Any = file.add_stream("libopus", rate=48000, layout="mono")
-        for number in range(50):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24").reformat(format="yuv420p")
-            file.mux(video.encode(frame))
+        for number in range(max(sounds, pictures.stop)):
+            if number in pictures:
+                frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24").reformat(format="yuv420p")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                file.mux(video.encode(frame))
+            if number >= sounds:
+                continue
             wave = np.sin(np.arange(1920) / 20).astype(np.float32)[None]
             heard = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
             heard.sample_rate, heard.pts = 48000, number * 1920
@@ -78,7 +90,7 @@ def size_of(film: Path, block: Stretch) -> int:
 )
 def test_blocks_are_where_the_demuxer_finds_packets(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     film = write_video(tmp_path / name, FRAMES, **options)
-    found = list(stretches(film))
+    found = stretches(film)
     assert [(part.begin, part.end - part.begin - 4) for part in found] == packets_of(film)  # 4: track, time, flags
     assert {part.track for part in found} == {1}
 
@@ -86,7 +98,7 @@ def test_blocks_are_where_the_demuxer_finds_packets(tmp_path: Path, name: str, o
 @pytest.mark.parametrize("live", ["0", "1"])
 def test_tracks_and_groups(tmp_path: Path, live: str) -> None:
     film = with_sound(tmp_path / "a.mkv", live=live)
-    found = list(stretches(film))
+    found = stretches(film)
     assert [part.begin for part in found if part.track == 1] == [pos for pos, _ in packets_of(film)]
     with av.open(str(film)) as file:
         assert [part.begin for part in found if part.track == 2] == [
@@ -96,9 +108,9 @@ def test_tracks_and_groups(tmp_path: Path, live: str) -> None:
 
 
 def test_a_file_that_is_no_matroska_has_none(tmp_path: Path) -> None:
-    assert not list(stretches(write_video(tmp_path / "a.mp4", 5)))
+    assert not stretches(write_video(tmp_path / "a.mp4", 5))
     (tmp_path / "empty").touch()
-    assert not list(stretches(tmp_path / "empty"))
+    assert not stretches(tmp_path / "empty")
 
 
 def lost_and_all(message: str) -> tuple[int, int]:
@@ -108,7 +120,7 @@ def lost_and_all(message: str) -> tuple[int, int]:
 
 def test_a_kind_that_nobody_knows_is_a_lost_frame(tmp_path: Path, plain: bytes) -> None:
     film = copied(plain, tmp_path)
-    spoil(film, size_of(film, blocks_of(film)[39]) - 1, b"\xf6")  # frame 39 is a P-frame, the last of its group
+    unknown_kind(film, blocks_of(film)[39])  # frame 39 is a P-frame, the last of its group
     assert outcome_of(film)[:2] == ("damaged", "corrupt data: 1 of 100 frames lost (1.0%)")
 
 
@@ -129,11 +141,10 @@ def test_only_clips_with_lost_frames_are_damaged(tmp_path: Path, plain: bytes) -
     """Frames 30 to 39 are lost, the rest of their cluster: 1.2 to 1.6 s."""
     film = copied(plain, tmp_path)
     spoil(film, size_of(film, blocks_of(film)[30]), b"\x1f\xff\xff\xff")
-    (hole,) = read_index(film, lambda: None).holes
-    assert (hole.after, hole.before, hole.lost) == (29 * 40, 40 * 40, 10)
+    assert read_index(film, lambda: None).gone.tolist() == [number * 40 for number in range(30, 40)]
     assert outcome_of(film, start_s=0.0, end_s=1.1)[0] == "ok"
-    assert outcome_of(film, start_s=1.0, end_s=1.5)[0] == "damaged"
-    assert outcome_of(film, start_s=1.0, end_s=3.0)[0] == "damaged"
+    assert outcome_of(film, start_s=1.0, end_s=1.4)[1] == "corrupt data: 5 of 10 frames lost (50.0%)"
+    assert outcome_of(film, start_s=1.0, end_s=3.0)[1].startswith("corrupt data: 10 of ")
     assert outcome_of(film, start_s=1.6, end_s=4.0)[0] == "ok"
 
 
@@ -174,11 +185,112 @@ def test_gaps_of_a_screen_recording_are_none(tmp_path: Path) -> None:
     assert outcome_of(film)[:2] == ("ok", "")
 
 
-def test_lost_sound_is_no_lost_frame(tmp_path: Path) -> None:
-    film = with_sound(tmp_path / "a.mkv")
-    sound = [part for part in stretches(film) if part.track == 2]
-    spoil(film, size_of(film, sound[20]) - 1, b"\xf6")
+def unknown_kind(film: Path, block: Stretch) -> None:
+    spoil(film, size_of(film, block) - 1, b"\xf6")
+
+
+@pytest.mark.parametrize(
+    ("pictures", "spoilt"), [(range(50), 20), (range(50), 100), (range(75, 120), 20)], ids=["beside", "after", "before"]
+)
+def test_lost_sound_is_no_lost_frame(tmp_path: Path, pictures: range, spoilt: int) -> None:
+    """Neither beside the pictures, nor where there are none any more or yet."""
+    film = with_sound(tmp_path / "a.mkv", pictures, 150)
     assert outcome_of(film)[:2] == ("ok", "")
+    sound = [part for part in stretches(film) if part.track == 2]
+    unknown_kind(film, sound[spoilt * 2])  # of 20 ms each
+    assert [part for part in stretches(film) if part.track is None]
+    assert outcome_of(film)[:2] == ("ok", "")
+
+
+def test_a_lost_index_is_no_lost_frame(tmp_path: Path) -> None:
+    film = with_sound(tmp_path / "a.mkv", sounds=150)
+    spoil(film, film.read_bytes().rindex(b"\x1c\x53\xbb\x6b"), b"\x1c\x53\xbb\x6a")
+    assert [part for part in stretches(film) if part.track is None]
+    assert outcome_of(film)[:2] == ("ok", "")
+
+
+def test_gaps_before_the_damage_are_none(tmp_path: Path) -> None:
+    """A recording that was never closed, with something behind it, or cut in its last block."""
+    film = write_video(tmp_path / "a.mkv", len(GAPS), ticks=GAPS, codec="mpeg4", muxer={"live": "1"})
+    whole = film.read_bytes()
+    film.write_bytes(whole + bytes(4096))
+    assert outcome_of(film)[:2] == ("ok", "")
+    film.write_bytes(whole[:-5])
+    assert outcome_of(film)[:2] == ("ok", "")
+
+
+def remuxed(film: bytes, path: Path, later: int = 0, empty: int = 0) -> Path:
+    """The film ``later`` ticks later, every ``empty``-th block without content."""
+    copied(film, path.parent).rename(path.with_name("whole.mkv"))
+    with av.open(str(path.with_name("whole.mkv"))) as source, av.open(str(path), "w", options=CLUSTERS) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0), 1):
+            if packet.pts is None or packet.dts is None:
+                continue
+            copy = av.Packet(b"" if empty and number % empty == 0 else bytes(packet))
+            copy.stream, copy.time_base, copy.is_keyframe = stream, packet.time_base, packet.is_keyframe
+            copy.pts, copy.dts = packet.pts + later, packet.dts + later
+            target.mux(copy)
+    return path
+
+
+def test_empty_blocks_are_no_lost_frames(tmp_path: Path, plain: bytes) -> None:
+    film = remuxed(plain, tmp_path / "b.mkv", empty=10)
+    assert len(packets_of(film)) == FRAMES - FRAMES // 10
+    assert not len(read_index(film, lambda: None).gone)
+
+
+def test_a_film_that_begins_late(tmp_path: Path, plain: bytes) -> None:
+    """The header may tell its length, or when it ends."""
+    film = remuxed(plain, tmp_path / "b.mkv", later=100_000)
+    assert outcome_of(film)[:2] == ("ok", "")
+    unknown_kind(film, blocks_of(film)[39])
+    index = read_index(film, lambda: None)
+    places = {pos for pos, _ in packets_of(film)}
+    for declared in (4000, 104_000):
+        gone = find_lost(film, places, index.ticks, index.end, declared, lambda: None)
+        assert gone.tolist() == [100_000 + 39 * 40]
+
+
+def test_sound_that_outlasts_the_film_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tags say how long each track is: the file is not looked at once more."""
+    film = with_sound(tmp_path / "a.mkv", sounds=150)
+    looked = Mock(side_effect=matroska.stretches)
+    monkeypatch.setattr(lost_frames, "stretches", looked)
+    assert outcome_of(film)[:2] == ("ok", "")
+    assert not looked.called
+    unknown_kind(film, blocks_of(film)[39])
+    assert outcome_of(film)[0] == "damaged"
+    assert looked.called
+
+
+def test_what_cannot_be_read_again_is_left_to_the_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = write_video(tmp_path / "a.mkv", len(GAPS), ticks=GAPS, codec="mpeg4")
+
+    def fails(*given: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(frame_index, "find_lost", fails)
+    assert outcome_of(film)[:2] == ("ok", "")
+
+
+def test_hostile_bytes_are_one_part(tmp_path: Path, plain: bytes) -> None:
+    """Marks of clusters that are none, elements that nobody knows: one part each, and signs of life on the way."""
+    film = copied(plain, tmp_path)
+    first = blocks_of(film)[0].begin
+    for noise in (b"\x1f\x43\xb6\x75" * 3000, b"\xf6\x80" * 3000, bytes(3_000_000)):
+        film.write_bytes(plain[: first - 4] + noise)
+        beat = Mock()
+        parts = list(matroska.stretches(film, beat))
+        assert sum(part.track is None for part in parts) <= 1
+        assert beat.called
+
+
+def test_times_beyond_all_bounds(tmp_path: Path, plain: bytes) -> None:
+    film = copied(plain, tmp_path)
+    at = plain.index(b"\xe7", plain.index(b"\x1f\x43\xb6\x75", len(plain) // 2))
+    film.write_bytes(plain[:at] + b"\xe7\x88" + b"\xff" * 8 + plain[at + 2 + (plain[at + 1] & 0x7F) :])
+    assert outcome_of(film)[0] in ("ok", "damaged")
 
 
 @pytest.mark.parametrize("seed", range(40))
