@@ -70,17 +70,21 @@ def find_lost(
     if not (len(wide) or early or start > 1.5 * usual):
         return np.empty(0, np.int64)
     found = _structure(path, beat)
-    gaps = [(int(ticks[k]), int(ticks[k + 1])) for k in wide]
+    afters, befores = ticks[wide], ticks[wide + 1]
     if declared is not None:
-        gaps = [(after, min(before, max(declared, after))) for after, before in gaps]  # behind it a time is wrong
+        befores = np.maximum(np.minimum(befores, declared), afters)  # behind it a time is wrong
     lost = [np.empty(0, np.int64)]
     slack = _slack(found.times)
     for begin, behind in found.broken:
+        beat()
         earlier, later = np.searchsorted(found.begins, (begin, behind))
         low = _nearest(found.times[max(0, earlier - 3) : earlier][::-1])
         high = _nearest(found.times[later : later + 3])
         low, high = None if low is None else low - slack, None if high is None else high + slack
-        lost += [_within(gap, usual, low, high) for gap in gaps if low is not None]
+        if low is not None:
+            near = slice(np.searchsorted(befores, low), None if high is None else np.searchsorted(afters, high))
+            for gap in zip(afters[near].tolist(), befores[near].tolist(), strict=True):
+                lost.append(_within(gap, usual, low, high))
         if start > 1.5 * usual and (high is None or high >= start - usual):
             lost.append(_within((start - (start // usual + 1) * usual, start), usual, low, high))
         if early and declared is not None and (low is None or low <= end):
