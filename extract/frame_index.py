@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ class FrameIndex:
     timed: bool
     cut: bool
     lost: int
-    stream: int = 0
-    gone: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    stream: int
+    gone: np.ndarray
 
     @property
     def duration(self) -> Fraction:
@@ -142,10 +142,12 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     corrupt, decoded, places = -_LAST, None, set[int]()
     with open_video(path) as (container, stream):
         base, nominal, place = stream.time_base, nominal_duration(stream), stream.index
+        matroska = container.format.name.startswith(_MATROSKA)
         try:
             for packet in read_packets(container, stream):
                 beat()
-                places.add(packet.pos or 0)
+                if matroska:
+                    places.add(packet.pos or 0)
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.is_corrupt:
@@ -160,7 +162,6 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
                     keys.append(packet.pts)
         except (av.error.FFmpegError, OSError):
             broken = True
-        matroska = container.format.name.startswith(_MATROSKA)
         jumps, seekable = container.format.name in MAY_JUMP, container.format.name.startswith(_SEEKABLE)
         declared = _declared_end(container, stream)
         counted = stream.frames if container.format.name == "avi" else 0
@@ -179,14 +180,12 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     broken |= corrupt + _LAST > len(ticks)
     cut = broken or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
     seekable_to = np.sort(np.array(keys, np.int64)) if seekable and timed else np.empty(0, np.int64)
-    index = FrameIndex(found, end, base, seekable_to, timed, cut, missing if cut else 0, place)
-    if not (matroska and timed):
-        return index
-    try:
-        gone = find_lost(path, places, found, end, None if cut or declared is None else int(declared / base), beat)
-    except OSError:
-        return index  # the decoding pass will see to it
-    return replace(index, gone=gone)
+    gone = np.empty(0, np.int64)
+    if matroska and timed:
+        length = None if cut or declared is None else int(declared / base)
+        with suppress(OSError):  # the decoding pass will see to it
+            gone = find_lost(path, places, found, end, length, beat)
+    return FrameIndex(found, end, base, seekable_to, timed, cut, missing if cut else 0, place, gone)
 
 
 def _count_frames(path: Path, beat: Beat) -> array[int]:

@@ -65,9 +65,9 @@ def find_lost(
     usual = int(np.median(steps)) if len(steps) else end - start
     if declared is not None and declared <= start:
         declared += start
-    early = declared is not None and declared - end > 1.5 * usual
+    late, early = start > 1.5 * usual, declared is not None and declared - end > 1.5 * usual
     wide = np.flatnonzero(steps > 1.5 * usual)
-    if not (len(wide) or early or start > 1.5 * usual):
+    if not (len(wide) or late or early):
         return np.empty(0, np.int64)
     found = _structure(path, beat)
     afters, befores = ticks[wide], ticks[wide + 1]
@@ -85,7 +85,7 @@ def find_lost(
             near = slice(np.searchsorted(befores, low), None if high is None else np.searchsorted(afters, high))
             for gap in zip(afters[near].tolist(), befores[near].tolist(), strict=True):
                 lost.append(_within(gap, usual, low, high))
-        if start > 1.5 * usual and (high is None or high >= start - usual):
+        if late and (high is None or high >= start - usual):
             lost.append(_within((start - (start // usual + 1) * usual, start), usual, low, high))
         if early and declared is not None and (low is None or low <= end):
             lost.append(_within((int(ticks[-1]), declared), usual, low, high))

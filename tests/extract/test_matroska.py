@@ -16,11 +16,11 @@ from extract.frame_index import read_index
 from extract.lost_frames import find_lost
 from extract.matroska import Stretch
 from tests.extract.films import outcome_of, picture, write_video
+from tests.extract.torture import GAPS
 
 FRAMES = 100
 CLUSTERS = {"cluster_time_limit": "1000"}  # a second each
 PLAIN: dict[str, Any] = {"codec": "mpeg4", "gop": 5, "muxer": CLUSTERS}  # no B-frames: in the order they are shown
-GAPS = [0, 40, 80, 120, 400, 440, 1000, 1010, 1020, 1500, 2200, 2210, 3000, 3700, 3740, 4100, 5200, 5240, 5900, 6000]
 
 
 @pytest.fixture(scope="module")
