@@ -62,7 +62,7 @@ format: $(READY)  ## Format the code
 	$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
 
 docs: $(READY)  ## Write docs/cli.md anew from the commands' own help
-	$(PY) -m commands.reference > docs/.cli.md && mv docs/.cli.md docs/cli.md
+	$(PY) -m supportset.commands.reference > docs/.cli.md && mv docs/.cli.md docs/cli.md
 
 clean:  ## Remove what the demo and the tests leave behind (never features/, runs/ or data/)
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

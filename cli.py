@@ -1,6 +1,6 @@
 """The command line: ``python cli.py --help``. The commands live in ``commands/``."""
 
-from commands.main import main
+from supportset.commands.main import main
 
 if __name__ == "__main__":
     main()

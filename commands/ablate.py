@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.options import device_option, json_option, print_json, store_option
 
 
 @click.command("ablate")
@@ -35,10 +35,10 @@ def ablate_command(
     GRID is a TOML file (see configs/ablations/). Every finished run leaves a small file; the same command goes on where
     the study was broken off, and makes those runs anew whose configuration has changed.
     """
-    from train.ablation.grid import load_grid
-    from train.ablation.markdown import markdown
-    from train.ablation.study import read_study, run_study
-    from train.ablation.table import tabulate, write_tables
+    from supportset.train.ablation.grid import load_grid
+    from supportset.train.ablation.markdown import markdown
+    from supportset.train.ablation.study import read_study, run_study
+    from supportset.train.ablation.table import tabulate, write_tables
 
     plan = load_grid(grid)
     folder = out or f"runs/{plan.name}"

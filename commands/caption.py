@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.options import device_option, json_option, print_json, store_option
 
 
 @click.command("caption")
@@ -37,7 +37,7 @@ def caption_command(
     The run must have been trained with support.captioning = identity or hybrid. The score is the mean log-likelihood of
     the caption's tokens.
     """
-    from train.caption import caption, write_lines
+    from supportset.train.caption import caption, write_lines
 
     found = caption(
         run,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from commands.options import device_option
+from supportset.commands.options import device_option
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 8  # queries on the contact sheet
@@ -42,13 +42,13 @@ def demo_command(out: Path, config: str | None, device: str) -> None:
 
     A second run finds the videos and the shards there and trains anew on them.
     """
-    from extract.annotate import read_dataset
-    from extract.backbones import load_backbone
-    from extract.run import extract
-    from extract.sampling import Sampling
-    from train.config import load_config
-    from train.evaluate import describe, evaluate
-    from train.loop import train
+    from supportset.extract.backbones import load_backbone
+    from supportset.extract.decode.sampling import Sampling
+    from supportset.extract.readers.annotate import read_dataset
+    from supportset.extract.run import extract
+    from supportset.train.config import load_config
+    from supportset.train.evaluate import describe, evaluate
+    from supportset.train.loop.training import train
 
     stages = Stages()
     data, store, run = out / "world", out / "features", out / "runs" / time.strftime("%Y%m%d-%H%M%S")
@@ -81,8 +81,8 @@ def demo_command(out: Path, config: str | None, device: str) -> None:
 
 def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, Any], device: str) -> Path:
     """The contact sheet: evenly chosen test queries, their five best clips, and which was right."""
-    from extract import contact_sheet as sheet
-    from train.search import Searcher
+    from supportset.search import contact_sheet as sheet
+    from supportset.search.trained import Searcher
 
     searcher = Searcher(run, store, protocol=result["protocol"], split=result["split"], device=device)
     captions = searcher.tables.split_captions(result["protocol"], result["split"])

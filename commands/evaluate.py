@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.options import device_option, json_option, print_json, store_option
 
 
 @click.command("eval")
@@ -22,7 +22,7 @@ def eval_command(
 
     Ranks count ties against us; a clip without features is a miss. Scores and per-query ranks are left in RUN/eval/.
     """
-    from train.evaluate import describe, evaluate
+    from supportset.train.evaluate import describe, evaluate
 
     result = evaluate(run, protocol, split, store, dataset=dataset, device=device)
     if as_json:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from commands.options import Auto, Part, Share, json_option, print_json, store_option
+from supportset.commands.options import Auto, Part, Share, json_option, print_json, store_option
 
 
 @click.command("extract")
@@ -103,8 +103,8 @@ def extract_command(
     DATASET is one of those that `datasets` lists; 'folder' takes a folder of your own. The same command goes on
     where an earlier run stopped.
     """
-    from extract.annotate import read_dataset
-    from store.files import store_path
+    from supportset.extract.readers.annotate import read_dataset
+    from supportset.store.files import store_path
 
     found = read_dataset(dataset, data, videos, name, need_videos=not annotations_only)
     for note in found.annotations.notes:
@@ -117,12 +117,12 @@ def extract_command(
             print_json(counted | {"captions": len(tables.captions), "protocols": tables.protocols()})
         return
 
-    from extract.backbones import DEFAULT_BACKBONE, load_backbone
-    from extract.decoders import pick_decoder
-    from extract.devices import pick_devices
-    from extract.ray_engines import check_wishes
-    from extract.run import extract
-    from extract.sampling import Sampling
+    from supportset.extract.backbones import DEFAULT_BACKBONE, load_backbone
+    from supportset.extract.decode.decoders import pick_decoder
+    from supportset.extract.decode.sampling import Sampling
+    from supportset.extract.pipeline.devices import pick_devices
+    from supportset.extract.processes.ray_cluster import check_wishes
+    from supportset.extract.run import extract
 
     # Everything that a typing mistake can spoil comes before the first write.
     sampling = Sampling(fps=fps, frames=frames, max_steps=max_steps, stride=stride)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.options import device_option, json_option, print_json, store_option
 
 
 @click.command("extract-text")
@@ -58,13 +58,13 @@ def extract_text_command(
     The features lie beside those of the clips, by caption; a configuration reads them with text.features. The same
     command goes on where an earlier run stopped, and does captions again whose text has changed.
     """
-    from store.dataset import open_dataset
+    from supportset.store.format.dataset import open_dataset
 
     tables = open_dataset(store, dataset)
 
-    from extract.forward import pick_device
-    from extract.text_encoders import load_text_encoder
-    from extract.text_run import extract_text
+    from supportset.extract.pipeline.forward import pick_device
+    from supportset.extract.text.encoders import load_text_encoder
+    from supportset.extract.text.run import extract_text
 
     pick_device(run["device"])
     summary = extract_text(tables, store, load_text_encoder(encoder, max_tokens, pooling), **run)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from commands.options import json_option, print_json
+from supportset.commands.options import json_option, print_json
 
 
 @click.command("datasets")
 @json_option
 def datasets_command(as_json: bool) -> None:
     """Datasets that can be extracted, and the files that each expects."""
-    from extract.readers import READERS
+    from supportset.extract.readers import READERS
 
     if as_json:
         print_json({name: {"summary": r.summary, "expects": r.expects} for name, r in READERS.items()})
@@ -25,7 +25,7 @@ def datasets_command(as_json: bool) -> None:
 @json_option
 def backbones_command(as_json: bool) -> None:
     """Frozen visual backbones by name, and where the weights of each come from."""
-    from extract.backbones import describe_backbones
+    from supportset.extract.backbones import describe_backbones
 
     rows = describe_backbones()
     if as_json:
@@ -40,7 +40,7 @@ def backbones_command(as_json: bool) -> None:
 @json_option
 def protocols_command(as_json: bool) -> None:
     """Evaluation protocols, their splits, and the number of clips that each split must have."""
-    from extract.readers import READERS
+    from supportset.extract.readers import READERS
 
     if as_json:
         print_json({name: dict(reader.protocols) for name, reader in READERS.items()})

@@ -9,24 +9,24 @@ from typing import Any
 
 import click
 
-from commands.memory import keep_freed_memory
-from store.errors import SupportsetError
+from supportset.commands.memory import keep_freed_memory
+from supportset.store.errors import SupportsetError
 
 # verb -> (module, attribute): imported only when the verb is used or listed
 VERBS = {
-    "extract": "commands.extract",
-    "extract-text": "commands.extract_text",
-    "train": "commands.train",
-    "ablate": "commands.ablate",
-    "eval": "commands.evaluate",
-    "caption": "commands.caption",
-    "report": "commands.report",
-    "search": "commands.search",
-    "store": "commands.store",
-    "datasets": "commands.known",
-    "backbones": "commands.known",
-    "protocols": "commands.known",
-    "demo": "commands.demo",
+    "extract": "supportset.commands.extract",
+    "extract-text": "supportset.commands.extract_text",
+    "train": "supportset.commands.train",
+    "ablate": "supportset.commands.ablate",
+    "eval": "supportset.commands.evaluate",
+    "caption": "supportset.commands.caption",
+    "report": "supportset.commands.report",
+    "search": "supportset.commands.search",
+    "store": "supportset.commands.store",
+    "datasets": "supportset.commands.known",
+    "backbones": "supportset.commands.known",
+    "protocols": "supportset.commands.known",
+    "demo": "supportset.commands.demo",
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from commands.main import cli
+from supportset.commands.main import cli
 
 
 def _help(command: click.Command, path: str, parent: click.Context | None) -> Iterator[str]:

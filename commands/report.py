@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.options import device_option, json_option, print_json, store_option
 
 
 @click.command("report")
@@ -38,7 +38,7 @@ def report_command(
     others; left in RUN/eval/. The card needs no store, --support does.
     """
     if support:
-        from train.attention import attention_report, describe
+        from supportset.train.analysis.support_analysis import attention_report, describe
 
         result = attention_report(run, store, split=split, temperatures=temperature, size=size, device=device)
         if as_json:
@@ -46,8 +46,8 @@ def report_command(
         else:
             click.echo(describe(result))
         return
-    from train.report import CARD, write_card
-    from train.run_folder import RunFolder
+    from supportset.train.model_card import CARD, write_card
+    from supportset.train.run_folder import RunFolder
 
     folder = RunFolder(run)
     card = write_card(folder)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from commands.options import device_option, json_option, print_json, store_option
-from store.card import Recipe
+from supportset.commands.options import device_option, json_option, print_json, store_option
+from supportset.store.format.card import Recipe
 
 
 @click.command("search")
@@ -34,11 +34,11 @@ def search_command(
     as_json: bool,
 ) -> None:
     """Find the clips of a store that fit TEXT best, by a trained RUN."""
-    from train.search import Texts, search
+    from supportset.search.trained import Texts, search
 
     def live_text(recipe: Recipe, given: str | None) -> Texts:
-        from extract.forward import pick_device
-        from extract.text_encoders import live_features, load_recorded
+        from supportset.extract.pipeline.forward import pick_device
+        from supportset.extract.text.encoders import live_features, load_recorded
 
         found = load_recorded(recipe, encoder or given)
         found.to(pick_device(device))

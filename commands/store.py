@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from commands.options import json_option, print_json, store_option
-from commands.store_transfer import convert_command, export_command, import_command
-from commands.store_upkeep import compact_command, rm_command, verify_command
-from store.errors import SupportsetError, UsageError
+from supportset.commands.options import json_option, print_json, store_option
+from supportset.commands.store_transfer import convert_command, export_command, import_command
+from supportset.commands.store_upkeep import compact_command, rm_command, verify_command
+from supportset.store.errors import SupportsetError, UsageError
 
 
 @click.group("store")
@@ -28,9 +28,9 @@ for _command in (verify_command, import_command, export_command, convert_command
 @click.pass_context
 def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
     """Datasets and feature sets of a store."""
-    from store.catalog import list_feature_sets
-    from store.dataset import list_datasets
-    from store.files import store_path
+    from supportset.store.files import store_path
+    from supportset.store.format.dataset import list_datasets
+    from supportset.store.read.catalog import list_feature_sets
 
     if isinstance(path := store_path(store), Path) and path.is_file():
         raise UsageError(f"{store}: is a file, and a store is a folder: name that")
@@ -76,8 +76,8 @@ def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
 @json_option
 def show_command(words: str, failures: int, store: str, as_json: bool) -> None:
     """The recipe, the outcome of every clip and the size of one feature set: DATASET/WORDS-OF-ITS-NAME."""
-    from store.catalog import find_feature_set
-    from store.show import describe_feature_set, feature_set_json
+    from supportset.store.read.catalog import find_feature_set
+    from supportset.store.read.show import describe_feature_set, feature_set_json
 
     feature_set = find_feature_set(store, words)
     if as_json:

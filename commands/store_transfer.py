@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from commands.options import json_option, print_json, store_option
-from store.errors import SupportsetError, UsageError
+from supportset.commands.options import json_option, print_json, store_option
+from supportset.store.errors import SupportsetError, UsageError
 
 SHOWN = 10  # failed clips that are listed; --json has all
 
@@ -121,9 +121,9 @@ def import_command(
     a clip; an .npz, .safetensors or .pt file of one array a clip; or one .npy array (N, D) or (N, T, D) with an id
     list. A clip's array is (T, D), or (D,). Values are kept bit for bit. Run again, it goes on with what is new.
     """
-    from store.transfer.importing import import_features
-    from store.transfer.sources import Naming, open_source
-    from store.transfer.stated import ImportOptions
+    from supportset.store.transfer.import_card import ImportOptions
+    from supportset.store.transfer.importing import import_features
+    from supportset.store.transfer.sources import Naming, open_source
 
     started = time.monotonic()
     if len(dict(stated)) < len(stated):
@@ -173,8 +173,8 @@ def export_command(words: str, dest: str, form: str, timestamps: str | None, sto
 
     DEST must not be there yet, or be an empty folder. `store import` reads each form back.
     """
-    from store.catalog import find_feature_set
-    from store.transfer.exporting import export_features
+    from supportset.store.read.catalog import find_feature_set
+    from supportset.store.transfer.exporting import export_features
 
     features = find_feature_set(store, words)
     summary = export_features(features, dest, form, timestamps=timestamps, progress=Progress("export"))
@@ -210,8 +210,8 @@ def convert_command(words: str, shard_format: str, compress: str, keep_old: bool
     With --compress they become archives, which zarr-python and h5py open without any plugin. A reader unpacks them into
     memory; `store compact` leaves them as they are.
     """
-    from store.catalog import find_feature_set
-    from store.transfer.convert import convert_feature_set
+    from supportset.store.read.catalog import find_feature_set
+    from supportset.store.transfer.convert import convert_feature_set
 
     path = find_feature_set(store, words).path
     summary = convert_feature_set(

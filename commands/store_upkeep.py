@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.options import device_option, json_option, print_json, store_option
-from commands.store_transfer import SHOWN, Progress
-from store.errors import SupportsetError, UsageError
+from supportset.commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.store_transfer import SHOWN, Progress
+from supportset.store.errors import SupportsetError, UsageError
 
 if TYPE_CHECKING:
-    from extract.reextract import Reextraction
-    from store.catalog import FeatureSetInfo
+    from supportset.extract.recheck.reextract import Reextraction
+    from supportset.store.read.catalog import FeatureSetInfo
 
 
 @click.command("verify")
@@ -57,9 +57,9 @@ def verify_command(
     Exit code 0: all is well; 1: something is damaged, or differs. Files that no reader looks at are told, and do not
     count.
     """
-    from store.catalog import list_feature_sets, locate_feature_set
-    from store.salvage import drop_damaged as drop
-    from store.verify import verify
+    from supportset.store.maintain.repair import drop_damaged as drop
+    from supportset.store.maintain.verify import verify
+    from supportset.store.read.catalog import list_feature_sets, locate_feature_set
 
     sets = [locate_feature_set(store, each) for each in words] or list_feature_sets(store)
     if not sets:
@@ -122,8 +122,8 @@ def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_
 
     Others may read and write meanwhile.
     """
-    from store.catalog import locate_feature_set
-    from store.compact import SAFE_AGE, compact
+    from supportset.store.maintain.compact import SAFE_AGE, compact
+    from supportset.store.read.catalog import locate_feature_set
 
     path = locate_feature_set(store, words).path
     summary = compact(
@@ -159,9 +159,9 @@ def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_
 @json_option
 def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) -> None:
     """Delete the feature set DATASET/WORDS-OF-ITS-NAME, or with --dataset a whole dataset."""
-    from store.catalog import locate_feature_set
-    from store.files import open_folder
-    from store.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
+    from supportset.store.files import open_folder
+    from supportset.store.maintain.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
+    from supportset.store.read.catalog import locate_feature_set
 
     dataset, _, rest = words.strip().partition("/")
     if whole and rest.strip():
@@ -197,10 +197,10 @@ def _against_videos(
     damaged: list[str],
 ) -> Reextraction:
     """Join the two sides: the store knows the features, ``extract`` how to compute them."""
-    from extract.forward import pick_device
-    from extract.recorded import load_recorded_backbone
-    from extract.reextract import reextract
-    from store.dataset import open_dataset
+    from supportset.extract.pipeline.forward import pick_device
+    from supportset.extract.recheck.recorded import load_recorded_backbone
+    from supportset.extract.recheck.reextract import reextract
+    from supportset.store.format.dataset import open_dataset
 
     place = pick_device(device)
     feature_set, dataset = info.open(), open_dataset(store, info.dataset)

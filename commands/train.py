@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.options import device_option, json_option, print_json, store_option
 
 
 @click.command("train")
@@ -24,9 +24,9 @@ def train_command(
 
     On several GPUs: torchrun --nproc_per_node 4 cli.py train CONFIG (see docs/training.md).
     """
-    from train.config import load_config
-    from train.loop import train
-    from train.processes import alike
+    from supportset.train.config import load_config
+    from supportset.train.loop.processes import alike
+    from supportset.train.loop.training import train
 
     with alike():
         settings = load_config(config, overrides)

@@ -21,10 +21,10 @@ from typing import Any
 import click
 import numpy as np
 
-from store.card import FeatureCard, Recipe
-from store.catalog import feature_set_path
-from store.dataset import write_dataset
-from store.writer import FeatureWriter
+from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.format.dataset import write_dataset
+from supportset.store.read.catalog import feature_set_path
+from supportset.store.write.writer import FeatureWriter
 
 WORDS = [
     [f"{role}{letter}" for letter in "bcdfghjk"[:count]] for role, count in (("animal", 8), ("do", 8), ("place", 6))

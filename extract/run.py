@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from extract.chunks import one_chunk
-from extract.decoders import pick_decoder
-from extract.devices import cores_of_machine, pick_devices
-from extract.engine import OnlyChunk, Settings, run_engine
-from extract.interrupted import Interrupted, sigterm_interrupts
-from extract.progress import Progress
-from extract.ray_engines import check_wishes
-from extract.recipe import fit_sampling, make_card, make_recipe
-from extract.run_log import RunLog
-from extract.sampling import Sampling
-from extract.selection import Clip, Work, plan_work, require_videos, rows_of, select_clips
-from extract.sharing import share_among_devices, share_on_ray
-from extract.summary import Summary, count_statuses, exit_code
-from store.card import is_feature_set
-from store.catalog import feature_set_path
-from store.dataset import Dataset
-from store.errors import UsageError
-from store.feature_set import FeatureSet
-from store.files import StorePath, store_path
-from store.index import SCHEMA
-from store.shard import shard_format as check_shard_format
+from supportset.extract.decode.decoders import pick_decoder
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.pipeline.devices import cores_of_machine, pick_devices
+from supportset.extract.pipeline.recipe import fit_sampling, make_card, make_recipe
+from supportset.extract.processes.extraction import OnlyChunk, Settings, run_engine
+from supportset.extract.processes.ray_cluster import check_wishes
+from supportset.extract.processes.sharing import share_among_devices, share_on_ray
+from supportset.extract.progress.interrupted import Interrupted, sigterm_interrupts
+from supportset.extract.progress.progress import Progress
+from supportset.extract.progress.run_log import RunLog
+from supportset.extract.progress.summary import Summary, count_statuses, exit_code
+from supportset.extract.work.chunks import one_chunk
+from supportset.extract.work.selection import Clip, Work, plan_work, require_videos, rows_of, select_clips
+from supportset.store.errors import UsageError
+from supportset.store.files import StorePath, store_path
+from supportset.store.format.card import is_feature_set
+from supportset.store.format.dataset import Dataset
+from supportset.store.format.index import SCHEMA
+from supportset.store.format.shard import shard_format as check_shard_format
+from supportset.store.read.catalog import feature_set_path
+from supportset.store.read.feature_set import FeatureSet
 
 if TYPE_CHECKING:
-    from extract.backbones.base import Backbone
+    from supportset.extract.backbones.base import Backbone
 
 
 def extract(
@@ -79,23 +79,23 @@ def extract(
         Moved to the device.
     sampling : Sampling, optional
         Default: one step a second. The window is the backbone's.
-    protocol, split, limit, shard : see :func:`extract.selection.select_clips`
+    protocol, split, limit, shard : see :func:`supportset.extract.work.selection.select_clips`
     shard_format : ``zarr`` or ``hdf5``
     dtype : ``float16`` or ``float32``, as stored; a value that does not fit fails its clip (``overflow``)
     workers : decode processes of each extraction process; default: of its share of the cores half where the model
         runs on them too, else all but one
     batch_size : steps of one forward; default: 8 on a CPU, measured on a GPU
-    device, precision : of the forward; see :func:`extract.devices.pick_devices`
+    device, precision : of the forward; see :func:`supportset.extract.pipeline.devices.pick_devices`
     processes : extraction processes of this machine, or of the Ray cluster; default: one a GPU
-    ray : address of a Ray cluster, or ``local``; see :class:`extract.ray_engines.RayEngines`
+    ray : address of a Ray cluster, or ``local``; see :class:`supportset.extract.processes.ray_cluster.RayEngines`
     compile : have ``torch.compile`` translate the forward; where that fails the run goes on without
-    decoder : ``auto``, ``pyav``, ``torchcodec`` or ``nvdec``, see :mod:`extract.decoders`
+    decoder : ``auto``, ``pyav``, ``torchcodec`` or ``nvdec``, see :mod:`supportset.extract.decode.decoders`
     timeout : seconds a clip may go without progress before its worker is killed
     clips_per_shard, seconds_per_shard : when a shard is sealed; what was not sealed is lost when the process is killed
     retry_failed : try clips again that failed in earlier runs
     on_error : ``stop`` ends the run at the first clip that fails
     on_damage : whether features of damaged clips are kept (with the damage as message) or dropped
-    max_failures, strict : decide the summary's exit code, see :func:`extract.summary.exit_code`
+    max_failures, strict : decide the summary's exit code, see :func:`supportset.extract.progress.summary.exit_code`
     progress : show a live line, or log lines, on standard error
 
     Returns

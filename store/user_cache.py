@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
 
 
 def cache_folder() -> Path:

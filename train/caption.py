@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from store.dataset import Dataset, open_dataset
-from store.errors import UsageError
-from store.files import LocalFolder
-from train.clip_features import ClipFeatures
-from train.decoder import IGNORED
-from train.device import choose_device
-from train.encode import evaluating
-from train.evaluate import default_split
-from train.feature_sets import open_recorded_features
-from train.model import SupportSetModel
-from train.run_folder import RunFolder
+from supportset.store.errors import UsageError
+from supportset.store.files import LocalFolder
+from supportset.store.format.dataset import Dataset, open_dataset
+from supportset.train.data.clip_features import ClipFeatures
+from supportset.train.data.feature_sets import open_recorded_features
+from supportset.train.device import choose_device
+from supportset.train.encode import evaluating
+from supportset.train.evaluate import default_split
+from supportset.train.model.decoder import IGNORED
+from supportset.train.model.model import SupportSetModel
+from supportset.train.run_folder import RunFolder
 
 TRAINED_ON_OWN_CLIP = ("identity", "hybrid")
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
 
 
 class Section(BaseModel):

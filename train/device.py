@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from store.errors import UsageError
-from train.config import OptimConfig
-from train.gather import exchange
+from supportset.store.errors import UsageError
+from supportset.train.config import OptimConfig
+from supportset.train.model.gather import exchange
 
 
 def check_device(device: str) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from store.aligned import AlignedFeatures
-from store.dataset import Caption
-from train.cached_text import CachedText, TokenFeatures
-from train.clip_features import ClipFeatures
-from train.data import TokenTable
+from supportset.store.format.dataset import Caption
+from supportset.store.read.aligned import AlignedFeatures
+from supportset.train.data.cached_text import CachedText, TokenFeatures
+from supportset.train.data.clip_features import ClipFeatures
+from supportset.train.data.training_data import TokenTable
 
 if TYPE_CHECKING:
-    from train.model import SupportSetModel
+    from supportset.train.model.model import SupportSetModel
 
 _BLOCK = 8192  # clips held in memory at once while a whole gallery is encoded
 

@@ -12,20 +12,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from store.aligned import AlignedFeatures
-from store.dataset import Dataset, open_dataset
-from store.errors import UsageError
-from store.files import LocalFolder
-from train.cached_text import CachedText
-from train.config import Config
-from train.device import choose_device
-from train.encode import encode_gallery, encode_tokens, read_text
-from train.feature_sets import open_recorded_features, open_recorded_text
-from train.model import SupportSetModel
-from train.run_folder import RunFolder
-from train.scores import RetrievalScores, intervals, score_embeddings
-from train.source import HOLDOUT, source_videos
-from train.splits import Split, leakage, read_captions, read_split
+from supportset.evaluate.scores import RetrievalScores, intervals, score_embeddings
+from supportset.evaluate.splits import Split, leakage, read_captions, read_split
+from supportset.store.errors import UsageError
+from supportset.store.files import LocalFolder
+from supportset.store.format.dataset import Dataset, open_dataset
+from supportset.store.read.aligned import AlignedFeatures
+from supportset.train.config import Config
+from supportset.train.data.cached_text import CachedText
+from supportset.train.data.feature_sets import open_recorded_features, open_recorded_text
+from supportset.train.data.source import HOLDOUT, source_videos
+from supportset.train.device import choose_device
+from supportset.train.encode import encode_gallery, encode_tokens, read_text
+from supportset.train.model.model import SupportSetModel
+from supportset.train.run_folder import RunFolder
 
 
 def evaluate(

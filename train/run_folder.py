@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from store.errors import SupportsetError, UsageError
-from store.files import LocalFolder, hash_file, sync_folder, telling
-from train.config import Config, load_config
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import LocalFolder, hash_file, sync_folder, telling
+from supportset.train.config import Config, load_config
 
 WEIGHTS = "model.safetensors"
 

@@ -14,20 +14,20 @@ from benchmarks.extract.plan import Plan
 from benchmarks.extract.store import dataset_of, run
 from benchmarks.report import Figure, Row
 from benchmarks.timing import Contender, interleave
-from extract.backbones import load_backbone
-from extract.backbones.base import Backbone
-from extract.batch_size import pick_batch_size
-from extract.decode_worker import Job, Setup
-from extract.forward import describe_device, pick_device
-from extract.pipeline import Plan as Sizes
-from extract.pipeline import run_pool
-from extract.progress import Progress
-from extract.recipe import make_card, make_recipe
-from extract.recorder import Recorder
-from extract.sampling import Sampling
-from extract.selection import Clip, Task
-from extract.workers import ClipEnd, DecodePool, StepFrames
-from store.writer import FeatureWriter, Source
+from supportset.extract.backbones import load_backbone
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.pipeline.batch_size import pick_batch_size
+from supportset.extract.pipeline.forward import describe_device, pick_device
+from supportset.extract.pipeline.pipeline import Plan as Sizes
+from supportset.extract.pipeline.pipeline import run_pool
+from supportset.extract.pipeline.recipe import make_card, make_recipe
+from supportset.extract.pipeline.recorder import Recorder
+from supportset.extract.progress.progress import Progress
+from supportset.extract.work.selection import Clip, Task
+from supportset.extract.workers.decode_worker import Job, Setup
+from supportset.extract.workers.pool import ClipEnd, DecodePool, StepFrames
+from supportset.store.write.writer import FeatureWriter, Source
 
 _LEAST = 0.9
 _STEPS = 50  # of a clip
@@ -162,7 +162,7 @@ def _run_decoded(root: Path, backbone: Backbone, frames: np.ndarray, clips: int,
 
 
 def _steps_of(path: Path) -> int:
-    from store.feature_set import FeatureSet
+    from supportset.store.read.feature_set import FeatureSet
 
     stored = FeatureSet.open(path)
     return int(stored.lengths(stored.clip_ids).sum())

@@ -14,7 +14,7 @@ from benchmarks.extract.films import write_long_film
 from benchmarks.extract.plan import Plan
 from benchmarks.report import Figure, Row
 
-_WORKER = b"extract.decode_worker"
+_WORKER = b"supportset.extract.workers.decode_worker"
 _MOST = 1.1
 _WATCH_SECONDS = 0.05
 
@@ -91,7 +91,7 @@ def main(root: Path, film: Path) -> None:
     """Extract one film."""
     from benchmarks.extract.store import dataset_of, run
     from benchmarks.extract.tiny import Means
-    from extract.sampling import Sampling
+    from supportset.extract.decode.sampling import Sampling
 
     run(
         root,

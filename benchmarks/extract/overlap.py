@@ -21,13 +21,13 @@ from benchmarks.extract.plan import Plan
 from benchmarks.extract.store import dataset_of, run
 from benchmarks.report import THE_TIME, Figure, Row
 from benchmarks.timing import Contender, Timings, interleave
-from extract.backbones import load_backbone
-from extract.backbones.base import Backbone
-from extract.batch_size import default_batch_size
-from extract.decode_worker import Job
-from extract.pipeline import Plan as Sizes
-from extract.sampling import Sampling
-from extract.workers import ClipEnd, DecodePool, StepFrames
+from supportset.extract.backbones import load_backbone
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.pipeline.batch_size import default_batch_size
+from supportset.extract.pipeline.pipeline import Plan as Sizes
+from supportset.extract.workers.decode_worker import Job
+from supportset.extract.workers.pool import ClipEnd, DecodePool, StepFrames
 
 _MOST_TIME = 1 / 0.85
 _LEAST_OF_GAIN = 0.85

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from extract.backbones.base import Backbone
-from extract.run import extract
-from extract.sampling import Sampling
-from extract.summary import Summary
-from store.dataset import Dataset, write_dataset
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.progress.summary import Summary
+from supportset.extract.run import extract
+from supportset.store.format.dataset import Dataset, write_dataset
 
 
 def dataset_of(root: Path, films: Sequence[Path]) -> Dataset:

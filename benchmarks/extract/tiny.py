@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from extract.backbones.base import Backbone
-from extract.backbones.transforms import CenterCrop, FrameTransform, ResizeShortest
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.transforms import CenterCrop, FrameTransform, ResizeShortest
 
 _SIZE = 224
 

@@ -16,8 +16,8 @@ from benchmarks.store.plan import Plan
 from benchmarks.store.rivals import THREADS, BareMaps, ManyThreads, NpyFiles, Reader
 from benchmarks.store.ways import MappedAhead, MappedRows
 from benchmarks.timing import Contender, interleave
-from store.feature_set import FeatureSet
-from train.data import AHEAD as BATCHES_AHEAD
+from supportset.store.read.feature_set import FeatureSet
+from supportset.train.data.training_data import AHEAD as BATCHES_AHEAD
 
 AHEAD = "read_rows, two batches asked for ahead"  # as the training loader reads
 LEAST_NPY, LEAST_BARE = 5.0, 10.0

@@ -9,9 +9,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from store.card import FeatureCard, Recipe
-from store.memory import empty_aligned
-from store.writer import FeatureWriter
+from supportset.store.files.memory import empty_aligned
+from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.write.writer import FeatureWriter
 
 Array = np.ndarray[Any, Any]
 

@@ -17,8 +17,8 @@ from benchmarks.store.rivals import RamSlices, Reader, check_same
 from benchmarks.store.warm_batches import RAM, go_through, reading
 from benchmarks.store.ways import MappedIds, MappedRows, ResidentRows
 from benchmarks.timing import interleave
-from store.feature_set import FeatureSet
-from store.resident import ResidentFeatures
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.read.resident import ResidentFeatures
 
 LEAST = 0.90
 MOST_SECONDS = 1.0

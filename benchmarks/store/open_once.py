@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from store.feature_set import FeatureSet
+from supportset.store.read.feature_set import FeatureSet
 
 BATCH = 256
 

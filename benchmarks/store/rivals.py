@@ -17,11 +17,11 @@ import numpy as np
 import zarr
 
 from benchmarks.store.corpus import Array, Corpus
-from store.feature_set import FeatureSet
-from store.files import as_part, open_folder
-from store.index import read_all
-from store.memory import empty_aligned
-from store.shard import shard_format
+from supportset.store.files import as_part, open_folder
+from supportset.store.files.memory import empty_aligned
+from supportset.store.format.index import read_all
+from supportset.store.format.shard import shard_format
+from supportset.store.read.feature_set import FeatureSet
 
 THREADS = 64  # more bring no more
 

@@ -17,13 +17,13 @@ from benchmarks.report import THE_TIME, Figure, Row
 from benchmarks.store.corpus import FORMATS, Array, Corpus
 from benchmarks.store.plan import Plan
 from benchmarks.timing import Contender, interleave
-from store.aligned import AlignedFeatures
-from store.dataset import Caption
-from store.feature_set import FeatureSet
-from store.memory import empty_aligned
-from train.clip_features import ClipFeatures
-from train.data import TokenTable, TrainingData
-from train.decoder import IGNORED
+from supportset.store.files.memory import empty_aligned
+from supportset.store.format.dataset import Caption
+from supportset.store.read.aligned import AlignedFeatures
+from supportset.store.read.feature_set import FeatureSet
+from supportset.train.data.clip_features import ClipFeatures
+from supportset.train.data.training_data import TokenTable, TrainingData
+from supportset.train.model.decoder import IGNORED
 
 MEMCPY = "one memcpy of the clips' bytes"
 MOST = 2.0  # memcpys of the same bytes

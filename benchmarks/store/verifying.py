@@ -13,8 +13,8 @@ from benchmarks.report import Figure, Row
 from benchmarks.store.corpus import FORMATS
 from benchmarks.store.plan import Plan
 from benchmarks.timing import Contender, Timings, interleave
-from store.memory import empty_aligned
-from store.verify import verify
+from supportset.store.files.memory import empty_aligned
+from supportset.store.maintain.verify import verify
 
 LEAST = 0.60
 _PIECE = 1 << 20

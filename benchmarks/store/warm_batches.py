@@ -13,7 +13,7 @@ from benchmarks.store.plan import Plan
 from benchmarks.store.rivals import Hdf5Datasets, LibrarySlices, NpyFiles, RamSlices, Reader, check_same
 from benchmarks.store.ways import MappedIds, MappedRows, resident_rows
 from benchmarks.timing import Contender, Timings, interleave
-from store.feature_set import FeatureSet
+from supportset.store.read.feature_set import FeatureSet
 
 RAM = "RAM slice copy"
 SMALL_PAGES = "the same from pages of 4 KB"

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.store.corpus import Array
 from benchmarks.store.rivals import Reader
-from store.feature_set import FeatureSet
+from supportset.store.read.feature_set import FeatureSet
 
 
 class MappedRows:
@@ -53,7 +53,7 @@ class ResidentRows:
 def resident_rows(features: FeatureSet, ids: Sequence[str]) -> Reader | None:
     """The resident mode, None where this checkout has none."""
     try:
-        module = importlib.import_module("store.resident")
+        module = importlib.import_module("supportset.store.read.resident")
     except ModuleNotFoundError:
         return None
     return ResidentRows(module.ResidentFeatures(features, ids))

@@ -12,7 +12,7 @@ from benchmarks.run import Tell, run_figures
 from benchmarks.train import full_size, loader_wait, step_time
 from benchmarks.train.data import Prepared
 from benchmarks.train.plan import QUICK, Plan, Sizes
-from train.device import check_device
+from supportset.train.device import check_device
 
 FIGURES: dict[str, Callable[[Plan, Prepared], Figure]] = {
     "a": loader_wait.measure,

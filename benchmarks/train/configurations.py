@@ -11,8 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.train.made_up import IMAGES, PROTOCOL, VIDEOS, WORDS, set_names
 from benchmarks.train.plan import Sizes
-from train.config import Config, load_config
-from train.tokenizers import fit_tokenizer
+from supportset.train.config import Config, load_config
+from supportset.train.model.weights.tokenizers import fit_tokenizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PAPER = CONFIGS / "paper-msrvtt.toml"

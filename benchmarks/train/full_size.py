@@ -13,8 +13,8 @@ from benchmarks.train.loader_wait import MOST, SHARE, run
 from benchmarks.train.made_up import captions_of, write_videos
 from benchmarks.train.plan import Plan
 from benchmarks.train.ways import Bench, Way
-from train.config import load_config
-from train.device import choose_device
+from supportset.train.config import load_config
+from supportset.train.device import choose_device
 
 MINUTES = 60.0
 _BUCKET = 16

@@ -17,9 +17,9 @@ from benchmarks.report import Figure, Row
 from benchmarks.train.configurations import paper, study
 from benchmarks.train.data import Prepared
 from benchmarks.train.plan import Plan
-from train.config import Config
-from train.device import choose_device
-from train.loop import train
+from supportset.train.config import Config
+from supportset.train.device import choose_device
+from supportset.train.loop.training import train
 
 SHARE = "% of the step"
 MOST = 3.0

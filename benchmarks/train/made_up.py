@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from store.card import FeatureCard, Recipe
-from store.catalog import feature_set_path
-from store.dataset import write_dataset
-from store.writer import FeatureWriter
+from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.format.dataset import write_dataset
+from supportset.store.read.catalog import feature_set_path
+from supportset.store.write.writer import FeatureWriter
 
 VIDEOS, IMAGES = "videos", "images"
 PROTOCOL = "all"

@@ -13,7 +13,7 @@ from benchmarks.train.configurations import paper
 from benchmarks.train.data import Prepared
 from benchmarks.train.plan import Plan
 from benchmarks.train.ways import Bench, Way
-from train.device import choose_device
+from supportset.train.device import choose_device
 
 _LEAST = 2.0
 _OURS, PLAIN, _SHIPPED = "ours", "the straightforward version", "ours, batches cut at random"

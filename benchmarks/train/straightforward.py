@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.batch_list import BatchList
-from store.dataset import Caption
-from train.batch import Batch
-from train.decoder import IGNORED, CaptionDecoder
+from supportset.store.format.dataset import Caption
+from supportset.train.model.batch import Batch
+from supportset.train.model.decoder import IGNORED, CaptionDecoder
 
 WORKERS = 2
 

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.train.straightforward import Collate, Loader, PairDataset, PlainDecoder
-from train.batch import Batch
-from train.config import Config
-from train.data import TrainingData
-from train.decoder import IGNORED
-from train.dropout import Dropout
-from train.model import SupportSetModel
-from train.positions import Positions
-from train.preparation import make_loader, on_device
-from train.source import RunData, open_run_data
+from supportset.train.config import Config
+from supportset.train.data.source import RunData, open_run_data
+from supportset.train.data.training_data import TrainingData
+from supportset.train.loop.preparation import make_loader, on_device
+from supportset.train.model.batch import Batch
+from supportset.train.model.decoder import IGNORED
+from supportset.train.model.model import SupportSetModel
+from supportset.train.model.ops.dropout import Dropout
+from supportset.train.model.ops.padding import Positions
 
 Rows = NDArray[np.int64]
 
@@ -139,7 +139,7 @@ class Bench:
             if not way.packed:
                 stack.enter_context(patch.object(Positions, "of", lambda mask: Positions(None, mask)))
             if not way.cheap:
-                stack.enter_context(patch("train.packed_t5.dropout", F.dropout))
+                stack.enter_context(patch("supportset.train.model.ops.packed_t5.dropout", F.dropout))
                 stack.enter_context(patch.object(Dropout, "forward", nn.Dropout.forward))
             total: Tensor = (self.model if way.own_decoder else self._plain)(batch).total
         return total

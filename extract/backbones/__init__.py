@@ -1,9 +1,9 @@
 """Frozen visual backbones by name, behind one interface.
 
-Nothing here imports torch at the top: decode workers unpickle :class:`~extract.backbones.transforms.FrameTransform`
+Nothing here imports torch at the top: decode workers unpickle ``transforms.FrameTransform``
 through this package, and must stay small.
 """
 
-from extract.backbones.registry import DEFAULT_BACKBONE, PRESETS, describe_backbones, load_backbone
+from supportset.extract.backbones.registry import DEFAULT_BACKBONE, PRESETS, describe_backbones, load_backbone
 
 __all__ = ["DEFAULT_BACKBONE", "PRESETS", "describe_backbones", "load_backbone"]

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extract.backbones.hashing import hash_state
-from extract.backbones.transforms import FrameTransform
-from store.errors import UsageError
+from supportset.extract.backbones.hashing import hash_state
+from supportset.extract.backbones.transforms import FrameTransform
+from supportset.store.errors import UsageError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -46,7 +46,7 @@ class Backbone(ABC):
     vectors : int
         Feature vectors of one step: 1, or more where a map of a frame is kept cell by cell (grid features).
     given : str, optional
-        The name as the user gave it, paths included: :func:`extract.backbones.load_backbone` of it loads the
+        The name as the user gave it, paths included: :func:`supportset.extract.backbones.load_backbone` of it loads the
         same weights on this machine.
 
     Attributes

@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from extract.backbones.base import Backbone
-from extract.backbones.transforms import CropFraction, FrameTransform, Resize
-from extract.backbones.weights import fill, from_file, read_state
-from store.errors import UsageError
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.transforms import CropFraction, FrameTransform, Resize
+from supportset.extract.backbones.weights import fill, from_file, read_state
+from supportset.store.errors import UsageError
 
 _CLASSIFIER = "_fc."
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, CLIPVisionModelWithProjection
 
-from extract.backbones.base import Backbone
-from extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeShortest, Step
-from extract.backbones.weights import from_file, from_hub
-from store.errors import UsageError
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeShortest, Step
+from supportset.extract.backbones.weights import from_file, from_hub
+from supportset.store.errors import UsageError
 
 
 def _pooled(output: Any) -> Tensor:

@@ -21,11 +21,18 @@ from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
-from extract.backbones.base import Backbone
-from extract.backbones.registry import nearest
-from extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeKeepRatio, ResizeShortest, Step
-from extract.backbones.weights import fill, from_file, from_hub, only_file
-from store.errors import UsageError
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.registry import nearest
+from supportset.extract.backbones.transforms import (
+    CenterCrop,
+    FrameTransform,
+    Resize,
+    ResizeKeepRatio,
+    ResizeShortest,
+    Step,
+)
+from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file
+from supportset.store.errors import UsageError
 
 _HUB = "hf-hub:"
 _CONFIG = "open_clip_config.json"

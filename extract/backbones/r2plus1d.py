@@ -12,10 +12,10 @@ from pathlib import Path
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem, VideoResNet
 
-from extract.backbones.base import Backbone
-from extract.backbones.transforms import CenterCrop, FrameTransform, Resize
-from extract.backbones.weights import fill, from_file, read_state
-from store.errors import UsageError
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.transforms import CenterCrop, FrameTransform, Resize
+from supportset.extract.backbones.weights import fill, from_file, read_state
+from supportset.store.errors import UsageError
 
 _FILE = "r2plus1d_34_clip32_ig65m_from_scratch-449a7af9.pth of moabitcoin/ig65m-pytorch"
 _WINDOWS = {"": 32, "32": 32, "8": 8}

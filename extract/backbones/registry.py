@@ -14,10 +14,10 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
 
 if TYPE_CHECKING:
-    from extract.backbones.base import Backbone
+    from supportset.extract.backbones.base import Backbone
 
 PLUGIN_GROUP = "supportset.backbones"
 DEFAULT_BACKBONE = "open_clip:ViT-B-32/laion2b_s34b_b79k"
@@ -136,7 +136,7 @@ def load_backbone(name: str) -> Backbone:
     """
     parsed = parse_name(name)
     if parsed.family in FAMILIES:
-        load: Loader = import_module(f"extract.backbones.{FAMILIES[parsed.family].module}").load
+        load: Loader = import_module(f"supportset.extract.backbones.{FAMILIES[parsed.family].module}").load
     else:
         load = _load_plugin(next(plugin for plugin in _plugins() if plugin.name == parsed.family))
     backbone = load(parsed.model, parsed.path)

@@ -15,11 +15,18 @@ from timm.data import resolve_data_config
 from timm.models import get_arch_name, is_model, list_models, load_state_dict
 from torch import Tensor, nn
 
-from extract.backbones.base import Backbone
-from extract.backbones.registry import nearest
-from extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeKeepRatio, ResizeShortest, Step
-from extract.backbones.weights import fill, from_file, from_hub, only_file
-from store.errors import UsageError
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.registry import nearest
+from supportset.extract.backbones.transforms import (
+    CenterCrop,
+    FrameTransform,
+    Resize,
+    ResizeKeepRatio,
+    ResizeShortest,
+    Step,
+)
+from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file
+from supportset.store.errors import UsageError
 
 _HUB = "hf-hub:"
 

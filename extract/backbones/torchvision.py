@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from extract.backbones.base import Backbone
-from extract.backbones.registry import nearest
-from extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeShortest, Step
-from extract.backbones.weights import fill, from_file, from_hub, read_state
-from store.errors import UsageError
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.registry import nearest
+from supportset.extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeShortest, Step
+from supportset.extract.backbones.weights import fill, from_file, from_hub, read_state
+from supportset.store.errors import UsageError
 
 # Frames of one clip in the published evaluation of the video models (their weights' documentation)
 _WINDOWS = {

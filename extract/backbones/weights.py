@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
 
 # What the libraries raise on files that are not what they should be: configurations of other types included
 _UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError,

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from extract.demo_world.concepts import ROUND, Scene, Thing
+from supportset.extract.demo_world.concepts import ROUND, Scene, Thing
 
 CAPTIONS_A_CLIP = 5
 

@@ -7,9 +7,9 @@ from functools import cache
 
 from PIL import Image, ImageDraw
 
-from extract.demo_world.backgrounds import Rgb, mix
-from extract.demo_world.concepts import COLOURS
-from extract.demo_world.motions import Placed
+from supportset.extract.demo_world.backgrounds import Rgb, mix
+from supportset.extract.demo_world.concepts import COLOURS
+from supportset.extract.demo_world.motions import Placed
 
 SCALE = 3  # times larger each way while drawing
 

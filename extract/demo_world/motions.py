@@ -9,7 +9,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from extract.demo_world.concepts import ROUND, Scene, Thing
+from supportset.extract.demo_world.concepts import ROUND, Scene, Thing
 
 # Big enough for the features of a frozen backbone to tell shape and colour.
 RADII = {

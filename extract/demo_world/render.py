@@ -33,11 +33,11 @@ import xxhash
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from extract.demo_world.backgrounds import draw_background
-from extract.demo_world.drawing import draw_frame
-from extract.demo_world.motions import Look, place
-from extract.demo_world.scenes import PlannedClip, plan_world
-from store.errors import SupportsetError, UsageError
+from supportset.extract.demo_world.backgrounds import draw_background
+from supportset.extract.demo_world.drawing import draw_frame
+from supportset.extract.demo_world.motions import Look, place
+from supportset.extract.demo_world.scenes import PlannedClip, plan_world
+from supportset.store.errors import SupportsetError, UsageError
 
 FPS = 10
 SIDE = 224  # pixels; frames are square

@@ -14,9 +14,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from extract.demo_world.captions import SceneCaption, write_captions
-from extract.demo_world.concepts import BACKGROUNDS, COLOURS, COUNTS, MOTIONS, RELATIONS, SHAPES, SIZES, Scene, Thing
-from store.errors import UsageError
+from supportset.extract.demo_world.captions import SceneCaption, write_captions
+from supportset.extract.demo_world.concepts import (
+    BACKGROUNDS,
+    COLOURS,
+    COUNTS,
+    MOTIONS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+)
+from supportset.store.errors import UsageError
 
 PAIR_SHARE = 0.2  # of the clips: two different things in a relation
 CLIPS_A_CONCEPT = 5  # training clips that show the same concept

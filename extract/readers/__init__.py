@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from extract.readers.activitynet import ActivityNetReader
-from extract.readers.base import Annotations, CaptionRow, ClipRow, Reader, SplitRow
-from extract.readers.demo import DemoReader
-from extract.readers.flickr8k import Flickr8kReader
-from extract.readers.folder import FolderReader
-from extract.readers.msrvtt import MSRVTTReader
-from extract.readers.msvd import MSVDReader
-from extract.readers.vatex import VATEXReader
-from store.errors import UsageError
+from supportset.extract.readers.activitynet import ActivityNetReader
+from supportset.extract.readers.base import Annotations, CaptionRow, ClipRow, Reader, SplitRow
+from supportset.extract.readers.demo import DemoReader
+from supportset.extract.readers.flickr8k import Flickr8kReader
+from supportset.extract.readers.folder import FolderReader
+from supportset.extract.readers.msrvtt import MSRVTTReader
+from supportset.extract.readers.msvd import MSVDReader
+from supportset.extract.readers.vatex import VATEXReader
+from supportset.store.errors import UsageError
 
 __all__ = ["READERS", "Annotations", "CaptionRow", "ClipRow", "Reader", "SplitRow", "get_reader"]
 

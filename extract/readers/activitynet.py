@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.readers.base import Annotations
-from extract.readers.builder import Builder
-from extract.readers.parse import entry, read_json, strings
-from store.errors import UsageError
+from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.builder import Builder
+from supportset.extract.readers.parse import entry, read_json, strings
+from supportset.store.errors import UsageError
 
 _FORM = '{"v_<youtube id>": {"duration", "timestamps": [[start, end], …], "sentences": [text, …]}}'
 _FILES = {"train": "train.json", "val1": "val_1.json", "val2": "val_2.json"}

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
-from extract.readers.base import Annotations, CaptionRow, ClipRow, Protocols, Reader, SplitRow
-from extract.readers.locate import FileTree, is_utf8
-from extract.readers.parse import read_ids
-from extract.readers.videos import match_files
-from store.errors import UsageError
+from supportset.extract.readers.base import Annotations, CaptionRow, ClipRow, Protocols, Reader, SplitRow
+from supportset.extract.readers.locate import FileTree, is_utf8
+from supportset.extract.readers.parse import read_ids
+from supportset.extract.readers.videos import match_files
+from supportset.store.errors import UsageError
 
 
 class Builder:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from extract.readers.parse import read_csv, read_lines
-from store.errors import UsageError
+from supportset.extract.readers.parse import read_csv, read_lines
+from supportset.store.errors import UsageError
 
 # Accepted names of each column, any case; the first that the file has is read.
 COLUMNS = {

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.demo_world import SEED, TEST, TRAIN, VALIDATION, render_world
-from extract.readers.base import Annotations
-from extract.readers.builder import Builder
-from store.errors import UsageError
+from supportset.extract.demo_world import SEED, TEST, TRAIN, VALIDATION, render_world
+from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.builder import Builder
+from supportset.store.errors import UsageError
 
 _FORM = '{"format": "supportset-demo-world", "splits": {...}, "clips": [{"id", "split", "captions": [...]}, ...]}'
 

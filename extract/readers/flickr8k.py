@@ -7,10 +7,10 @@ import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 
-from extract.readers.base import Annotations
-from extract.readers.builder import Builder
-from extract.readers.parse import read_ids, read_lines
-from store.errors import UsageError
+from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.builder import Builder
+from supportset.extract.readers.parse import read_ids, read_lines
+from supportset.store.errors import UsageError
 
 _CSV, _TOKENS = "captions.txt", "Flickr8k.token.txt"
 _CSV_FORM = "a header line 'image,caption', then lines 'NAME.jpg,caption'"

@@ -8,12 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from extract.readers.base import Annotations, Protocols
-from extract.readers.builder import Builder
-from extract.readers.captions_file import COLUMNS, FORM, Row, read_captions
-from extract.readers.locate import FileTree
-from extract.readers.videos import ANIMATION_EXTENSIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from store.errors import UsageError
+from supportset.extract.readers.base import Annotations, Protocols
+from supportset.extract.readers.builder import Builder
+from supportset.extract.readers.captions_file import COLUMNS, FORM, Row, read_captions
+from supportset.extract.readers.locate import FileTree
+from supportset.extract.readers.videos import ANIMATION_EXTENSIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from supportset.store.errors import UsageError
 
 _MEDIA = tuple(VIDEO_EXTENSIONS | ANIMATION_EXTENSIONS | IMAGE_EXTENSIONS)
 _CAPTIONS = ("captions.csv", "captions.jsonl", "captions.parquet")

@@ -7,7 +7,7 @@ from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
 
 
 class FileTree:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.readers.base import Annotations
-from extract.readers.builder import Builder
-from extract.readers.parse import entry, read_columns, read_json
+from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.builder import Builder
+from supportset.extract.readers.parse import entry, read_columns, read_json
 
 _TRAIN_VAL, _TEST, _COMBINED = "train_val_videodatainfo.json", "test_videodatainfo.json", "MSRVTT_data.json"
 _QUERIES = "MSRVTT_JSFUSION_test.csv"

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from extract.readers.base import Annotations
-from extract.readers.builder import Builder
-from extract.readers.parse import read_json, read_lines, strings
-from store.errors import UsageError
+from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.builder import Builder
+from supportset.extract.readers.parse import read_json, read_lines, strings
+from supportset.store.errors import UsageError
 
 _JSON, _TEXT = "captions_msvd.json", "AllVideoDescriptions.txt"
 _JSON_FORM = '{"<youtube id>_<start>_<end>": [caption, …]}'

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
 
 
 def read_text(path: Path) -> str:

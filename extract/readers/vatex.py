@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.readers.base import Annotations
-from extract.readers.builder import Builder
-from extract.readers.parse import entry, read_ids, read_json, strings
-from store.errors import UsageError
+from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.builder import Builder
+from supportset.extract.readers.parse import entry, read_ids, read_json, strings
+from supportset.store.errors import UsageError
 
 _TRAIN, _VALIDATION = "vatex_training_v1.0.json", "vatex_validation_v1.0.json"
 _PUBLIC_TEST, _REPACKED = "vatex_public_test_english_v1.1.json", "descs_ret_test.json"

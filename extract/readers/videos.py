@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from extract.readers.locate import FileTree
+from supportset.extract.readers.locate import FileTree
 
 
 def _extensions(words: str) -> frozenset[str]:

@@ -4,12 +4,12 @@
 in the store opens a file to write it.
 """
 
-from store.files.disk_reads import disk_reads
-from store.files.folder import TEMPORARY, Folder, MappedFile, Part, Parts, fetched, telling
-from store.files.hashing import as_part, hash_file, hash_parts, hash_pieces, part_sizes
-from store.files.local import LocalFolder, sync_folder
-from store.files.opening import open_folder
-from store.files.places import RemotePath, StorePath, local_path, store_path
+from supportset.store.files.disk_reads import disk_reads
+from supportset.store.files.folder import TEMPORARY, Folder, MappedFile, Part, Parts, fetched, telling
+from supportset.store.files.hashing import as_part, hash_file, hash_parts, hash_pieces, part_sizes
+from supportset.store.files.local import LocalFolder, sync_folder
+from supportset.store.files.opening import open_folder
+from supportset.store.files.places import RemotePath, StorePath, local_path, store_path
 
 __all__ = [
     "TEMPORARY",

@@ -1,7 +1,7 @@
 """A stretch of addresses that is one piece, into which many files are mapped: so they are one array.
 
 Neither Python nor NumPy can say where a file is to be mapped, so this calls the C library: on Linux and macOS. Where
-anything about it fails, files are mapped each on its own, as :mod:`store.files.mapping` does it.
+anything about it fails, files are mapped each on its own, as :mod:`supportset.store.files.mapping` does it.
 """
 
 from __future__ import annotations

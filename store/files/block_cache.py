@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from store.errors import SupportsetError, UsageError
-from store.files.folder import telling
-from store.files.mapping import map_descriptor, read_ahead, with_enough_open_files
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files.folder import telling
+from supportset.store.files.mapping import map_descriptor, read_ahead, with_enough_open_files
 
 # A block takes about as long to come as its request takes to be answered (1 MiB: some 20 ms), so neither is wasted.
 BLOCK = 1 << 20
@@ -42,7 +42,7 @@ Array = np.ndarray[Any, Any]
 
 
 class CachedFile:
-    """A remote file as memory: the implementation of :class:`store.files.MappedFile` for what is not here.
+    """A remote file as memory: the implementation of :class:`supportset.store.files.MappedFile` for what is not here.
 
     Threads and processes may use it, and the file it lies in, at the same time; it lives through a fork.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from store.errors import SupportsetError
+from supportset.store.errors import SupportsetError
 
 Part = bytes | memoryview
 Parts = Sequence[Part]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from store.files.folder import Part, Parts, telling
+from supportset.store.files.folder import Part, Parts, telling
 
 
 def as_part(array: np.ndarray[Any, Any]) -> memoryview:

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from store.files.folder import TEMPORARY, Folder, MappedFile, Parts, telling
-from store.files.mapping import LocalMapping
-from store.memory import empty_aligned
+from supportset.store.files.folder import TEMPORARY, Folder, MappedFile, Parts, telling
+from supportset.store.files.mapping import LocalMapping
+from supportset.store.files.memory import empty_aligned
 
 PIECE = 1 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from store.files.address_range import AddressRange
-from store.files.folder import telling
+from supportset.store.files.address_range import AddressRange
+from supportset.store.files.folder import telling
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ _WISH = 128 * 1024
 
 
 class LocalMapping:
-    """A local file mapped into memory: the implementation of :class:`store.files.MappedFile`.
+    """A local file mapped into memory: the implementation of :class:`supportset.store.files.MappedFile`.
 
     Views of the content keep the memory; this object keeps the open file, for wishes about the kernel's cache of it.
 

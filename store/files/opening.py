@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from store.files.folder import Folder
-from store.files.local import LocalFolder
-from store.files.places import StorePath, store_path
+from supportset.store.files.folder import Folder
+from supportset.store.files.local import LocalFolder
+from supportset.store.files.places import StorePath, store_path
 
 
 def open_folder(path: str | StorePath) -> Folder:
@@ -20,6 +20,6 @@ def open_folder(path: str | StorePath) -> Folder:
     place = store_path(path)
     if isinstance(place, Path):
         return LocalFolder(place)
-    from store.files.remote import RemoteFolder  # fsspec takes its time to import
+    from supportset.store.files.remote import RemoteFolder  # fsspec takes its time to import
 
     return RemoteFolder(place)

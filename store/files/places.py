@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CUT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # what is left of a URL's beginning with one slash

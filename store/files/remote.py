@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from store.errors import SupportsetError
-from store.files.block_cache import default_cache
-from store.files.folder import TEMPORARY, Folder, MappedFile, Parts
-from store.files.object_info import is_file, version, written_at
-from store.files.places import RemotePath, check_name
-from store.files.remote_errors import names_missing_bucket, telling_drivers, telling_remote
+from supportset.store.errors import SupportsetError
+from supportset.store.files.block_cache import default_cache
+from supportset.store.files.folder import TEMPORARY, Folder, MappedFile, Parts
+from supportset.store.files.object_info import is_file, version, written_at
+from supportset.store.files.places import RemotePath, check_name
+from supportset.store.files.remote_errors import names_missing_bucket, telling_drivers, telling_remote
 
 AT_ONCE = 64  # small requests under way at a time
 PIECE = 4 << 20  # bytes of one request of a large read

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from store.errors import UsageError
-from store.shard import Array
+from supportset.store.errors import UsageError
+from supportset.store.format.shard import Array
 
 NUMPY_FILES = (".npy", ".npz")
 TORCH_FILES = (".pt", ".pth")

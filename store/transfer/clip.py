@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from store.errors import SupportsetError, UsageError
-from store.files import as_part
-from store.shard import Array
-from store.transfer.arrays import Fault
-from store.transfer.sources import ClipArrays
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import as_part
+from supportset.store.format.shard import Array
+from supportset.store.transfer.arrays import Fault
+from supportset.store.transfer.sources import ClipArrays
 
 SURVEYED = 64  # readable clips whose shape and dtype decide what the source holds
 

@@ -9,10 +9,19 @@ from typing import Any
 import h5py
 import numpy as np
 
-from store.errors import SupportsetError, UsageError
-from store.shard import Array
-from store.transfer.arrays import DAMAGE, TORCH_FILES, USUAL_KEYS, Fault, load_torch, one_line, reading, tensor_array
-from store.transfer.sources import ClipArrays, Naming, OneFile, OneTable
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.shard import Array
+from supportset.store.transfer.arrays import (
+    DAMAGE,
+    TORCH_FILES,
+    USUAL_KEYS,
+    Fault,
+    load_torch,
+    one_line,
+    reading,
+    tensor_array,
+)
+from supportset.store.transfer.sources import ClipArrays, Naming, OneFile, OneTable
 
 HDF5_FILES = (".h5", ".hdf5", ".hdf")
 

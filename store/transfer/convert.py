@@ -14,11 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from store.card import load_card
-from store.errors import SupportsetError
-from store.files import Folder, StorePath, open_folder, store_path
-from store.index import ShardIndex, read_all
-from store.replacement import (
+from supportset.store.errors import SupportsetError
+from supportset.store.files import Folder, StorePath, open_folder, store_path
+from supportset.store.format.card import load_card
+from supportset.store.format.index import ShardIndex, read_all
+from supportset.store.format.shard import Compression, ShardArrays, ShardFormat, shard_format
+from supportset.store.write.replacement import (
     DamagedShard,
     checked_arrays,
     commit,
@@ -26,7 +27,6 @@ from store.replacement import (
     replaced_shards,
     still_replaced,
 )
-from store.shard import Compression, ShardArrays, ShardFormat, shard_format
 
 Progress = Callable[[int, int], None]
 

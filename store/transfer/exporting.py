@@ -15,13 +15,13 @@ import h5py
 import numpy as np
 import xxhash
 
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.files import TEMPORARY, as_part, local_path, sync_folder, telling
-from store.index import OK
-from store.shard import Array
-from store.transfer.arrays import import_torch
-from store.transfer.sources import IDS, OFFSETS, VALUES
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import TEMPORARY, as_part, local_path, sync_folder, telling
+from supportset.store.format.index import OK
+from supportset.store.format.shard import Array
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.arrays import import_torch
+from supportset.store.transfer.sources import IDS, OFFSETS, VALUES
 
 Progress = Callable[[int, int], None]
 

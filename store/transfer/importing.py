@@ -8,18 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from store.card import FeatureCard, is_feature_set
-from store.catalog import feature_set_path, list_feature_sets
-from store.dataset import Dataset, list_datasets, open_dataset
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.files import StorePath
-from store.index import OK
-from store.transfer.arrays import Fault
-from store.transfer.clip import Features, Form, prepare, survey
-from store.transfer.sources import ClipArrays
-from store.transfer.stated import ImportOptions, make_card
-from store.writer import FeatureWriter, Source
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import StorePath
+from supportset.store.format.card import FeatureCard, is_feature_set
+from supportset.store.format.dataset import Dataset, list_datasets, open_dataset
+from supportset.store.format.index import OK
+from supportset.store.read.catalog import feature_set_path, list_feature_sets
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.arrays import Fault
+from supportset.store.transfer.clip import Features, Form, prepare, survey
+from supportset.store.transfer.import_card import ImportOptions, make_card
+from supportset.store.transfer.sources import ClipArrays
+from supportset.store.write.writer import FeatureWriter, Source
 
 Progress = Callable[[int, int], None]
 Row = dict[str, Any]
@@ -79,7 +79,7 @@ def import_features(
     ----------
     store : its folder
     dataset : name; its tables may be there or not
-    source : the features, from :func:`store.transfer.sources.open_source`
+    source : the features, from :func:`supportset.store.transfer.sources.open_source`
     options : what the user says of them
     times : of the steps: for each clip (T, 2) seconds or (T,) moments
     progress : called with the number of clips done and of all

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 import xxhash
 
-from store.errors import SupportsetError, UsageError
-from store.files import hash_file, local_path, telling
-from store.shard import Array
-from store.transfer.arrays import DAMAGE, NUMPY_FILES, TORCH_FILES, Fault, one_line, parse_file
-from store.writer import Source
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import hash_file, local_path, telling
+from supportset.store.format.shard import Array
+from supportset.store.transfer.arrays import DAMAGE, NUMPY_FILES, TORCH_FILES, Fault, one_line, parse_file
+from supportset.store.write.writer import Source
 
 CLIP_FILES = (*NUMPY_FILES, *TORCH_FILES)
 IDS = "ids.txt"
@@ -252,7 +252,7 @@ def open_source(path: str | Path, naming: Naming | None = None) -> ClipArrays:
     SupportsetError
         The file is damaged as a whole.
     """
-    from store.transfer.containers import CONTAINERS, open_container  # which imports this module
+    from supportset.store.transfer.containers import CONTAINERS, open_container  # which imports this module
 
     path, naming = local_path(path, "copy it to a local folder first"), naming or Naming()
     if path.is_dir():

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from benchmarks.extract.__main__ import main
 from benchmarks.extract.films import RATE, write_films, write_long_film
 from benchmarks.extract.memory import _peaks
-from extract.sampling import Sampling
+from supportset.extract.decode.sampling import Sampling
 from tests.extract.films import outcome_of
 
 OVERLAP = [f"{name}.{what}" for name in ("balanced", "decoding_slower") for what in ("pipeline/slower_stage", "gain")]

@@ -19,7 +19,7 @@ from benchmarks.train.loader_wait import sum_up
 from benchmarks.train.made_up import captions_of
 from benchmarks.train.plan import QUICK, Plan
 from benchmarks.train.ways import Bench, Way
-from train.decoder import IGNORED
+from supportset.train.model.decoder import IGNORED
 
 WAITS = {f"loader.{size}.{place}" for size in ("paper", "study") for place in ("ram", "disk")}
 STEPS = {

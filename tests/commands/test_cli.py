@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from commands.main import cli
-from commands.reference import reference
+from supportset.commands.main import cli
+from supportset.commands.reference import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,7 +110,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch: pytest.MonkeyPatch) -
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("store.dataset.list_datasets", stopped)
+    monkeypatch.setattr("supportset.store.format.dataset.list_datasets", stopped)
     result = CliRunner().invoke(cli, ["store", "ls"])
     assert result.exit_code == 130
     assert result.stdout == ""
@@ -121,7 +121,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(monkeypatch: pytest.MonkeyPatch) -
 def test_help_does_not_import_torch() -> None:
     code = (
         "import sys; sys.argv = ['cli.py', '--help']\n"
-        "from commands.main import main\n"
+        "from supportset.commands.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"

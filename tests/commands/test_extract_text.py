@@ -11,8 +11,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from commands.main import cli
-from extract.text_encoders.hf import HfTextEncoder
+from supportset.commands.main import cli
+from supportset.extract.text.encoders.hf import HfTextEncoder
 from tests.extract.text_models import CAPTIONS, captions_of, save_bert
 
 

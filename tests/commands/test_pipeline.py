@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from commands.main import cli
+from supportset.commands.main import cli
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 190, 60), "blue": (40, 60, 230), "white": (240, 240, 240)}
 THINGS = ("left", "right", "top", "bottom")

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from commands.main import cli
-from extract.run import extract
-from store.catalog import find_feature_set, list_feature_sets
-from store.dataset import write_dataset
-from store.files import open_folder, store_path
+from supportset.commands.main import cli
+from supportset.extract.run import extract
+from supportset.store.files import open_folder, store_path
+from supportset.store.format.dataset import write_dataset
+from supportset.store.read.catalog import find_feature_set, list_feature_sets
+from supportset.train.evaluate import evaluate
+from supportset.train.loop.training import train
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.films import write_video
 from tests.s3_server import S3Server
 from tests.store.samples import clips, recipe, write
 from tests.train.small_store import config, plant
-from train.evaluate import evaluate
-from train.loop import train
 
 CLIPS = {f"clip{i}": np.random.default_rng(i).standard_normal((i + 1, 4)).astype(np.float16) for i in range(4)}
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from commands.main import cli
-from commands.store import store_command
-from commands.store_transfer import Progress, convert_command, export_command, import_command
-from store.catalog import find_feature_set
-from store.dataset import write_dataset
-from store.files import LocalFolder
-from store.index import read_all
+from supportset.commands.main import cli
+from supportset.commands.store import store_command
+from supportset.commands.store_transfer import Progress, convert_command, export_command, import_command
+from supportset.store.files import LocalFolder
+from supportset.store.format.dataset import write_dataset
+from supportset.store.format.index import read_all
+from supportset.store.read.catalog import find_feature_set
 
 for command in (import_command, export_command, convert_command):
     store_command.add_command(command)

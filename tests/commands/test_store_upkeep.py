@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from commands.main import cli
-from commands.store import store_command
-from commands.store_upkeep import compact_command, rm_command, verify_command
-from store.feature_set import FeatureSet
+from supportset.commands.main import cli
+from supportset.commands.store import store_command
+from supportset.commands.store_upkeep import compact_command, rm_command, verify_command
+from supportset.store.read.feature_set import FeatureSet
 from tests.store.samples import assert_holds, clips, recipe, write
 
 for command in (verify_command, compact_command, rm_command):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from commands.main import cli
+from supportset.commands.main import cli
+from supportset.train.run_folder import to_toml
 from tests.train.small_store import config, plant
-from train.run_folder import to_toml
 
 GRID = """
 base = "base.toml"

@@ -11,8 +11,8 @@ import timm
 import torch
 from click.testing import CliRunner, Result
 
-from commands.main import cli
-from store.feature_set import FeatureSet
+from supportset.commands.main import cli
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.films import write_video
 
 NETWORK = "test_vit.r160_in1k"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from store.catalog import find_feature_set
-from store.dataset import open_dataset
+from supportset.store.format.dataset import open_dataset
+from supportset.store.read.catalog import find_feature_set
+from supportset.train.config import load_config
+from supportset.train.loop.training import train
 from tests.extract.plugin import ROOT
-from train.config import load_config
-from train.loop import train
 
 
 def test_it_writes_a_dataset_that_trains(tmp_path: Path) -> None:

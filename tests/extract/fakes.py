@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from extract.decode import decode_clip
-from extract.sampling import Sampling
-from store.dataset import Dataset, write_dataset
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
+from supportset.store.format.dataset import Dataset, write_dataset
 from tests.extract.fragile import Shrink
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import av
 import numpy as np
 
-from extract.decode import DecodeError, Step, decode_clip
-from extract.sampling import Sampling
+from supportset.extract.decode.clips import DecodeError, Step, decode_clip
+from supportset.extract.decode.sampling import Sampling
 
 
 @lru_cache(maxsize=1024)

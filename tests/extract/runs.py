@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from extract.run import extract
-from extract.summary import Summary
-from store.feature_set import FeatureSet
+from supportset.extract.progress.summary import Summary
+from supportset.extract.run import extract
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import MeanColour, dataset_of
 
 Films = dict[str, str | None]

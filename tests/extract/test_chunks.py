@@ -9,9 +9,9 @@ from itertools import count, groupby
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.chunks import Chunk, ChunkBoard, cut_chunks, one_chunk
-from extract.selection import Clip, Task, Work
-from store.writer import Source
+from supportset.extract.work.chunks import Chunk, ChunkBoard, cut_chunks, one_chunk
+from supportset.extract.work.selection import Clip, Task, Work
+from supportset.store.write.writer import Source
 
 
 def tasks_of(sizes: list[tuple[int, int]]) -> list[Task]:

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.chunks import Chunk, ChunkBoard
-from extract.conductor import conduct
-from extract.engine_process import Advance, Ask, Finished, Message, Note
-from extract.local_engines import Engine, Gone
-from extract.pace import Spent
-from extract.progress import Progress
-from extract.selection import Clip, Task, Work
-from store.errors import SupportsetError, UsageError
-from store.writer import Source
+from supportset.extract.processes.local import Engine, Gone
+from supportset.extract.processes.scheduler import conduct
+from supportset.extract.processes.worker_process import Advance, Ask, Finished, Message, Note
+from supportset.extract.progress.progress import Progress
+from supportset.extract.progress.stage_timing import Spent
+from supportset.extract.work.chunks import Chunk, ChunkBoard
+from supportset.extract.work.selection import Clip, Task, Work
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.write.writer import Source
 
 Life = Iterator[Message | Gone | None]
 
@@ -47,7 +47,7 @@ class Shown(Progress):
 
 
 class Played:
-    """An engine as :mod:`extract.engine_process` plays it, in one process."""
+    """An engine as :mod:`supportset.extract.processes.worker_process` plays it, in one process."""
 
     def __init__(self, name: str, play: Callable[[Played], Life]) -> None:
         self.name, self.answers, self.interrupted = name, list[Chunk | None](), False

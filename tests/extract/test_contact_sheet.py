@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.contact_sheet import (
+from supportset.search.contact_sheet import (
     BORDER,
     CELL_GAP,
     CELL_HEIGHT,
@@ -26,7 +26,7 @@ from extract.contact_sheet import (
     _wrap,
     contact_sheet,
 )
-from store.errors import SupportsetError
+from supportset.store.errors import SupportsetError
 
 TONES = [(220, 30, 30), (30, 200, 40), (40, 60, 230)]
 

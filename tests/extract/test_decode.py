@@ -13,9 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from extract import seek_plan
-from extract.decode import decode_clip
-from extract.sampling import Sampling
+from supportset.extract.decode import seek_plan
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
 from tests.extract.films import decode_all, filtered, outcome_of, pick, repeated, steps_of, write_video
 
 GAPS = [0, 40, 80, 120, 400, 440, 1000, 1010, 1020, 1500, 2200, 2210, 3000, 3700, 3740, 4100, 5200, 5240, 5900, 6000]
@@ -271,7 +271,9 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
 def test_memory_of_the_process_does_not_grow_with_length(tmp_path: Path) -> None:
     """FFmpeg's own memory, too: ten minutes beside two seconds, every frame a step of a window of four."""
     code = (
-        "import resource, sys; from extract.decode import decode_clip; from extract.sampling import Sampling\n"
+        "import resource, sys\n"
+        "from supportset.extract.decode.clips import decode_clip\n"
+        "from supportset.extract.decode.sampling import Sampling\n"
         "steps = sum(1 for _ in decode_clip(sys.argv[1], sampling=Sampling(fps=25.0, max_steps=10**6, window=4)))\n"
         "print(steps, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

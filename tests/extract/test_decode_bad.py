@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.decode import decode_clip
-from extract.decode_worker import Job, Setup
-from extract.sampling import Sampling
-from extract.workers import DecodePool, StepFrames
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.workers.decode_worker import Job, Setup
+from supportset.extract.workers.pool import DecodePool, StepFrames
 from tests.extract.films import outcome_of, write_audio, write_video
 from tests.extract.fragile import Shrink
 from tests.extract.torture import cut, noisy

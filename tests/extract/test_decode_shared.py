@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from extract.decode import ClipEnded, DecodeError, Step, decode_clip, decode_clips
-from extract.sampling import Sampling
-from extract.timeline import FrameClock
+from supportset.extract.decode.clips import ClipEnded, DecodeError, Step, decode_clip, decode_clips
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.decode.timeline import FrameClock
 from tests.extract.films import write_video
 
 Part = tuple[float | None, float | None]

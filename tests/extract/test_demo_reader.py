@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from extract.readers.base import Reader
-from extract.readers.demo import DemoReader
-from store.errors import UsageError
+from supportset.extract.readers.base import Reader
+from supportset.extract.readers.demo import DemoReader
+from supportset.store.errors import UsageError
 
 NUMBERS = {"train": 5, "validation": 1, "test": 2}
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.demo_world import plan_world, render, render_world
-from extract.demo_world.concepts import COLOURS, MOTIONS, Scene, Thing
-from extract.demo_world.drawing import draw_frame, draw_thing
-from extract.demo_world.motions import Placed
-from extract.demo_world.render import FPS, SIDE, clip_frames
-from store.errors import SupportsetError, UsageError
+from supportset.extract.demo_world import plan_world, render, render_world
+from supportset.extract.demo_world.concepts import COLOURS, MOTIONS, Scene, Thing
+from supportset.extract.demo_world.drawing import draw_frame, draw_thing
+from supportset.extract.demo_world.motions import Placed
+from supportset.extract.demo_world.render import FPS, SIDE, clip_frames
+from supportset.store.errors import SupportsetError, UsageError
 
 SMALL = {"seed": 3, "train": 4, "validation": 1, "test": 2}
 
@@ -103,7 +103,7 @@ def test_an_interrupted_rendering_goes_on(world: Path, tmp_path: Path, monkeypat
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the worker processes in Linux's /proc")
 def test_a_killed_rendering_goes_on_and_leaves_no_process(world: Path, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from extract.demo_world import render_world\n"
+        "from pathlib import Path; from supportset.extract.demo_world import render_world\n"
         "if __name__ == '__main__':\n"
         f"    render_world(Path({str(tmp_path)!r}), seed=3, train=400, validation=0, test=0, workers=2)\n"
     )

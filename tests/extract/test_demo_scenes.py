@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from extract.demo_world.concepts import BACKGROUNDS, COLOURS, COUNTS, MOTIONS, RELATIONS, SHAPES, SIZES
-from extract.demo_world.motions import Look, place
-from extract.demo_world.scenes import PlannedClip, plan_world
-from store.errors import UsageError
+from supportset.extract.demo_world.concepts import BACKGROUNDS, COLOURS, COUNTS, MOTIONS, RELATIONS, SHAPES, SIZES
+from supportset.extract.demo_world.motions import Look, place
+from supportset.extract.demo_world.scenes import PlannedClip, plan_world
+from supportset.store.errors import UsageError
 
 # What a reader of the captions would look for, written down once more: word -> the value it stands for.
 WORDS = {

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract import engine_process
-from extract.chunks import Chunk, Verdict
-from extract.engine import Settings, run_engine
-from extract.engine_process import Advance, Answer, Ask, Finished, Message, Note, Order
-from extract.pace import Spent
-from extract.recipe import make_recipe
-from extract.sampling import Sampling
-from extract.selection import Clip, Task, plan_work
-from store.catalog import feature_set_path
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.index import SCHEMA
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.pipeline.recipe import make_recipe
+from supportset.extract.processes import worker_process as engine_process
+from supportset.extract.processes.extraction import Settings, run_engine
+from supportset.extract.processes.worker_process import Advance, Answer, Ask, Finished, Message, Note, Order
+from supportset.extract.progress.stage_timing import Spent
+from supportset.extract.work.chunks import Chunk, Verdict
+from supportset.extract.work.selection import Clip, Task, plan_work
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.index import SCHEMA
+from supportset.store.read.catalog import feature_set_path
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import MeanColour, dataset_of, expected_features
 from tests.extract.films import write_video
 from tests.extract.test_conductor import Shown

@@ -16,13 +16,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, T5EncoderModel, ViTConfig, ViTModel
 
-from extract.interrupted import Interrupted
-from extract.text_encoders import load_recorded, load_text_encoder
-from extract.text_encoders.base import TextEncoder, Tokens
-from extract.text_run import TextSummary, extract_text
-from store.dataset import open_dataset
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
+from supportset.extract.progress.interrupted import Interrupted
+from supportset.extract.text.encoders import load_recorded, load_text_encoder
+from supportset.extract.text.encoders.base import TextEncoder, Tokens
+from supportset.extract.text.run import TextSummary, extract_text
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.dataset import open_dataset
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.text_models import CAPTIONS, captions_of, save_bert, save_roberta, save_t5
 
 SAVE: dict[str, Callable[[Path], Any]] = {"bert": save_bert, "t5": save_t5, "roberta": save_roberta}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.backbones.base import Backbone
-from extract.backbones.transforms import FrameTransform, Resize
-from extract.batch_size import default_batch_size, grow, pick_batch_size
-from extract.forward import Forward, compile_for
-from store.errors import SupportsetError
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.transforms import FrameTransform, Resize
+from supportset.extract.pipeline.batch_size import default_batch_size, grow, pick_batch_size
+from supportset.extract.pipeline.forward import Forward, compile_for
+from supportset.store.errors import SupportsetError
 
 
 class Small(Backbone):

@@ -11,10 +11,11 @@ import av
 import numpy as np
 import pytest
 
-from extract import frame_index, lost_frames, matroska
-from extract.frame_index import read_index
-from extract.lost_frames import find_lost
-from extract.matroska import Stretch
+from supportset.extract.decode import frame_index
+from supportset.extract.decode.damage import lost_frames, matroska
+from supportset.extract.decode.damage.lost_frames import find_lost
+from supportset.extract.decode.damage.matroska import Stretch
+from supportset.extract.decode.frame_index import read_index
 from tests.extract.films import outcome_of, picture, write_video
 from tests.extract.torture import GAPS
 

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from extract import batches
-from extract.batches import Batch, BatchStream
-from extract.decode import decode_clip
-from extract.decode_worker import Job
-from extract.progress import Progress
-from extract.recorder import Recorder
-from extract.sampling import Sampling
-from extract.selection import Clip, Task
-from extract.workers import ClipEnd, StepFrames
-from store.writer import Source
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.pipeline import batches
+from supportset.extract.pipeline.batches import Batch, BatchStream
+from supportset.extract.pipeline.recorder import Recorder
+from supportset.extract.progress.progress import Progress
+from supportset.extract.work.selection import Clip, Task
+from supportset.extract.workers.decode_worker import Job
+from supportset.extract.workers.pool import ClipEnd, StepFrames
+from supportset.store.write.writer import Source
 from tests.extract.films import write_video
 
 

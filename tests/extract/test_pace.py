@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from extract.pace import DECODING, MODEL, WRITING, Pace, Spent
+from supportset.extract.progress.stage_timing import DECODING, MODEL, WRITING, Pace, Spent
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_words_claim_what_was_measured_and_no_more() -> None:
 
 def test_now_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("extract.pace.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("supportset.extract.progress.stage_timing.time.monotonic", lambda: clock[0])
     pace = Pace()
     assert pace.now() is None
     for second in range(60):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.parts import group_by_file, take_part
-from extract.selection import Clip
-from store.errors import UsageError
+from supportset.extract.work.parts import group_by_file, take_part
+from supportset.extract.work.selection import Clip
+from supportset.store.errors import UsageError
 
 
 def clips_of(files: list[int | None]) -> list[Clip]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from extract import pace, progress
-from extract.pace import Spent
-from extract.progress import Progress
-from extract.run_log import RunLog
+from supportset.extract.progress import progress
+from supportset.extract.progress import stage_timing as pace
+from supportset.extract.progress.progress import Progress
+from supportset.extract.progress.run_log import RunLog
+from supportset.extract.progress.stage_timing import Spent
 
 
 class Clock:

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from extract.summary import count_statuses
-from store.feature_set import FeatureSet
-from store.verify import verify
+from supportset.extract.progress.summary import count_statuses
+from supportset.store.maintain.verify import verify
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import dataset_of
 from tests.extract.films import write_video
 
@@ -27,10 +27,10 @@ KILLS, FILMS, SEED = 10, 40, 4
 SERVER = """
 import os, sys
 from pathlib import Path
-import store.zarr_shard
-from extract.run import extract
-from extract.sampling import Sampling
-from store.dataset import open_dataset
+import supportset.store.format.zarr_shard
+from supportset.extract.run import extract
+from supportset.extract.decode.sampling import Sampling
+from supportset.store.format.dataset import open_dataset
 from tests.extract.fakes import MeanColour
 from tests.extract.fragile import Slow
 

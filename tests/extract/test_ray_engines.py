@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from extract.engine_process import Order
-from extract.ray_engines import RayEngines
-from store.errors import SupportsetError, UsageError
+from supportset.extract.processes.ray_cluster import RayEngines
+from supportset.extract.processes.worker_process import Order
+from supportset.store.errors import SupportsetError, UsageError
 from tests.extract.fakes import dataset_of
 from tests.extract.plugin import ROOT, install
 from tests.extract.test_engine import settings_of
@@ -26,11 +26,11 @@ __all__ = ["films"]  # a fixture
 CODE = """
 import sys
 from pathlib import Path
-from extract.backbones import load_backbone
-from extract.run import extract
-from extract.sampling import Sampling
-from store.dataset import open_dataset
-from store.errors import SupportsetError
+from supportset.extract.backbones import load_backbone
+from supportset.extract.run import extract
+from supportset.extract.decode.sampling import Sampling
+from supportset.store.format.dataset import open_dataset
+from supportset.store.errors import SupportsetError
 
 root = Path(sys.argv[1])
 try:

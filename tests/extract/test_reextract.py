@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from extract.recorded import Makers, check_backbone, load_recorded_backbone
-from extract.reextract import Reextraction, reextract
-from extract.run import extract
-from extract.sampling import Sampling
-from extract.tolerance import FORWARD, tolerance
-from store.card import FeatureCard, Recipe
-from store.compact import compact
-from store.dataset import Dataset
-from store.errors import UsageError
-from store.feature_set import FeatureSet
-from store.writer import FeatureWriter
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.recheck.recorded import Makers, check_backbone, load_recorded_backbone
+from supportset.extract.recheck.reextract import Reextraction, reextract
+from supportset.extract.recheck.tolerance import FORWARD, tolerance
+from supportset.extract.run import extract
+from supportset.store.errors import UsageError
+from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.format.dataset import Dataset
+from supportset.store.maintain.compact import compact
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 from tests.extract.fakes import MeanColour, MeanOfRows, dataset_of
 from tests.extract.films import write_video
 

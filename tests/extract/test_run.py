@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import pipeline
-from extract.decode import decode_clip
-from extract.run import extract
-from extract.sampling import Sampling
-from store.feature_set import FeatureSet
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.pipeline import pipeline
+from supportset.extract.run import extract
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import MeanColour, MeanOfRows, dataset_of, expected_features
 from tests.extract.films import write_video
 from tests.extract.fragile import Shrink

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from extract.run import extract
-from extract.sampling import Sampling
-from extract.summary import Summary
-from store.errors import SupportsetError, UsageError
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.progress.summary import Summary
+from supportset.extract.run import extract
+from supportset.store.errors import SupportsetError, UsageError
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.runs import Films, run, statuses
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.run import extract
-from extract.sampling import Sampling
-from extract.summary import Summary
-from store.feature_set import FeatureSet
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.progress.summary import Summary
+from supportset.extract.run import extract
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import MeanColour, dataset_of, expected_features
 from tests.extract.films import write_video
 from tests.extract.fragile import Slow
@@ -26,10 +26,10 @@ COUNT = 12
 CODE = """
 import sys
 from pathlib import Path
-from extract.run import extract
-from extract.sampling import Sampling
-from store.dataset import open_dataset
-from store.errors import SupportsetError
+from supportset.extract.run import extract
+from supportset.extract.decode.sampling import Sampling
+from supportset.store.format.dataset import open_dataset
+from supportset.store.errors import SupportsetError
 from tests.extract.fakes import MeanColour
 from tests.extract.fragile import Slow
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from extract import run_log
-from extract.run import extract
-from extract.run_log import RunLog
-from store.errors import SupportsetError
-from store.files import Parts
-from store.verify import verify
+from supportset.extract.progress import run_log
+from supportset.extract.progress.run_log import RunLog
+from supportset.extract.run import extract
+from supportset.store.errors import SupportsetError
+from supportset.store.files import Parts
+from supportset.store.maintain.verify import verify
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.films import write_video
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from extract.run import extract
-from extract.selection import Clip, Work, plan_work
-from extract.summary import exit_code
-from store.errors import SupportsetError
-from store.feature_set import FeatureSet
+from supportset.extract.progress.summary import exit_code
+from supportset.extract.run import extract
+from supportset.extract.work.selection import Clip, Work, plan_work
+from supportset.store.errors import SupportsetError
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import MeanColour
 from tests.extract.films import write_audio, write_video
 from tests.extract.fragile import Fragile

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.passes import Job, Pass
-from extract.sampling import Sampling
-from extract.selection import Clip, plan_work
-from store.errors import SupportsetError
-from store.feature_set import FeatureSet
-from store.index import SCHEMA
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.work.selection import Clip, plan_work
+from supportset.extract.workers.retries import Job, Pass
+from supportset.store.errors import SupportsetError
+from supportset.store.format.index import SCHEMA
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import expected_features
 from tests.extract.runs import Films, row, run, statuses
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.sampling import Sampling
-from store.errors import UsageError
+from supportset.extract.decode.sampling import Sampling
+from supportset.store.errors import UsageError
 
 
 def spans(sampling: Sampling, seconds: float, frames: int = 1000) -> list[tuple[float, float, float]]:

@@ -20,12 +20,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from extract.backbones import load_backbone
-from extract.run import extract
-from extract.sampling import Sampling
-from extract.summary import Summary
-from store.errors import UsageError
-from store.feature_set import FeatureSet
+from supportset.extract.backbones import load_backbone
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.progress.summary import Summary
+from supportset.extract.run import extract
+from supportset.store.errors import UsageError
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import dataset_of, expected_features
 from tests.extract.films import write_video
 from tests.extract.plugin import ROOT, install
@@ -35,11 +35,11 @@ SAMPLING = Sampling(fps=5.0)
 CODE = """
 import sys
 from pathlib import Path
-from extract.backbones import load_backbone
-from extract.run import extract
-from extract.sampling import Sampling
-from store.dataset import open_dataset
-from store.errors import SupportsetError
+from supportset.extract.backbones import load_backbone
+from supportset.extract.run import extract
+from supportset.extract.decode.sampling import Sampling
+from supportset.store.format.dataset import open_dataset
+from supportset.store.errors import SupportsetError
 
 root = Path(sys.argv[1])
 try:
@@ -105,7 +105,7 @@ def engines_of(pid: int) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         try:
-            if "extract.engine_process" in process.cmdline():
+            if "supportset.extract.processes.worker_process" in process.cmdline():
                 found.append(process)
         except psutil.NoSuchProcess:
             continue

@@ -21,11 +21,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from commands.extract import extract_command
-from extract import decoders, torchcodec_frames
-from extract.decode import decode_clip
-from extract.sampling import Sampling
-from store.errors import UsageError
+from supportset.commands.extract import extract_command
+from supportset.extract.decode import decoders, torchcodec_frames
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
+from supportset.store.errors import UsageError
 from tests.extract.films import outcome_of, write_video
 
 GAPS = [0, 40, 80, 120, 400, 440, 1000, 1010, 1020, 1500, 2200, 2210, 3000, 3700, 3740, 4100, 5200, 5240, 5900, 6000]
@@ -194,9 +194,9 @@ COMPARE = """
 import sys
 from pathlib import Path
 import numpy as np
-from extract import torchcodec_frames
-from extract.decode import decode_clip
-from extract.sampling import Sampling
+from supportset.extract.decode import torchcodec_frames
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
 
 if reason := torchcodec_frames.why_not("cpu"):
     sys.exit(reason)

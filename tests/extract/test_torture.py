@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.outcome import DAMAGED, MISSING, OK
-from extract.run import extract
-from extract.sampling import Sampling
-from extract.summary import Summary
-from store.feature_set import FeatureSet
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.outcome import DAMAGED, MISSING, OK
+from supportset.extract.progress.summary import Summary
+from supportset.extract.run import extract
+from supportset.store.read.feature_set import FeatureSet
 from tests.extract import torture
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.films import filtered

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.decode import decode_clip
-from extract.decode_worker import Job, Setup
-from extract.sampling import Sampling
-from extract.workers import ClipEnd, DecodePool, StepFrames
-from store.errors import SupportsetError
-from store.files import hash_file
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.workers.decode_worker import Job, Setup
+from supportset.extract.workers.pool import ClipEnd, DecodePool, StepFrames
+from supportset.store.errors import SupportsetError
+from supportset.store.files import hash_file
 from tests.extract.films import write_video
 from tests.extract.fragile import Fragile, Shrink, Unloadable
 
@@ -140,7 +140,7 @@ def test_frames_of_another_size_are_an_error_of_the_clip(films: list[Path]) -> N
 
 def test_workers_do_not_load_torch(films: list[Path]) -> None:
     code = (
-        "import sys, pickle, extract.decode_worker, extract.backbones.transforms;"
+        "import sys, pickle, supportset.extract.workers.decode_worker, supportset.extract.backbones.transforms;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'zarr', 'pyarrow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
@@ -164,9 +164,9 @@ def test_workers_leave_when_the_main_process_is_killed(tmp_path: Path, films: li
     code = f"""
 import sys
 from pathlib import Path
-from extract.decode_worker import Job, Setup
-from extract.sampling import Sampling
-from extract.workers import DecodePool
+from supportset.extract.workers.decode_worker import Job, Setup
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.workers.pool import DecodePool
 from tests.extract.fragile import Fragile
 pool = DecodePool(Setup(Sampling(), Fragile(how="hang"), (1, 8, 8, 3), 2), 2)
 jobs = [Job(0, {str(tmp_path / "red.png")!r}), Job(1, {str(films[0])!r})]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.decode import decode_clip
-from extract.decode_worker import Job, Setup
-from extract.passes import Pass, group_jobs
-from extract.sampling import Sampling
-from extract.workers import ClipEnd, DecodePool, StepFrames
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.workers.decode_worker import Job, Setup
+from supportset.extract.workers.pool import ClipEnd, DecodePool, StepFrames
+from supportset.extract.workers.retries import Pass, group_jobs
 from tests.extract.films import picture
 from tests.extract.fragile import Fragile, Shrink
 

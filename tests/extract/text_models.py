@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Roberta
 
 from transformers import T5Config, T5ForConditionalGeneration  # isort: skip
 
-from store.dataset import Dataset, write_dataset
+from supportset.store.format.dataset import Dataset, write_dataset
 
 CAPTIONS = [
     "A red ball rolls to the left.",

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from store.errors import InvalidFeatures, SupportsetError, ValueOverflow
-from store.feature_set import FeatureSet
-from store.files import StorePath, hash_file, open_folder
-from store.index import read_all
-from store.shard import ShardArrays, shard_format
-from store.writer import FeatureWriter, Source
+from supportset.store.errors import InvalidFeatures, SupportsetError, ValueOverflow
+from supportset.store.files import StorePath, hash_file, open_folder
+from supportset.store.format.index import read_all
+from supportset.store.format.shard import ShardArrays, shard_format
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter, Source
 from tests.store.samples import DIM, assert_holds, card, clip, clips, write
 
 

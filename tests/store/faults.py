@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from store.files import local
+from supportset.store.files import local
 
 OPERATIONS = ("open", "write", "fsync", "close", "mkdir", "makedirs", "rename", "link", "unlink")
 
@@ -23,7 +23,7 @@ class Killed(BaseException):
 
 
 class FaultyDisk:
-    """Replaces the system calls that :mod:`store.files.local` makes.
+    """Replaces the system calls that :mod:`supportset.store.files.local` makes.
 
     Parameters
     ----------

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from store.card import FeatureCard
-from store.compact import compact
-from store.errors import SupportsetError
-from store.feature_set import FeatureSet
-from store.transfer.convert import convert_feature_set
-from store.transfer.importing import import_features
-from store.transfer.sources import open_source
-from store.transfer.stated import ImportOptions
-from store.verify import verify
-from store.writer import FeatureWriter
+from supportset.store.errors import SupportsetError
+from supportset.store.format.card import FeatureCard
+from supportset.store.maintain.compact import compact
+from supportset.store.maintain.verify import verify
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.convert import convert_feature_set
+from supportset.store.transfer.import_card import ImportOptions
+from supportset.store.transfer.importing import import_features
+from supportset.store.transfer.sources import open_source
+from supportset.store.write.writer import FeatureWriter
 from tests.store.faults import FaultyDisk, Killed
 from tests.store.on_disk import Bytes, OnDisk, Row, checksums
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from store.writer import FeatureWriter
+from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import card, clip
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from store.card import FeatureCard, Recipe
-from store.feature_set import FeatureSet
-from store.writer import FeatureWriter
+from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 
 FORMATS = ("zarr", "hdf5")
 DIM = 6

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.files import address_range, disk_reads
-from store.files.address_range import AddressRange
-from store.files.mapping import LocalMapping
+from supportset.store.files import address_range, disk_reads
+from supportset.store.files.address_range import AddressRange
+from supportset.store.files.mapping import LocalMapping
 
 PAGE = mmap.PAGESIZE
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from store.aligned import AlignedFeatures, resample
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.read.aligned import AlignedFeatures, resample
+from supportset.store.read.feature_set import FeatureSet
 from tests.store.samples import Clip, card, clip, clips, write
 
 Array = np.ndarray[Any, Any]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from store.feature_set import FeatureSet
-from store.files import Folder
-from store.shard import Array, ShardFormat, shard_format
-from store.transfer.convert import convert_feature_set
+from supportset.store.files import Folder
+from supportset.store.format.shard import Array, ShardFormat, shard_format
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.convert import convert_feature_set
 from tests.store.samples import clips, write
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.errors import SupportsetError, UsageError
-from store.files import block_cache
-from store.files.block_cache import BlockCache, CachedFile, default_cache
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import block_cache
+from supportset.store.files.block_cache import BlockCache, CachedFile, default_cache
 
 BLOCK = 4096
 CONTENT = np.random.default_rng(0).bytes(40 * BLOCK + 100)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from store.card import FeatureCard, Recipe
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.writer import FeatureWriter
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import card, clips, recipe, write
 
 

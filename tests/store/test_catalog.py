@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from store.card import FeatureCard, Recipe
-from store.catalog import feature_set_path, find_feature_set, list_feature_sets
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.read.catalog import feature_set_path, find_feature_set, list_feature_sets
 from tests.store.samples import clips, recipe, write
 
 CLIP = recipe(backbone="open_clip:ViT-B-32/laion2b_s34b_b79k")

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from store.card import FeatureCard
-from store.compact import compact
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.files import LocalFolder, hash_file
-from store.index import read_all
-from store.transfer.convert import convert_feature_set
-from store.verify import verify
-from store.writer import FeatureWriter, Source
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import LocalFolder, hash_file
+from supportset.store.format.card import FeatureCard
+from supportset.store.format.index import read_all
+from supportset.store.maintain.compact import compact
+from supportset.store.maintain.verify import verify
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.convert import convert_feature_set
+from supportset.store.write.writer import FeatureWriter, Source
 from tests.store.faults import FAULTS, FaultyDisk, Killed
 from tests.store.samples import FORMATS, Clip, assert_holds, card, clip, clips, recipe, write
 from tests.store.test_convert import state

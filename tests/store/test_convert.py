@@ -16,17 +16,17 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import store.transfer.convert as converting
-from store.compact import compact
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.files import LocalFolder, hash_file
-from store.index import SCHEMA, ShardIndex, StoredFile, index_name, read_all, read_index, write_index
-from store.replacement import replaced_shards
-from store.shard import ARRAYS
-from store.transfer.convert import convert_feature_set
-from store.verify import verify
-from store.writer import FeatureWriter, Source
+import supportset.store.transfer.convert as converting
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import LocalFolder, hash_file
+from supportset.store.format.index import SCHEMA, ShardIndex, StoredFile, index_name, read_all, read_index, write_index
+from supportset.store.format.shard import ARRAYS
+from supportset.store.maintain.compact import compact
+from supportset.store.maintain.verify import verify
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.convert import convert_feature_set
+from supportset.store.write.replacement import replaced_shards
+from supportset.store.write.writer import FeatureWriter, Source
 from tests.store.samples import DIM, FORMATS, assert_holds, card, clip, clips, recipe, write
 
 OTHER = {"zarr": "hdf5", "hdf5": "zarr"}

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
-from store.errors import SupportsetError
-from store.feature_set import FeatureSet
-from store.files import LocalFolder, hash_file
-from store.index import METADATA, StoredFile, read_all, write_index
-from store.shard import ShardArrays
-from store.writer import FeatureWriter
+from supportset.store.errors import SupportsetError
+from supportset.store.files import LocalFolder, hash_file
+from supportset.store.format.index import METADATA, StoredFile, read_all, write_index
+from supportset.store.format.shard import ShardArrays
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, write
 
 pytestmark = pytest.mark.parametrize("shard_format", FORMATS)

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from store.dataset import Caption, list_datasets, open_dataset, write_dataset
-from store.errors import SupportsetError, UsageError
-from store.files import LocalFolder, hash_file
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import LocalFolder, hash_file
+from supportset.store.format.dataset import Caption, list_datasets, open_dataset, write_dataset
 
 
 def content(tmp_path: Path) -> dict[str, Any]:

@@ -13,14 +13,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from commands.store_transfer import export_command
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.transfer.exporting import FORMS, export_features
-from store.transfer.importing import import_features
-from store.transfer.sources import Naming, open_source
-from store.transfer.stated import ImportOptions
-from store.writer import FeatureWriter
+from supportset.commands.store_transfer import export_command
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.exporting import FORMS, export_features
+from supportset.store.transfer.import_card import ImportOptions
+from supportset.store.transfer.importing import import_features
+from supportset.store.transfer.sources import Naming, open_source
+from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import DIM, FORMATS, Clip, card, clip, clips, write
 
 

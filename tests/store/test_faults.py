@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from store.dataset import open_dataset, write_dataset
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.files import LocalFolder, local
-from store.writer import FeatureWriter
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import LocalFolder, local
+from supportset.store.format.dataset import open_dataset, write_dataset
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 from tests.store.faults import FAULTS, FaultyDisk, Killed
 from tests.store.samples import FORMATS, Clip, assert_holds, card, clips, write
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.errors import SupportsetError
-from store.files import LocalFolder, as_part, hash_file, hash_parts, local
+from supportset.store.errors import SupportsetError
+from supportset.store.files import LocalFolder, as_part, hash_file, hash_parts, local
 
 
 def test_file_and_tree_appear_under_their_names_only(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from store.errors import SupportsetError
-from store.files import LocalFolder
-from store.hdf5_shard import Hdf5Format
-from store.shard import ShardArrays
+from supportset.store.errors import SupportsetError
+from supportset.store.files import LocalFolder
+from supportset.store.format.hdf5_shard import Hdf5Format
+from supportset.store.format.shard import ShardArrays
 from tests.store.contract import ShardFormatContract
 from tests.store.samples import clips, write
 

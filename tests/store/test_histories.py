@@ -36,15 +36,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from store import index_cache
-from store.compact import compact
-from store.errors import SupportsetError
-from store.feature_set import FeatureSet
-from store.salvage import drop_damaged
-from store.transfer.convert import convert_feature_set
-from store.transfer.exporting import export_features
-from store.verify import verify
-from store.writer import FeatureWriter
+from supportset.store.errors import SupportsetError
+from supportset.store.maintain.compact import compact
+from supportset.store.maintain.repair import drop_damaged
+from supportset.store.maintain.verify import verify
+from supportset.store.read import index_cache
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.convert import convert_feature_set
+from supportset.store.transfer.exporting import export_features
+from supportset.store.write.writer import FeatureWriter
 from tests.store.history import CLIPS, Fault, History, Open, Reader
 from tests.store.on_disk import OnDisk, Row
 

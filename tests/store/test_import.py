@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from store.card import FeatureCard
-from store.catalog import list_feature_sets
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.transfer.importing import ImportSummary, import_features
-from store.transfer.sources import Naming, open_source
-from store.transfer.stated import ImportOptions
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.card import FeatureCard
+from supportset.store.read.catalog import list_feature_sets
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.import_card import ImportOptions
+from supportset.store.transfer.importing import ImportSummary, import_features
+from supportset.store.transfer.sources import Naming, open_source
 from tests.store.foreign import WRITERS, Arrays, arrays, npy_folder
 from tests.store.samples import FORMATS
 

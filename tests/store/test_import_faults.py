@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from store.dataset import write_dataset
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.transfer.arrays import Fault, parse_file
-from store.transfer.importing import ImportSummary, import_features
-from store.transfer.sources import Naming, open_source
-from store.transfer.stated import ImportOptions
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.dataset import write_dataset
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.arrays import Fault, parse_file
+from supportset.store.transfer.import_card import ImportOptions
+from supportset.store.transfer.importing import ImportSummary, import_features
+from supportset.store.transfer.sources import Naming, open_source
 from tests.store.foreign import arrays, hdf5, npy_folder
 from tests.store.test_import import assert_holds, run
 

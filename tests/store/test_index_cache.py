@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store import index_cache
-from store.clip_table import ClipTable
-from store.compact import compact
-from store.errors import SupportsetError
-from store.feature_set import FeatureSet
-from store.files import Folder, LocalFolder, open_folder
-from store.writer import FeatureWriter
+from supportset.store.errors import SupportsetError
+from supportset.store.files import Folder, LocalFolder, open_folder
+from supportset.store.maintain.compact import compact
+from supportset.store.read import index_cache
+from supportset.store.read.clip_table import ClipTable
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import assert_holds, card, clips, write
 
 

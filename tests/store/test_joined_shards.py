@@ -18,16 +18,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import store.joined_shards as joining
-import store.mapped_shards as mapping
-from store.compact import compact
-from store.errors import SupportsetError
-from store.feature_set import FeatureSet
-from store.files import LocalFolder
-from store.files.address_range import AddressRange
-from store.joined_shards import lay_out
-from store.mapped_shards import MappedShards
-from store.transfer.convert import convert_feature_set
+import supportset.store.read.joined_shards as joining
+import supportset.store.read.mapped_shards as mapping
+from supportset.store.errors import SupportsetError
+from supportset.store.files import LocalFolder
+from supportset.store.files.address_range import AddressRange
+from supportset.store.maintain.compact import compact
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.read.joined_shards import lay_out
+from supportset.store.read.mapped_shards import MappedShards
+from supportset.store.transfer.convert import convert_feature_set
 from tests.store.samples import FORMATS, Clip, card, clips, write
 
 Array = np.ndarray[Any, Any]

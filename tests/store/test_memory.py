@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from store.memory import ALIGNMENT, empty_aligned
+from supportset.store.files.memory import ALIGNMENT, empty_aligned
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, "<f8", np.uint8])

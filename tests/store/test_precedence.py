@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from store.feature_set import FeatureSet
-from store.files import LocalFolder
-from store.index import OK, ShardIndex, effective, index_name, read_all, read_index, write_index
-from store.writer import FeatureWriter
+from supportset.store.files import LocalFolder
+from supportset.store.format.index import OK, ShardIndex, effective, index_name, read_all, read_index, write_index
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, recipe, write
 
 

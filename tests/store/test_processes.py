@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from store.feature_set import FeatureSet
+from supportset.store.read.feature_set import FeatureSet
 from tests.store.samples import FORMATS, assert_holds, clip, write
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from store.errors import SupportsetError
-from store.files import open_folder
-from store.index import SCHEMA, read_all, read_index
+from supportset.store.errors import SupportsetError
+from supportset.store.files import open_folder
+from supportset.store.format.index import SCHEMA, read_all, read_index
 from tests.store.samples import clips, write
 
 

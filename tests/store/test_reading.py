@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import xxhash
 
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.files import LocalFolder, MappedFile, disk_reads
-from store.files.mapping import LocalMapping
-from store.mapped_shards import PATIENCE
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import LocalFolder, MappedFile, disk_reads
+from supportset.store.files.mapping import LocalMapping
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.read.mapped_shards import PATIENCE
 from tests.store.samples import DIM, FORMATS, clips, write
 
 ROW = DIM * 2  # bytes
@@ -161,11 +161,13 @@ def test_what_was_asked_for_and_came_fast_is_no_sign_of_memory(
     noted = mapped.copied
     monkeypatch.setattr(mapped, "copied", lambda clips, rows, seconds, reads: noted(clips, rows, 1e-6, reads))
     blocks = iter(range(0, 8000, 8))
-    monkeypatch.setattr("store.mapped_shards.disk_reads", lambda: next(blocks))  # each wish has something read
+    monkeypatch.setattr(
+        "supportset.store.read.mapped_shards.disk_reads", lambda: next(blocks)
+    )  # each wish has something read
     for _ in range(2 * PATIENCE):
         features.read_rows(rows)
     assert len(local) == 2 * PATIENCE
-    monkeypatch.setattr("store.mapped_shards.disk_reads", lambda: 0)
+    monkeypatch.setattr("supportset.store.read.mapped_shards.disk_reads", lambda: 0)
     for _ in range(2 * PATIENCE):
         features.read_rows(rows)
     assert len(local) == 3 * PATIENCE - 1  # nothing more after as many from memory, the last one among them
@@ -198,7 +200,7 @@ def test_a_few_cold_pages_are_no_reason_to_ask(tmp_path: Path, monkeypatch: pyte
         for _ in range(PATIENCE):
             mapped.copied(256, 256, 1e-6, 0)
         counts = iter((0, blocks))
-        monkeypatch.setattr("store.mapped_shards.disk_reads", lambda counts=counts: next(counts))
+        monkeypatch.setattr("supportset.store.read.mapped_shards.disk_reads", lambda counts=counts: next(counts))
         mapped.ask(np.zeros((256, 3), np.int64))
         assert mapped.cold is cold
 

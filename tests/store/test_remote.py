@@ -18,15 +18,15 @@ import numpy as np
 import pytest
 import s3fs
 
-from store.catalog import list_feature_sets, locate_feature_set
-from store.compact import compact
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
-from store.files import RemotePath, StorePath, open_folder, store_path
-from store.index import read_all
-from store.removal import remove_feature_set
-from store.verify import verify
-from store.writer import FeatureWriter
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import RemotePath, StorePath, open_folder, store_path
+from supportset.store.format.index import read_all
+from supportset.store.maintain.compact import compact
+from supportset.store.maintain.removal import remove_feature_set
+from supportset.store.maintain.verify import verify
+from supportset.store.read.catalog import list_feature_sets, locate_feature_set
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 from tests.s3_server import S3Server
 from tests.store.samples import FORMATS, Clip, assert_holds, card, clips, recipe, write
 from tests.store.test_hdf5_shard import TestHdf5 as Hdf5
@@ -183,7 +183,7 @@ def test_three_clips_of_a_large_shard_cost_their_blocks_once(
     assert not s3_server.requests
     assert FeatureSet.open(s3).read(asked)[0].tobytes() == wanted
     code = (
-        "import sys; from store.feature_set import FeatureSet; "
+        "import sys; from supportset.store.read.feature_set import FeatureSet; "
         f"sys.stdout.buffer.write(FeatureSet.open({s3!r}).read({asked!r})[0].tobytes())"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True).stdout == wanted

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from store.catalog import list_feature_sets, locate_feature_set
-from store.dataset import list_datasets, open_dataset, write_dataset
-from store.errors import SupportsetError, UsageError
-from store.leftovers import find_leftovers
-from store.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.dataset import list_datasets, open_dataset, write_dataset
+from supportset.store.maintain.orphans import find_leftovers
+from supportset.store.maintain.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
+from supportset.store.read.catalog import list_feature_sets, locate_feature_set
 from tests.store.faults import FaultyDisk, Killed
 from tests.store.samples import assert_holds, card, clips, recipe, write
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from numpy.typing import DTypeLike
 
-from store import resident as resident_module
-from store.aligned import AlignedFeatures
-from store.errors import SupportsetError
-from store.feature_set import FeatureSet
-from store.memory import empty_aligned
-from store.padding import lay_out
-from store.resident import ResidentFeatures, resident_bytes, thinned
+from supportset.store.errors import SupportsetError
+from supportset.store.files.memory import empty_aligned
+from supportset.store.read import resident as resident_module
+from supportset.store.read.aligned import AlignedFeatures
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.read.padding import lay_out
+from supportset.store.read.resident import ResidentFeatures, resident_bytes, thinned
 from tests.store.samples import DIM, FORMATS, Clip, card, clips, write
 
 

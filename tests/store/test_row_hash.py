@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 
-from store.row_hash import hash_rows
+from supportset.store.format.row_hash import hash_rows
 
 ROWS = {
     "text": pa.array(["ab", None, "", "ä"]),

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from store import dataset, index, tables
-from store.card import FeatureCard
-from store.catalog import feature_set_path
-from store.dataset import write_dataset
-from store.feature_set import FeatureSet
-from store.writer import FeatureWriter
+from supportset.store.format import dataset, index, tables
+from supportset.store.format.card import FeatureCard
+from supportset.store.format.dataset import write_dataset
+from supportset.store.read.catalog import feature_set_path
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import FORMATS, card, clip, clips, recipe, write
 
 TEXT = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text(encoding="utf-8")

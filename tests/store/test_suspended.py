@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from store.catalog import FeatureSetInfo, list_feature_sets
-from store.compact import compact
-from store.errors import SupportsetError
-from store.feature_set import FeatureSet
-from store.files import LocalFolder
-from store.removal import remove_feature_set
-from store.salvage import drop_damaged
-from store.transfer.convert import convert_feature_set
-from store.verify import verify
-from store.writer import FeatureWriter
+from supportset.store.errors import SupportsetError
+from supportset.store.files import LocalFolder
+from supportset.store.maintain.compact import compact
+from supportset.store.maintain.removal import remove_feature_set
+from supportset.store.maintain.repair import drop_damaged
+from supportset.store.maintain.verify import verify
+from supportset.store.read.catalog import FeatureSetInfo, list_feature_sets
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.convert import convert_feature_set
+from supportset.store.write.writer import FeatureWriter
 from tests.store.faults import FaultyDisk
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, recipe, write
 from tests.store.test_verify import place_of

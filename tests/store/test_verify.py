@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import UsageError
-from store.feature_set import FeatureSet
-from store.files import LocalFolder
-from store.index import ShardIndex, index_name, read_all, write_index
-from store.salvage import drop_damaged
-from store.verify import Problem, VerifyReport, verify
-from store.writer import FeatureWriter
+from supportset.store.errors import UsageError
+from supportset.store.files import LocalFolder
+from supportset.store.format.index import ShardIndex, index_name, read_all, write_index
+from supportset.store.maintain.repair import drop_damaged
+from supportset.store.maintain.verify import Problem, VerifyReport, verify
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import FORMATS, Clip, assert_holds, card, clip, clips, recipe, write
 
 formats = pytest.mark.parametrize("shard_format", FORMATS)
@@ -173,7 +173,7 @@ def test_what_no_reader_looks_at_is_told_and_harmless(path: Path, shard_format: 
 
 
 def test_a_replaced_shard_is_told_and_not_checked(path: Path) -> None:
-    from store.transfer.convert import convert_feature_set
+    from supportset.store.transfer.convert import convert_feature_set
 
     write(path, clips(2))
     convert_feature_set(path, "hdf5", keep_old=True)

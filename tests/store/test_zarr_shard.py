@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import zarr
 
-from store.errors import SupportsetError
-from store.files import LocalFolder
-from store.shard import ShardArrays
-from store.zarr_shard import ZarrFormat, crc32c
+from supportset.store.errors import SupportsetError
+from supportset.store.files import LocalFolder
+from supportset.store.format.shard import ShardArrays
+from supportset.store.format.zarr_shard import ZarrFormat, crc32c
 from tests.store.contract import ShardFormatContract
 from tests.store.samples import clips, write
 

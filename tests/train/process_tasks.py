@@ -22,18 +22,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from store.errors import SupportsetError
+from supportset.store.errors import SupportsetError
+from supportset.train.config import Config
+from supportset.train.data.source import open_run_data
+from supportset.train.data.training_data import TrainingData
+from supportset.train.loop.preparation import make_bank, make_loader, number_sources, on_device
+from supportset.train.loop.training import train
+from supportset.train.model.batch import Batch
+from supportset.train.model.gather import gather, sum_gradients, total, totals
+from supportset.train.model.model import SupportSetModel
+from supportset.train.model.objective import Losses
+from supportset.train.model.sequence_head import MaskedBatchNorm
 from tests.train.small_store import config
-from train.batch import Batch
-from train.config import Config
-from train.data import TrainingData
-from train.gather import gather, sum_gradients, total, totals
-from train.loop import train
-from train.model import SupportSetModel
-from train.objective import Losses
-from train.preparation import make_bank, make_loader, number_sources, on_device
-from train.sequence_head import MaskedBatchNorm
-from train.source import open_run_data
 
 NUMBER = 3
 SIZES = (8, 7, 2, 5)  # captions of the batches: uneven shares, and one process without any
@@ -77,7 +77,7 @@ def some_batches(loader: TrainingData) -> Iterator[Batch]:
 
 
 def steps(root: Path, name: str, rank: int, number: int) -> dict[str, Any]:
-    """Some steps of a case in float64, as `train.loop` makes them: what was computed, and what was learned."""
+    """Some steps of a case in float64, as `the loop` makes them: what was computed, and what was learned."""
     each = setting(**CASES[name])
     data = open_run_data(each, root)
     torch.manual_seed(0)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from train.batch import Batch
-from train.config import Config, load_config, parse_config
-from train.model import SupportSetModel
-from train.tokenizers import fit_tokenizer
+from supportset.train.config import Config, load_config, parse_config
+from supportset.train.model.batch import Batch
+from supportset.train.model.model import SupportSetModel
+from supportset.train.model.weights.tokenizers import fit_tokenizer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

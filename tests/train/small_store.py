@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from store.card import FeatureCard, Recipe
-from store.catalog import feature_set_path
-from store.dataset import Dataset, write_dataset
-from store.writer import FeatureWriter, Source
-from train.config import Config, parse_config
+from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.format.dataset import Dataset, write_dataset
+from supportset.store.read.catalog import feature_set_path
+from supportset.store.write.writer import FeatureWriter, Source
+from supportset.train.config import Config, parse_config
 
 COLOURS = ("red", "green", "blue", "white")
 THINGS = ("ball", "box", "star", "ring")

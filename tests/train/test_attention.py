@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.dataset import Caption
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.store.format.dataset import Caption
+from supportset.train.analysis.support_analysis import attention_report, attention_stats, content_words, describe
+from supportset.train.loop.training import train
 from tests.train.small_store import config, plant
-from train.attention import attention_report, attention_stats, content_words, describe
-from train.loop import train
 
 
 def test_content_words_leave_out_what_says_nothing() -> None:

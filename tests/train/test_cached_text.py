@@ -16,23 +16,23 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from commands.main import cli
-from extract.text_encoders import live_features, load_recorded, load_text_encoder
-from extract.text_run import extract_text
-from store.card import Recipe
-from store.dataset import Caption, open_dataset, write_dataset
-from store.errors import SupportsetError, UsageError
-from store.feature_set import FeatureSet
+from supportset.commands.main import cli
+from supportset.extract.text.encoders import live_features, load_recorded, load_text_encoder
+from supportset.extract.text.run import extract_text
+from supportset.search.trained import Searcher, search
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.card import Recipe
+from supportset.store.format.dataset import Caption, open_dataset, write_dataset
+from supportset.store.read.feature_set import FeatureSet
+from supportset.train.data.cached_text import CachedText, TokenFeatures
+from supportset.train.data.source import RunData, open_run_data
+from supportset.train.encode import encode_tokens, read_text
+from supportset.train.evaluate import evaluate
+from supportset.train.loop.stop import TrainingInterrupted
+from supportset.train.loop.training import make_loader, train
+from supportset.train.model.model import SupportSetModel
 from tests.extract.text_models import save_bert, save_t5
 from tests.train.small_store import SmallStore, config, plant
-from train.cached_text import CachedText, TokenFeatures
-from train.encode import encode_tokens, read_text
-from train.evaluate import evaluate
-from train.loop import make_loader, train
-from train.model import SupportSetModel
-from train.search import Searcher, search
-from train.source import RunData, open_run_data
-from train.stop import TrainingInterrupted
 
 SAVE: dict[str, Callable[[Path], Any]] = {"hf": save_bert, "t5": save_t5}
 STILL: dict[str, Any] = {"dropout": 0.0}  # no part of the model is random

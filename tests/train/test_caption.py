@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.caption import caption, until_end, write, write_lines
+from supportset.train.loop.training import train
+from supportset.train.model.decoder import IGNORED, CaptionDecoder
+from supportset.train.model.model import SupportSetModel
 from tests.train.small_store import config, plant
-from train.caption import caption, until_end, write, write_lines
-from train.decoder import IGNORED, CaptionDecoder
-from train.loop import train
-from train.model import SupportSetModel
 
 
 def tiny_decoder(seed: int, vocabulary: int = 5) -> CaptionDecoder:

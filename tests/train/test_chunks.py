@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.loop.training import train
+from supportset.train.model.memory_bank import MemoryBank
+from supportset.train.model.ops.micro_batches import in_chunks
 from tests.train.small_models import small_batch, small_config, small_model
 from tests.train.small_store import config, plant
-from train.chunks import in_chunks
-from train.loop import train
-from train.memory_bank import MemoryBank
 
 
 def gradients(accumulate: int, captioning: str, **sections: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from store.aligned import AlignedFeatures
-from store.catalog import find_feature_set
-from store.resident import thinned
+from supportset.store.read.aligned import AlignedFeatures
+from supportset.store.read.catalog import find_feature_set
+from supportset.store.read.resident import thinned
+from supportset.train.data import clip_features
+from supportset.train.data.clip_features import ClipFeatures, Place
 from tests.train.small_store import plant
-from train import clip_features
-from train.clip_features import ClipFeatures, Place
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import UsageError
-from train.config import Config, load_config, parse_config
-from train.run_folder import to_toml
+from supportset.store.errors import UsageError
+from supportset.train.config import Config, load_config, parse_config
+from supportset.train.run_folder import to_toml
 
 SMALL = """
 name = "x"

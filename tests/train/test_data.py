@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.aligned import AlignedFeatures
-from store.card import FeatureCard
-from store.catalog import feature_set_path, find_feature_set
-from store.dataset import Caption, write_dataset
-from store.errors import UsageError
-from store.feature_set import FeatureSet
-from store.mapped_shards import MappedShards
-from store.resident import thinned
-from store.writer import FeatureWriter
+from supportset.evaluate.splits import Split, hold_out, leakage, read_split
+from supportset.store.errors import UsageError
+from supportset.store.format.card import FeatureCard
+from supportset.store.format.dataset import Caption, write_dataset
+from supportset.store.read.aligned import AlignedFeatures
+from supportset.store.read.catalog import feature_set_path, find_feature_set
+from supportset.store.read.feature_set import FeatureSet
+from supportset.store.read.mapped_shards import MappedShards
+from supportset.store.read.resident import thinned
+from supportset.store.write.writer import FeatureWriter
+from supportset.train.data.clip_features import ClipFeatures
+from supportset.train.data.feature_sets import open_features
+from supportset.train.data.source import open_run_data, source_videos
+from supportset.train.data.training_data import TokenTable, TrainingData
 from tests.train.small_store import config, plant, recipe
-from train.clip_features import ClipFeatures
-from train.data import TokenTable, TrainingData
-from train.feature_sets import open_features
-from train.source import open_run_data, source_videos
-from train.splits import Split, hold_out, leakage, read_split
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_features_on_disk_are_asked_for_two_batches_ahead_and_once(root: Path, m
     stored = find_feature_set(root, "small/planted")
     data = training(AlignedFeatures([stored]), captions_of(stored.clip_ids[:40], 1))
     data.features = ClipFeatures(AlignedFeatures([stored]), data.features.clip_ids, 4, place="disk", buffers=1)
-    monkeypatch.setattr("store.mapped_shards.disk_reads", lambda: blocks)
+    monkeypatch.setattr("supportset.store.read.mapped_shards.disk_reads", lambda: blocks)
     monkeypatch.setattr(MappedShards, "_ranges", disk)
     monkeypatch.setattr(MappedShards, "ask", asking)
     monkeypatch.setattr(FeatureSet, "read_rows", reading)
@@ -236,8 +236,8 @@ def test_leakage_of_the_planted_world_is_told(root: Path) -> None:
 
 
 def test_what_leaks_into_msrvtt_1ka_is_what_was_measured(shared_data: Path, tmp_path: Path) -> None:
-    from extract.readers import get_reader
-    from store.dataset import write_dataset
+    from supportset.extract.readers import get_reader
+    from supportset.store.format.dataset import write_dataset
 
     read = get_reader("msrvtt").read(shared_data / "msrvtt")
     tables = {name: [vars_of(row) for row in getattr(read, name)] for name in ("clips", "captions", "splits")}

@@ -11,11 +11,11 @@ import torch
 from transformers import BertConfig, BertModel, T5EncoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.config import DecoderConfig
+from supportset.train.model.decoder import CaptionDecoder, build_decoder
+from supportset.train.model.weights.tokenizers import encode, fit_tokenizer
 from tests.train.small_models import CAPTIONS, pad, save_small_t5
-from train.config import DecoderConfig
-from train.decoder import CaptionDecoder, build_decoder
-from train.tokenizers import encode, fit_tokenizer
 
 
 def no_fitting(vocabulary: int, units: str) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.dropout import dropout
+from supportset.train.model.ops.dropout import dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9])

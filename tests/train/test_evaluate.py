@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from store.catalog import find_feature_set
-from store.dataset import Caption, open_dataset, write_dataset
-from store.errors import SupportsetError, UsageError
+from supportset.evaluate.ranks import MISS
+from supportset.evaluate.scores import score_embeddings
+from supportset.evaluate.splits import Split
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.dataset import Caption, open_dataset, write_dataset
+from supportset.store.read.catalog import find_feature_set
+from supportset.train.data.source import source_videos
+from supportset.train.evaluate import describe, evaluate
+from supportset.train.loop.training import train
+from supportset.train.model.model import SupportSetModel
 from tests.train.small_store import SmallStore, config, plant, recipe
-from train.evaluate import describe, evaluate
-from train.loop import train
-from train.metrics import MISS
-from train.model import SupportSetModel
-from train.scores import score_embeddings
-from train.source import source_videos
-from train.splits import Split
 
 MISSING = ("clip03-2", "clip40-2")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from train.free_memory import free_memory
+from supportset.train.data.free_memory import free_memory
 
 GB = 10**9
 

@@ -16,17 +16,17 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from store.errors import SupportsetError, UsageError
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.train.config import LossConfig, OptimConfig
+from supportset.train.data.training_data import TrainingData
+from supportset.train.loop.checkpoint import Position
+from supportset.train.loop.schedule import EpochMeans, collapse_hint, finished, rate_factor, warmup_negatives
+from supportset.train.loop.stop import TrainingInterrupted
+from supportset.train.loop.training import train
+from supportset.train.model.batch import Batch
+from supportset.train.model.model import Losses, SupportSetModel
+from supportset.train.run_folder import RunFolder
 from tests.train.small_store import config, plant
-from train.batch import Batch
-from train.checkpoint import Position
-from train.config import LossConfig, OptimConfig
-from train.data import TrainingData
-from train.loop import train
-from train.model import Losses, SupportSetModel
-from train.run_folder import RunFolder
-from train.schedule import EpochMeans, collapse_hint, finished, rate_factor, warmup_negatives
-from train.stop import TrainingInterrupted
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_a_model_is_on_the_disk_before_it_takes_the_place_of_the_one_before(
 ) -> None:
     done: list[tuple[str, str]] = []
     rename = os.replace
-    monkeypatch.setattr("train.run_folder.flush", lambda file: done.append(("flush", file.name)))
+    monkeypatch.setattr("supportset.train.run_folder.flush", lambda file: done.append(("flush", file.name)))
     monkeypatch.setattr(os, "replace", lambda *names: (done.append(("rename", Path(names[1]).name)), rename(*names)))
 
     class Model:
@@ -253,7 +253,9 @@ def test_a_model_is_on_the_disk_before_it_takes_the_place_of_the_one_before(
 
 def test_the_model_kept_is_the_best_by_validation(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([1.0, 5.0, 5.0, 2.0, 9.0])
-    monkeypatch.setattr("train.loop.Validation.scores", lambda self, model: {"rsum": next(scores)} | only_r1())
+    monkeypatch.setattr(
+        "supportset.train.loop.training.Validation.scores", lambda self, model: {"rsum": next(scores)} | only_r1()
+    )
     setting = config(support={"captioning": "none"}, optim={"epochs": 5, "patience": 2})
     result = train(setting, root, tmp_path / "run", device="cpu")
     assert result.epochs == 4  # two epochs without a better score, the tie not counted as better

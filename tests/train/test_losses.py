@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from train.losses import contrastive_loss
+from supportset.train.model.losses import contrastive_loss
 
 CLIPS = torch.tensor([0, 0, 1, 2, 2, 3])
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.loop.training import train
+from supportset.train.model.batch import Batch
+from supportset.train.model.memory_bank import MemoryBank
+from supportset.train.model.model import SupportSetModel
+from supportset.train.model.support import draw, mix, support_weights
+from supportset.train.model.video_encoder import VideoCodes
 from tests.train.small_models import small_batch, small_config, small_model
 from tests.train.small_store import config, plant
-from train.batch import Batch
-from train.loop import train
-from train.memory_bank import MemoryBank
-from train.model import SupportSetModel
-from train.support import draw, mix, support_weights
-from train.video_encoder import VideoCodes
 
 VARIANTS = ["full", "hybrid", "cross"]
 

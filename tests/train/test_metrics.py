@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from train.metrics import MISS, bootstrap_intervals, ranks_of_scores, retrieval_ranks, rsum, summarize, unit_rows
+from supportset.evaluate.ranks import (
+    MISS,
+    bootstrap_intervals,
+    ranks_of_scores,
+    retrieval_ranks,
+    rsum,
+    summarize,
+    unit_rows,
+)
 
 
 def naive_ranks(scores: np.ndarray, query_group: list[int], candidate_group: list[int]) -> list[float]:
@@ -66,7 +74,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     texts, clips = rng.normal(size=(57, 8)), rng.normal(size=(19, 8))
     group = rng.integers(19, size=57)
     whole = retrieval_ranks(texts, clips, group, range(19))
-    monkeypatch.setattr("train.metrics._CHUNK_SCORES", 19 * 5)
+    monkeypatch.setattr("supportset.evaluate.ranks._CHUNK_SCORES", 19 * 5)
     assert (retrieval_ranks(texts, clips, group, range(19)) == whole).all()
     expected = naive_ranks(unit_rows(texts) @ unit_rows(clips).T, group.tolist(), list(range(19)))
     assert whole.tolist() == expected

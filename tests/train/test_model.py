@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.config import OptimConfig
+from supportset.train.model import objective
+from supportset.train.model.batch import Batch
+from supportset.train.model.losses import contrastive_loss
+from supportset.train.model.memory_bank import MemoryBank
+from supportset.train.model.objective import batch_losses
+from supportset.train.model.support import mix, support_weights
 from tests.train.small_models import (
     CAPTIONS,
     reduced_paper_config,
@@ -19,13 +26,6 @@ from tests.train.small_models import (
     small_model,
 )
 from tests.train.test_text_encoder import save_small_bert
-from train import objective
-from train.batch import Batch
-from train.config import OptimConfig
-from train.losses import contrastive_loss
-from train.memory_bank import MemoryBank
-from train.objective import batch_losses
-from train.support import mix, support_weights
 
 VARIANTS = ["none", "identity", "full", "hybrid", "cross"]
 

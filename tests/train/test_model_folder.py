@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from store.errors import SupportsetError, UsageError
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.train.config import OptimConfig
+from supportset.train.model.model import SupportSetModel
 from tests.train.small_models import CAPTIONS, save_small_t5, small_batch, small_config, small_model
 from tests.train.test_text_encoder import save_small_bert
-from train.config import OptimConfig
-from train.model import SupportSetModel
 
 FOLDER_CASES: dict[str, dict[str, Any]] = {
     "scratch": {},

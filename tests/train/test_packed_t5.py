@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from supportset.train.model.ops.packed_t5 import decode_packed, encode_packed
+from supportset.train.model.ops.padding import Positions
 from tests.train.small_models import save_small_t5
-from train.packed_t5 import decode_packed, encode_packed
-from train.positions import Positions
 
 DRAWS = 200
 VERSIONS = ["1.0", "1.1"]  # the second has a gated feed-forward part

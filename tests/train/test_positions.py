@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train.positions import Positions
+from supportset.train.model.ops.padding import Positions
 
 LENGTHS = (3, 0, 5, 1)
 MASK = torch.arange(6)[None] < torch.tensor(LENGTHS)[:, None]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from transformers import T5Config, T5EncoderModel
 
-from store.errors import UsageError
-from store.user_cache import cache_folder
+from supportset.store.errors import UsageError
+from supportset.store.user_cache import cache_folder
+from supportset.train.model.weights import pretrained
+from supportset.train.model.weights.pretrained import load_config, load_tokenizer, load_weights, locate
 from tests.train.small_models import save_small_t5
-from train import pretrained
-from train.pretrained import load_config, load_tokenizer, load_weights, locate
 
 
 @pytest.fixture

@@ -19,19 +19,19 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.ablation.study import run_study
+from supportset.train.config import OptimConfig
+from supportset.train.data.source import open_run_data
+from supportset.train.device import open_accelerator
+from supportset.train.loop.preparation import make_loader
+from supportset.train.loop.processes import Processes
+from supportset.train.loop.training import train
+from supportset.train.model.batch import Share
+from supportset.train.model.model import SupportSetModel
+from supportset.train.run_folder import to_toml
 from tests.train.process_tasks import CASES, LONG, NUMBER, launch, one_fails, setting, steps, trainings
 from tests.train.small_store import config, plant
-from train.ablation.study import run_study
-from train.batch import Share
-from train.config import OptimConfig
-from train.device import open_accelerator
-from train.loop import train
-from train.model import SupportSetModel
-from train.preparation import make_loader
-from train.processes import Processes
-from train.run_folder import to_toml
-from train.source import open_run_data
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = {"rtol": 0.0, "atol": 1e-6}

@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from store.dataset import Caption, open_dataset
+from supportset.store.format.dataset import Caption, open_dataset
+from supportset.train.analysis.reconstruction import (
+    _of_others,
+    _siblings,
+    describe_reconstruction,
+    reconstruction_stats,
+)
+from supportset.train.analysis.support_analysis import attention_report, describe
+from supportset.train.analysis.words import content_words
+from supportset.train.data.clip_features import ClipFeatures
+from supportset.train.data.feature_sets import open_recorded_features
+from supportset.train.encode import encode_tokens, read_text
+from supportset.train.loop.training import train
+from supportset.train.model.model import SupportSetModel
+from supportset.train.run_folder import RunFolder
 from tests.train.small_store import config, plant
-from train.attention import attention_report, describe
-from train.clip_features import ClipFeatures
-from train.encode import encode_tokens, read_text
-from train.feature_sets import open_recorded_features
-from train.loop import train
-from train.model import SupportSetModel
-from train.reconstruction import _of_others, _siblings, describe_reconstruction, reconstruction_stats
-from train.run_folder import RunFolder
-from train.words import content_words
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.data.folds import open_fold
+from supportset.train.evaluate import evaluate
+from supportset.train.loop.training import train
+from supportset.train.model_card import model_card, write_card
+from supportset.train.run_folder import RunFolder
 from tests.train.small_store import config, plant
-from train.evaluate import evaluate
-from train.folds import open_fold
-from train.loop import train
-from train.report import model_card, write_card
-from train.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

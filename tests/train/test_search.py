@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.errors import UsageError
+from supportset.search.trained import Searcher, search
+from supportset.store.errors import UsageError
+from supportset.train.loop.training import train
+from supportset.train.model.model import SupportSetModel
 from tests.train.small_store import SmallStore, config, plant, recipe
-from train.loop import train
-from train.model import SupportSetModel
-from train.search import Searcher, search
 
 
 @pytest.fixture(scope="module")

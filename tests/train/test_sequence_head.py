@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.positions import Positions
-from train.sequence_head import InputProjection, MaskedBatchNorm, SequenceHead
+from supportset.train.model.ops.padding import Positions
+from supportset.train.model.sequence_head import InputProjection, MaskedBatchNorm, SequenceHead
 
 LENGTHS = torch.tensor([4, 1, 3])
 MASK = torch.arange(4)[None] < LENGTHS[:, None]

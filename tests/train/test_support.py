@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from train.support import Support, mix, nearest, support_weights
+from supportset.train.model.support import Support, mix, nearest, support_weights
 
 CLIPS = torch.tensor([0, 0, 1, 3])
 OWN = CLIPS[:, None] == torch.arange(4)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig, BertModel, T5EncoderModel, ViTConfig, ViTModel
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.config import TextConfig
+from supportset.train.model.text_encoder import TextEncoder, build_text_encoder
+from supportset.train.model.weights.tokenizers import encode, fit_tokenizer
 from tests.train.small_models import CAPTIONS, pad, save_small_t5
-from train.config import TextConfig
-from train.text_encoder import TextEncoder, build_text_encoder
-from train.tokenizers import encode, fit_tokenizer
 
 SMALL: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2, "norm": "layer", "dropout": 0.0, "vocabulary": 120}
 

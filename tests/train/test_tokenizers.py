@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.model.weights.tokenizers import encode, fit_tokenizer
 from tests.train.small_models import CAPTIONS
-from train.tokenizers import encode, fit_tokenizer
 
 
 @pytest.mark.parametrize("units", ["subwords", "words"])
@@ -61,7 +61,7 @@ def test_other_processes_fit_the_same() -> None:
     # A vocabulary too small for all characters, so that the choice among equally rare ones shows.
     program = (
         "import json, sys\n"
-        "from train.tokenizers import fit_tokenizer\n"
+        "from supportset.train.model.weights.tokenizers import fit_tokenizer\n"
         "for units in ('subwords', 'words'):\n"
         "    print(fit_tokenizer(json.loads(sys.argv[1]), 30, units).backend_tokenizer.to_str())"
     )

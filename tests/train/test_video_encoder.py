@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.config import VideoConfig
-from train.video_encoder import VideoEncoder, masked_max, masked_mean
+from supportset.train.config import VideoConfig
+from supportset.train.model.video_encoder import VideoEncoder, masked_max, masked_mean
 
 LENGTHS = [4, 1, 3]
 AGGREGATIONS = ["transformer", "attention", "max", "mean"]

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train import vocabulary_loss as module
-from train.vocabulary_loss import vocabulary_loss
+from supportset.train.model.ops import vocabulary_loss as module
+from supportset.train.model.ops.vocabulary_loss import vocabulary_loss
 
 
 def case(rows: int = 7, vocabulary: int = 11, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,8 +36,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from store.errors import UsageError
-from train.config import Config, Section, parse_config, read_toml, validated
+from supportset.store.errors import UsageError
+from supportset.train.config import Config, Section, parse_config, read_toml, validated
 
 Metric = Literal["t2v/R@1", "t2v/R@5", "t2v/R@10", "v2t/R@1", "v2t/R@5", "v2t/R@10", "rsum"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from store.errors import SupportsetError, UsageError
-from store.files import LocalFolder, telling
-from train.config import Config, parse_config
-from train.metrics import MISS
-from train.scores import RetrievalScores
-from train.source import digest
-from train.splits import Split
+from supportset.evaluate.ranks import MISS
+from supportset.evaluate.scores import RetrievalScores
+from supportset.evaluate.splits import Split
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import LocalFolder, telling
+from supportset.train.config import Config, parse_config
+from supportset.train.data.source import digest
 
 FORMAT, VERSION = "supportset-ablation", 1
 

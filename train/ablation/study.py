@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from store.errors import SupportsetError, UsageError
-from train.ablation.grid import Grid, Variant, flat
-from train.ablation.results import RunKey, StudyFolder, config_hash, stamped
-from train.ablation.worker import Outcome, Task, identity, run_in_process, run_task
-from train.config import Config
-from train.device import check_device, launched
-from train.stop import StopRequest, TrainingInterrupted
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.train.ablation.grid import Grid, Variant, flat
+from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, stamped
+from supportset.train.ablation.worker import Outcome, Task, identity, run_in_process, run_task
+from supportset.train.config import Config
+from supportset.train.device import check_device, launched
+from supportset.train.loop.stop import StopRequest, TrainingInterrupted
 
 Finished = dict[RunKey, dict[str, Any]]
 
@@ -238,7 +238,7 @@ class _Runner:
 
     def _parallel(self, waiting: list[Task]) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["train.ablation.worker"])  # torch is imported once, not for each run
+        context.set_forkserver_preload(["supportset.train.ablation.worker"])  # torch is imported once, not for each run
         threads = max(1, torch.get_num_threads() // self.jobs)
         active: dict[Any, _Active] = {}
         with StopRequest() as stop:

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from store.errors import SupportsetError, UsageError
-from train.ablation.grid import Grid, Variant
-from train.ablation.results import RunKey, StudyFolder, stamped, unpacked_ranks
-from train.ablation.statistics import (
+from supportset.evaluate.paired_tests import (
     CUTS,
     METRICS,
     WAYS,
@@ -22,7 +19,10 @@ from train.ablation.statistics import (
     permutation_p,
     sign_test_p,
 )
-from train.ablation.study import StudyRuns, trial_score
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.train.ablation.grid import Grid, Variant
+from supportset.train.ablation.results import RunKey, StudyFolder, stamped, unpacked_ranks
+from supportset.train.ablation.study import StudyRuns, trial_score
 
 
 def tabulate(study: StudyRuns, *, samples: int = 2000) -> dict[str, Any]:
@@ -270,8 +270,8 @@ def _notes(study: StudyRuns, hits: Mapping[str, Hits]) -> list[str]:
 
 def write_tables(study: StudyRuns, table: Mapping[str, Any]) -> list[str]:
     """Write ``table.json``, ``table.md`` and ``plot.png`` into the study's folder; their paths."""
-    from train.ablation.markdown import markdown
-    from train.ablation.plot import plot_png
+    from supportset.train.ablation.markdown import markdown
+    from supportset.train.ablation.plot import plot_png
 
     folder: StudyFolder = study.folder
     folder.write("table.json", table)

@@ -17,21 +17,21 @@ from typing import Any
 
 import torch
 
-from store.errors import SupportsetError, UsageError
-from train.ablation.results import RunKey, StudyFolder, config_hash, packed_ranks, stamped
-from train.attention import attention_stats
-from train.config import Config, parse_config
-from train.device import choose_device
-from train.encode import encode_gallery, encode_tokens, read_text
-from train.evaluate import default_split
-from train.folds import open_fold
-from train.loop import train
-from train.model import SupportSetModel
-from train.run_folder import RunFolder
-from train.scores import score_embeddings
-from train.source import RunData, open_run_data, source_videos
-from train.splits import Split, leakage, read_split
-from train.stop import TrainingInterrupted
+from supportset.evaluate.scores import score_embeddings
+from supportset.evaluate.splits import Split, leakage, read_split
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, packed_ranks, stamped
+from supportset.train.analysis.support_analysis import attention_stats
+from supportset.train.config import Config, parse_config
+from supportset.train.data.folds import open_fold
+from supportset.train.data.source import RunData, open_run_data, source_videos
+from supportset.train.device import choose_device
+from supportset.train.encode import encode_gallery, encode_tokens, read_text
+from supportset.train.evaluate import default_split
+from supportset.train.loop.stop import TrainingInterrupted
+from supportset.train.loop.training import train
+from supportset.train.model.model import SupportSetModel
+from supportset.train.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

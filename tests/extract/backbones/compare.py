@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from extract.backbones.base import Backbone
+from supportset.extract.backbones.base import Backbone
 
 
 def features(backbone: Backbone, steps: Sequence[np.ndarray]) -> torch.Tensor:

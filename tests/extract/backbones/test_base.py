@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.backbones.base import Backbone
-from extract.backbones.hashing import hash_state
-from extract.backbones.transforms import FrameTransform, Resize
-from store.errors import UsageError
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.hashing import hash_state
+from supportset.extract.backbones.transforms import FrameTransform, Resize
+from supportset.store.errors import UsageError
 
 
 class Mean(Backbone):

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet18_Weights
 
-from extract.backbones import load_backbone
-from store.errors import UsageError
+from supportset.extract.backbones import load_backbone
+from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import frame
 

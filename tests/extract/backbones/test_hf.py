@@ -14,9 +14,9 @@ import torch
 import transformers as tf
 from PIL import Image
 
-from extract.backbones import load_backbone
-from extract.backbones.hf import read_processor
-from store.errors import UsageError
+from supportset.extract.backbones import load_backbone
+from supportset.extract.backbones.hf import read_processor
+from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import SIZES, frame, video
 

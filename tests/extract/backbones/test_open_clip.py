@@ -15,9 +15,9 @@ from open_clip import factory, pretrained
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from extract.backbones import load_backbone
-from extract.backbones.open_clip import frame_transform
-from store.errors import UsageError
+from supportset.extract.backbones import load_backbone
+from supportset.extract.backbones.open_clip import frame_transform
+from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import SIZES, frame
 
@@ -159,7 +159,7 @@ def test_an_untagged_file_says_what_it_takes(tmp_path: Path, caplog: pytest.LogC
 
 def test_siglip_files_without_a_tag_are_prepared_as_all_their_tags_agree() -> None:
     """open_clip itself prepares images for a local file as OpenAI did, whatever the architecture."""
-    from extract.backbones.open_clip import _preparation
+    from supportset.extract.backbones.open_clip import _preparation
 
     assert _preparation("ViT-B-16-SigLIP", "", Path("x"))["resize_mode"] == "squash"
 

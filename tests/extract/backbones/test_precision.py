@@ -12,10 +12,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from extract.backbones import load_backbone
-from extract.backbones.base import PRECISIONS, Backbone
-from extract.backbones.r2plus1d import r2plus1d_34
-from extract.tolerance import FORWARD
+from supportset.extract.backbones import load_backbone
+from supportset.extract.backbones.base import PRECISIONS, Backbone
+from supportset.extract.backbones.r2plus1d import r2plus1d_34
+from supportset.extract.recheck.tolerance import FORWARD
 from tests.extract.backbones.frames import frame, video
 from tests.extract.backbones.test_hf import IMAGE_MODELS, VIDEO_MODELS, saved
 from tests.extract.backbones.test_torchvision import randomised

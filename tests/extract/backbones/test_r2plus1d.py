@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem, VideoResNet
 from torchvision.transforms._presets import VideoClassification
 
-from extract.backbones import load_backbone
-from store.errors import UsageError
+from supportset.extract.backbones import load_backbone
+from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import video
 

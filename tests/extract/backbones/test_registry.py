@@ -13,10 +13,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from extract.backbones import DEFAULT_BACKBONE, PRESETS, describe_backbones, load_backbone
-from extract.backbones.registry import FAMILIES, parse_name
-from extract.backbones.weights import quiet_libraries
-from store.errors import UsageError
+from supportset.extract.backbones import DEFAULT_BACKBONE, PRESETS, describe_backbones, load_backbone
+from supportset.extract.backbones.registry import FAMILIES, parse_name
+from supportset.extract.backbones.weights import quiet_libraries
+from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import features
 from tests.extract.backbones.frames import frame
 
@@ -25,7 +25,7 @@ DOCUMENT = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
 
 
 def test_names_are_listed_without_loading_torch() -> None:
-    code = "import sys, extract.backbones as b; b.describe_backbones(); assert 'torch' not in sys.modules"
+    code = "import sys, supportset.extract.backbones as b; b.describe_backbones(); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -124,7 +124,7 @@ def test_our_own_warnings_are_heard_while_libraries_are_quiet(capsys: pytest.Cap
         with quiet_libraries():
             logging.getLogger("timm.models").warning("theirs")
             logging.error("by way of the root logger")
-            logging.getLogger("extract.backbones.timm").warning("ours")
+            logging.getLogger("supportset.extract.backbones.timm").warning("ours")
         assert not root.handlers
     finally:
         for handler in handlers:

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from extract.backbones import load_backbone
-from extract.backbones.timm import frame_transform
-from store.errors import UsageError
+from supportset.extract.backbones import load_backbone
+from supportset.extract.backbones.timm import frame_transform
+from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import SIZES, frame
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 
-from extract.backbones import load_backbone
-from store.errors import UsageError
+from supportset.extract.backbones import load_backbone
+from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import frame, video
 

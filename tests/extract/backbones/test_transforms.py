@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from extract.backbones.transforms import CenterCrop, CropFraction, FrameTransform, Resize, ResizeShortest
+from supportset.extract.backbones.transforms import CenterCrop, CropFraction, FrameTransform, Resize, ResizeShortest
 from tests.extract.backbones.frames import SIZES, frame
 
 

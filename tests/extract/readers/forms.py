@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from extract.readers import Annotations
-from store.dataset import Dataset, write_dataset
+from supportset.extract.readers import Annotations
+from supportset.store.format.dataset import Dataset, write_dataset
 
 
 def write(path: Path, content: str | bytes | list[Any] | dict[str, Any]) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from extract.readers.locate import FileTree
-from extract.readers.videos import find_videos, match_files
-from store.errors import UsageError
+from supportset.extract.readers.locate import FileTree
+from supportset.extract.readers.videos import find_videos, match_files
+from supportset.store.errors import UsageError
 from tests.extract.readers.forms import touch
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from extract.readers import get_reader
-from store.errors import UsageError
+from supportset.extract.readers import get_reader
+from supportset.store.errors import UsageError
 from tests.extract.readers.forms import assert_consistent, members, paths, sizes, stored, texts, touch, write
 
 READER = get_reader("msrvtt")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from extract.readers import READERS, Reader, get_reader
-from store.errors import UsageError
+from supportset.extract.readers import READERS, Reader, get_reader
+from supportset.store.errors import UsageError
 from tests.extract.readers.forms import touch
 
 OFFICIAL = ("msrvtt", "msvd", "vatex", "activitynet", "flickr8k")

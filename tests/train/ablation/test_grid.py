@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from store.errors import UsageError
+from supportset.store.errors import UsageError
+from supportset.train.ablation.grid import Grid, flat, load_grid, merged, nested
+from supportset.train.run_folder import to_toml
 from tests.train.small_store import config
-from train.ablation.grid import Grid, flat, load_grid, merged, nested
-from train.run_folder import to_toml
 
 TWO = "[variants.none]\nsupport.captioning = 'none'\n[variants.cross]\n"
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "ablations"

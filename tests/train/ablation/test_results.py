@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from supportset.train.ablation.results import config_hash
+from supportset.train.config import parse_config
 from tests.train.small_store import config
-from train.ablation.results import config_hash
-from train.config import parse_config
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
 

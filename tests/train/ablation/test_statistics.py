@@ -9,9 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from train.ablation.plot import ticks
-from train.ablation.results import packed, packed_ranks, unpacked, unpacked_ranks
-from train.ablation.statistics import (
+from supportset.evaluate.paired_tests import (
     METRICS,
     Hits,
     bootstrap,
@@ -21,6 +19,8 @@ from train.ablation.statistics import (
     permutation_p,
     sign_test_p,
 )
+from supportset.train.ablation.plot import ticks
+from supportset.train.ablation.results import packed, packed_ranks, unpacked, unpacked_ranks
 
 
 def hits(seed: int, skill: float, clips: int = 40, seeds: int = 3) -> Hits:

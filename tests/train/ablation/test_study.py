@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from store.errors import SupportsetError, UsageError
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.train.ablation import study as study_module
+from supportset.train.ablation.grid import Grid, load_grid
+from supportset.train.ablation.results import RunKey, StudyFolder
+from supportset.train.ablation.study import read_study, run_study
+from supportset.train.ablation.table import tabulate, write_tables
+from supportset.train.ablation.worker import Outcome, Task, run_task
+from supportset.train.data.folds import fold_of_clips, open_fold
+from supportset.train.data.source import source_videos
+from supportset.train.evaluate import evaluate
+from supportset.train.loop.stop import TrainingInterrupted
+from supportset.train.loop.training import train
+from supportset.train.run_folder import to_toml
 from tests.train.small_store import config, plant
-from train.ablation import study as study_module
-from train.ablation.grid import Grid, load_grid
-from train.ablation.results import RunKey, StudyFolder
-from train.ablation.study import read_study, run_study
-from train.ablation.table import tabulate, write_tables
-from train.ablation.worker import Outcome, Task, run_task
-from train.evaluate import evaluate
-from train.folds import fold_of_clips, open_fold
-from train.loop import train
-from train.run_folder import to_toml
-from train.source import source_videos
-from train.stop import TrainingInterrupted
 
 FAST = """
 [overrides]
@@ -134,7 +134,7 @@ def test_a_study_that_is_stopped_goes_on_in_the_middle_of_a_run(
         return original(setting, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("train.ablation.worker.train", stopped)
+        patch.setattr("supportset.train.ablation.worker.train", stopped)
         with pytest.raises(TrainingInterrupted, match="1 runs and 0 trials of 'grid' are finished"):
             run_study(grid, tmp_path / "study", root, device="cpu", tell=silent)
     assert list(made(tmp_path / "study")) == ["none-seed0.json"]
@@ -145,7 +145,7 @@ def test_a_study_that_is_stopped_goes_on_in_the_middle_of_a_run(
         steps.append((Path(args[2]) / "checkpoint").is_dir())
         return original(*args, **options)
 
-    monkeypatch.setattr("train.ablation.worker.train", watched)
+    monkeypatch.setattr("supportset.train.ablation.worker.train", watched)
     study = run_study(grid, tmp_path / "study", root, device="cpu", tell=silent)
     assert steps == [True]
     whole = read_study(grid, tmp_path / "whole").runs[RunKey("cross", 0)]
@@ -164,7 +164,7 @@ def test_failures_are_told_and_tried_again_on_request(
 
     told: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr("train.ablation.worker.train", broken)
+        patch.setattr("supportset.train.ablation.worker.train", broken)
         study = run_study(grid, tmp_path / "study", root, device="cpu", tell=told.append)
     assert study.failed == {RunKey("none", 0): "step 5: loss is nan"}
     assert any("none-seed0: FAILED: step 5: loss is nan" in line for line in told)
@@ -193,7 +193,7 @@ def test_an_unexpected_error_is_recorded_with_its_trace(
     def broken(*args: Any, **options: Any) -> Any:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr("train.ablation.worker.train", broken)
+    monkeypatch.setattr("supportset.train.ablation.worker.train", broken)
     grid = grid_of(tmp_path, f"seeds = [0]\n{FAST}[variants.a]\n")
     study = run_study(grid, tmp_path / "study", root, device="cpu", tell=silent)
     assert study.failed == {RunKey("a", 0): "ZeroDivisionError: division by zero"}
@@ -308,7 +308,7 @@ loss.weight = [0.1, 0.5]
 support.temperature = [0.1]
 """
     grid = grid_of(tmp_path, text)
-    scorer = "train.ablation.worker.score_embeddings"
+    scorer = "supportset.train.ablation.worker.score_embeddings"
     monkeypatch.setattr(scorer, lambda *args: pytest.fail("a trial saw the test split"))
     trials = run_until_runs(grid, tmp_path / "study", root, monkeypatch)
     assert len(trials) == 4

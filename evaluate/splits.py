@@ -1,0 +1,135 @@
+"""Which clips and captions stand on which side: splits, the hold-out by source video, and what leaks across."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from supportset.store.errors import UsageError
+from supportset.store.format.dataset import Caption, Dataset
+
+
+@dataclass(frozen=True)
+class Split:
+    """The clips and captions of one split, and which of its clips have no features.
+
+    Attributes
+    ----------
+    name : the split's name, or ``holdout``
+    clip_ids : all clips of the split, in table order, missing ones included
+    captions : all captions of the split; each of one of its clips
+    missing : clips without usable features
+    """
+
+    name: str
+    clip_ids: tuple[str, ...]
+    captions: tuple[Caption, ...]
+    missing: frozenset[str]
+
+    @property
+    def present(self) -> list[str]:
+        """Clips with features, in table order."""
+        return [clip_id for clip_id in self.clip_ids if clip_id not in self.missing]
+
+    def only_present(self) -> Split:
+        """The split without its missing clips and their captions: what can be trained on."""
+        captions = tuple(caption for caption in self.captions if caption.clip_id not in self.missing)
+        return Split(self.name, tuple(self.present), captions, frozenset())
+
+    def of_clips(self, name: str, clip_ids: Collection[str]) -> Split:
+        """The part of the split that concerns ``clip_ids``, under another name."""
+        return Split(
+            name,
+            tuple(clip_id for clip_id in self.clip_ids if clip_id in clip_ids),
+            tuple(caption for caption in self.captions if caption.clip_id in clip_ids),
+            frozenset(self.missing & set(clip_ids)),
+        )
+
+
+def read_split(dataset: Dataset, protocol: str, split: str, available: Collection[str]) -> Split:
+    """Read a split from the dataset's tables.
+
+    Raises
+    ------
+    UsageError
+        Unknown protocol or split, a split without clips, or one none of whose clips has features.
+    """
+    whole = read_captions(dataset, protocol, split)
+    if not whole.clip_ids:
+        raise UsageError(
+            f"{dataset.name}: split {split!r} of protocol {protocol!r} is empty; its list file was absent when the "
+            "dataset was extracted: add the file and run extract again"
+        )
+    missing = frozenset(whole.clip_ids) - frozenset(available)
+    if len(missing) == len(whole.clip_ids):
+        raise UsageError(
+            f"{dataset.name}: none of the {len(whole.clip_ids)} clips of split {split!r} of protocol {protocol!r} has "
+            "features in this feature set; run extract for them"
+        )
+    return Split(split, whole.clip_ids, whole.captions, missing)
+
+
+def read_captions(dataset: Dataset, protocol: str, split: str) -> Split:
+    """Clips and captions of a split, whether they have features or not."""
+    clip_ids = tuple(dataset.split_clips(protocol, split))
+    return Split(split, clip_ids, tuple(dataset.split_captions(protocol, split)), frozenset())
+
+
+def hold_out(split: Split, sources: Mapping[str, str], share: float, seed: int) -> tuple[Split, Split]:
+    """Cut off about a share of a split's clips for validation, whole source videos at a time.
+
+    Parameters
+    ----------
+    split : what to cut
+    sources : source video of each clip
+    share : of the clips; never exceeded, except that at least one source is held out
+    seed : the same seed holds out the same clips
+
+    Returns
+    -------
+    (rest, held out) : no source stands on both sides
+
+    Raises
+    ------
+    UsageError
+        All clips come from one source.
+    """
+    groups: dict[str, list[str]] = {}
+    for clip_id in split.clip_ids:
+        groups.setdefault(sources[clip_id], []).append(clip_id)
+    if len(groups) < 2:
+        raise UsageError(
+            f"all {len(split.clip_ids)} clips of split {split.name!r} come from one source video, so none can be held "
+            "out for validation; name a data.validation_split, or set data.holdout=0 optim.select_by=last"
+        )
+    names = sorted(groups)
+    shuffled = [names[i] for i in np.random.default_rng([seed, len(names)]).permutation(len(names))]
+    target = share * len(split.clip_ids)
+    held: set[str] = set()
+    for name in shuffled:
+        if len(held) + len(groups[name]) <= target:
+            held.update(groups[name])
+    if not held:
+        held.update(groups[min(shuffled, key=lambda name: len(groups[name]))])
+    rest = set(split.clip_ids) - held
+    return split.of_clips(split.name, rest), split.of_clips("holdout", held)
+
+
+def leakage(train: Split, other: Split, sources: Mapping[str, str]) -> dict[str, int]:
+    """Count what a split shares with the training side.
+
+    Returns
+    -------
+    dict : ``queries`` and ``clips`` of the other split; ``verbatim_queries``, those that are word for word a training
+        caption; ``shared_source_clips``, those cut from a source video that a training clip was cut from too
+    """
+    texts = {caption.text for caption in train.captions}
+    train_sources = {sources[clip_id] for clip_id in train.clip_ids}
+    return {
+        "queries": len(other.captions),
+        "verbatim_queries": sum(caption.text in texts for caption in other.captions),
+        "clips": len(other.clip_ids),
+        "shared_source_clips": sum(sources[clip_id] in train_sources for clip_id in other.clip_ids),
+    }

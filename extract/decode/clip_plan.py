@@ -1,0 +1,129 @@
+"""Which frames of a video a clip needs, known before any of them is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from supportset.extract.decode.frame_index import FrameIndex
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.outcome import TOO_SHORT, DecodeError
+
+
+class Step(NamedTuple):
+    """One step of a clip.
+
+    Attributes
+    ----------
+    frames : (window, H, W, 3) uint8
+        RGB; what the transform makes of each frame where one was given.
+    start_s, end_s : float
+        The time the step stands for, in seconds from the clip's start.
+    """
+
+    frames: np.ndarray
+    start_s: float
+    end_s: float
+
+
+class Window(NamedTuple):
+    """The frames of one step: numbers of the video's frames, ascending; and the step's time in the clip."""
+
+    numbers: list[int]
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """The frames of one clip.
+
+    Attributes
+    ----------
+    windows : list of Window
+        At least one, in order.
+    wanted : list of int
+        Frame numbers of all windows, ascending, each once.
+    frames : int
+        Frames of the file that belong to the clip, sampled or not.
+    lost : int
+        Frames of the clip that are not to be had: passed over by the demuxer, and beyond the end of a cut file.
+    cut : bool
+        Whether the clip reaches over the end of a cut file.
+    note : str
+        On a clip that is whole but not as asked for; mostly empty.
+    """
+
+    windows: list[Window]
+    wanted: list[int]
+    frames: int
+    lost: int
+    cut: bool
+    note: str
+
+    @classmethod
+    def make(cls, index: FrameIndex, start_s: float | None, end_s: float | None, sampling: Sampling) -> ClipPlan:
+        """Apply the sampling rule to the part of a video from ``start_s`` to ``end_s`` (None: its own start or end).
+
+        Raises
+        ------
+        DecodeError
+            ``too_short`` if no frame lies between them.
+        """
+        begin = Fraction(0) if start_s is None else max(Fraction(0), _seconds(start_s))
+        asked = index.duration if end_s is None else _seconds(end_s)
+        end = min(index.duration, asked)
+        if asked <= begin:
+            told = f"the clip ends at {float(asked):g} s, not after its start at {float(begin):g} s"
+            raise DecodeError(TOO_SHORT, told)
+        if begin >= index.duration:
+            length = float(index.duration)
+            raise DecodeError(TOO_SHORT, f"the clip starts at {float(begin):g} s, but the video ends at {length:.2f} s")
+        first = max(0, index.shown_before(index.tick_at(begin) + 1))
+        last = max(first, index.shown_before(index.tick_at(end)))
+        windows = []
+        for span in sampling.steps(end - begin, last - first + 1):
+            middle = min(max(index.shown_before(index.tick_at(begin + span.middle)), first), last)
+            windows.append(Window(sampling.window_at(middle, first, last), float(span.start), float(span.end)))
+        wanted = sorted({number for window in windows for number in window.numbers})
+        rest = asked - index.duration
+        cut = index.cut and (end_s is None or rest > 0)
+        note = ""
+        if end_s is not None and rest > 1 and rest > (asked - begin) / 10:
+            note = f"the video ends at {float(index.duration):.2f} s, before the clip's end at {float(asked):g} s"
+        lost = index.gone_between(index.tick_at(begin), None if end_s is None else index.tick_at(asked))
+        lost += index.lost if cut else 0
+        return cls(windows, wanted, last - first + 1, lost, cut, note)
+
+
+class ClipAssembly:
+    """Puts the pictures of one clip together to steps, and holds no picture longer than a window needs it."""
+
+    def __init__(self, plan: ClipPlan) -> None:
+        self.plan = plan
+        self._windows = iter(plan.windows)
+        self._next: Window | None = next(self._windows)
+        self._held: dict[int, np.ndarray] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether all steps have been put together."""
+        return self._next is None
+
+    def take(self, number: int, picture: np.ndarray) -> Iterator[Step]:
+        """Take the picture of a wanted frame, in ascending order, and yield the steps that are complete with it."""
+        self._held[number] = picture
+        while self._next is not None and self._next.numbers[-1] <= number:
+            window = self._next
+            yield Step(np.stack([self._held[k] for k in window.numbers]), window.start_s, window.end_s)
+            self._next = next(self._windows, None)
+            for old in [k for k in self._held if self._next is None or k < self._next.numbers[0]]:
+                del self._held[old]
+
+
+def _seconds(value: float) -> Fraction:
+    return Fraction(str(float(value)))  # the decimal in the table, not its binary neighbour

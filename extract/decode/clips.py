@@ -1,0 +1,220 @@
+"""From a file to the steps of its clips: the frames that the sampling rule picks, and no others, in bounded memory.
+
+:mod:`supportset.extract.decode.sampling` states which moments are picked. What a picture is:
+
+*Pixels.* Frames are converted to 8-bit RGB by FFmpeg's ``scale`` filter with its defaults, at the coded size: the
+pixels of ``ffmpeg -pix_fmt rgb24``. Non-square pixels are kept: the picture is not stretched to its shape on a screen,
+as ``ffmpeg`` does not without a filter. Rotation and mirroring that the file asks for are applied, as ``ffmpeg`` does.
+
+*Interlaced video* is not deinterlaced, as with ``ffmpeg`` without a filter: a frame holds both its fields.
+
+*Animations.* A GIF is a video. Of an animated PNG, WebP or TIFF the first picture counts, as of a still image.
+
+*Several clips of one file* are decoded in one pass. Each gets the pictures that it would get alone, and answers only
+for damage among the frames that it would decode alone.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Generator, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from supportset.extract.decode.clip_health import ClipHealth
+from supportset.extract.decode.clip_plan import ClipAssembly, ClipPlan, Step
+from supportset.extract.decode.decoders import PYAV, picture_source
+from supportset.extract.decode.frame_index import Beat, FrameIndex, read_index
+from supportset.extract.decode.images import is_image, read_image
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.outcome import DAMAGED, OK, UNREADABLE, DecodeError
+
+Picture = Callable[[np.ndarray], np.ndarray]
+Part = tuple[float | None, float | None]
+_IMAGE_SECONDS = Fraction(1)  # a still image has no duration: its one step is given a second
+
+__all__ = ["ClipEnded", "DecodeError", "Step", "decode_clip", "decode_clips"]
+
+
+class ClipEnded(NamedTuple):
+    """How a clip ended: a status of ``extract.outcome``, and a message or (``ok``) a note, mostly empty."""
+
+    status: str
+    message: str
+
+
+def decode_clip(
+    path: Path | str,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    sampling: Sampling | None = None,
+    *,
+    transform: Picture | None = None,
+    beat: Beat | None = None,
+    decoder: str = PYAV,
+) -> Generator[Step, None, str]:
+    """Yield the steps of a clip in order; see :func:`decode_clips`.
+
+    Parameters
+    ----------
+    path, sampling, transform, beat, decoder : see :func:`decode_clips`
+    start_s, end_s : float, optional
+        The clip's part of the file in seconds from its first frame; None is the file's own start or end.
+
+    Yields
+    ------
+    Step
+
+    Returns
+    -------
+    str
+        A note on a clip that is whole but not as asked for (the video ends before the clip does), mostly empty.
+
+    Raises
+    ------
+    DecodeError
+        ``missing``, ``unreadable``, ``no_video`` or ``too_short`` before the first step. ``damaged`` **after** the last
+        step: all steps there are have been yielded, the caller keeps or drops them. In place of a frame
+        that is lost the one before it is used.
+    """
+    note = ""
+    for _, item in decode_clips(path, [(start_s, end_s)], sampling, transform=transform, beat=beat, decoder=decoder):
+        if isinstance(item, Step):
+            yield item
+        elif item.status == OK:
+            note = item.message
+        else:
+            raise DecodeError(item.status, item.message)
+    return note
+
+
+def decode_clips(
+    path: Path | str,
+    parts: Sequence[Part],
+    sampling: Sampling | None = None,
+    *,
+    transform: Picture | None = None,
+    beat: Beat | None = None,
+    opened: Callable[[int], None] | None = None,
+    decoder: str = PYAV,
+) -> Iterator[tuple[int, Step | ClipEnded]]:
+    """Decode several clips of one file in one pass over it; they may overlap, and come in any order.
+
+    Memory does not grow with the length of the video: at most one window of (transformed) frames is held for each clip
+    that is being put together.
+
+    Parameters
+    ----------
+    path : Path or str
+        A video, or an image (a clip of one frame).
+    parts : sequence of (start_s, end_s)
+        Each clip's part of the file in seconds from its first frame; None is the file's own start or end.
+    sampling : Sampling, optional
+        Default: one frame a second.
+    transform : callable, optional
+        Applied to each picked (H, W, 3) uint8 RGB frame, once.
+    beat : callable, optional
+        Called often while work goes on, as a sign of life.
+    opened : callable, optional
+        Called with a clip's place in ``parts`` just before the first packet that the clip needs is decoded.
+    decoder : str
+        A name of :mod:`supportset.extract.decode.decoders`.
+
+    Yields
+    ------
+    place : int
+        Of the clip in ``parts``.
+    item : Step or ClipEnded
+        Steps of a clip in order, those of different clips mixed; then its end, once. A clip that is ``damaged`` has
+        had all the steps there are; in place of a lost frame the one before it is used.
+    """
+    path, sampling = Path(path), sampling or Sampling()
+    beat, transform, opened = beat or _nothing, transform or _as_is, opened or _ignore
+    left = set(range(len(parts)))
+    try:
+        _refuse_endless(path)
+        if is_image(path):
+            picture = transform(read_image(path))
+            for place in range(len(parts)):
+                yield place, Step(np.stack([picture] * sampling.window), 0.0, float(_IMAGE_SECONDS))
+                yield place, ClipEnded(OK, "")
+            return
+        index = read_index(path, beat)
+        plans: dict[int, ClipPlan] = {}
+        for place, (start_s, end_s) in enumerate(parts):
+            try:
+                plans[place] = ClipPlan.make(index, start_s, end_s, sampling)
+            except DecodeError as error:
+                left.discard(place)
+                yield place, ClipEnded(error.status, error.message)
+        if plans:
+            for place, item in _decode_planned(path, index, plans, transform, beat, opened, decoder):
+                if isinstance(item, ClipEnded):
+                    left.discard(place)
+                yield place, item
+    except DecodeError as error:
+        for place in sorted(left):
+            yield place, ClipEnded(error.status, error.message)
+
+
+def _decode_planned(
+    path: Path,
+    index: FrameIndex,
+    plans: dict[int, ClipPlan],
+    transform: Picture,
+    beat: Beat,
+    opened: Callable[[int], None],
+    decoder: str,
+) -> Iterator[tuple[int, Step | ClipEnded]]:
+    places = list(plans)
+    clips = [ClipAssembly(plan) for plan in plans.values()]
+    health = ClipHealth(index, [plan.wanted for plan in plans.values()], lambda clip: opened(places[clip]))
+    takers: dict[int, list[int]] = {}
+    for clip, plan in enumerate(plans.values()):
+        for number in plan.wanted:
+            takers.setdefault(number, []).append(clip)
+    source = picture_source(decoder)
+    last, made = None, np.empty(0, np.uint8)
+    for number, picture in source(path, index, sorted(takers), health, beat):
+        if picture is not last:
+            last, made = picture, transform(picture)
+        for clip in takers[number]:
+            for step in clips[clip].take(number, made):
+                yield places[clip], step
+            if clips[clip].complete:
+                yield places[clip], _ended(plans[places[clip]], *health.of(clip))
+
+
+def _ended(plan: ClipPlan, lost: int, expected: int) -> ClipEnded:
+    lost, total = lost + plan.lost, max(expected, plan.frames) + plan.lost
+    if lost:
+        cause = "the file is cut short" if plan.cut else "corrupt data"
+        return ClipEnded(DAMAGED, f"{cause}: {lost} of {total} frames lost ({lost / total:.1%})")
+    if plan.cut:
+        return ClipEnded(DAMAGED, "the file is cut short, and does not tell how many frames are lost")
+    return ClipEnded(OK, plan.note)
+
+
+def _refuse_endless(path: Path) -> None:
+    """Refuse pipes, sockets and devices: opening or reading one may wait for ever. What is absent is told later."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DecodeError(UNREADABLE, "a pipe, socket or device, not a file")
+
+
+def _nothing() -> None:
+    return None
+
+
+def _ignore(clip: int) -> None:
+    return None
+
+
+def _as_is(picture: np.ndarray) -> np.ndarray:
+    return picture

@@ -1,0 +1,122 @@
+"""Pictures of wanted frames by torchcodec, on the CPU or (NVDEC) on a CUDA device."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from supportset.extract.decode import frame_runs
+from supportset.extract.decode.clip_health import ClipHealth
+from supportset.extract.decode.frame_index import Beat, FrameIndex, open_video
+from supportset.extract.decode.pictures import is_mirrored
+from supportset.extract.decode.timeline import decode_packet, read_packets
+
+TOLERANCE = 2  # of 255: how far a pixel may be from PyAV's; it was 0 where both used the same FFmpeg
+_TOGETHER = 8  # frames of one request: memory is bounded, and the decoder still goes on from where it is
+
+
+def wanted_pictures(
+    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, beat: Beat, *, device: str = "cpu"
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield what ``frame_runs.wanted_pictures`` does; PyAV takes over where torchcodec does not get on.
+
+    That is: a file that is cut or has lost frames (only PyAV tells which), a container without a trustworthy index, a
+    picture to be mirrored (torchcodec only turns), and whatever torchcodec refuses or gives another time than the
+    index says.
+
+    Parameters
+    ----------
+    path, index, wanted, health, beat : see :func:`supportset.extract.decode.frame_runs.wanted_pictures`
+    device : str
+        ``cpu``, or a CUDA device; pictures come to the CPU either way, where the transform is.
+    """
+    done = 0
+    if index.timed and len(index.keys) and not index.cut and not len(index.gone) and not _mirrored(path):
+        for number, picture in _decode(path, index, wanted, health, beat, device):
+            done += 1
+            yield number, picture
+    if done < len(wanted):
+        yield from frame_runs.wanted_pictures(path, index, wanted[done:], health, beat)
+
+
+def why_not(device: str) -> str:
+    """Decode a picture made on the spot, and return in one line why that does not work; empty if it does."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        frame = VideoDecoder(_small_video(), dimension_order="NHWC", device=device).get_frames_at([0])
+        if len(frame.data[0].cpu()) == 256:
+            return ""
+        return "it gives another picture than was asked for"
+    except (ImportError, OSError, RuntimeError, ValueError, AssertionError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        missing = [line for line in lines if "cannot open shared object" in line]
+        if missing:
+            return "FFmpeg's shared libraries, versions 4 to 9, are not installed"
+        return lines[0] if lines else type(error).__name__
+
+
+def _decode(
+    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, beat: Beat, device: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the frames that torchcodec gives; fewer than wanted where it gives up."""
+    from torchcodec.decoders import VideoDecoder
+
+    beat()
+    try:
+        decoder = VideoDecoder(
+            str(path),
+            stream_index=index.stream,
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+            device=device,
+            custom_frame_mappings=_mappings(index),
+        )
+    except (RuntimeError, ValueError):
+        return
+    for start in range(0, len(wanted), _TOGETHER):
+        numbers = wanted[start : start + _TOGETHER]
+        health.reach(int(index.ticks[numbers[-1]]))
+        beat()
+        try:
+            batch = decoder.get_frames_at(numbers)
+        except (RuntimeError, ValueError):
+            return
+        times = [float(Fraction(int(index.ticks[number])) * index.time_base) for number in numbers]
+        if not np.allclose(batch.pts_seconds.cpu().numpy(), times, rtol=0, atol=float(index.time_base) / 2):
+            return
+        yield from zip(numbers, batch.data.cpu().numpy(), strict=True)
+
+
+def _mirrored(path: Path) -> bool:
+    with open_video(path) as (container, stream):
+        for packet in read_packets(container, stream):
+            for frame in decode_packet(packet) or ():
+                return is_mirrored(frame)
+    return False
+
+
+def _mappings(index: FrameIndex) -> str:
+    """The times of all frames as torchcodec takes them, which saves it a scan and makes its numbers ours."""
+    ends = np.append(index.ticks[1:], index.end)
+    keys = np.isin(index.ticks, index.keys)
+    rows = zip(index.ticks.tolist(), (ends - index.ticks).tolist(), keys.tolist(), strict=True)
+    return json.dumps({"frames": [{"pts": p, "duration": d, "key_frame": int(k)} for p, d, k in rows]})
+
+
+def _small_video() -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), format="rgb24")
+        container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode())
+    return file.getvalue()

@@ -1,0 +1,187 @@
+"""Extraction processes on this machine: started, listened to, and told when they are gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import IO, Protocol
+
+from supportset.extract.processes.worker_process import Answer, Message, Order
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_LAST_WORDS = 300
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A process is no more.
+
+    Attributes
+    ----------
+    how : in words, as in "cuda:1 <how>"
+    suspect : whether what it worked on may have been its end
+    """
+
+    how: str
+    suspect: bool
+
+
+class Engine(Protocol):
+    """An extraction process, wherever it is."""
+
+    @property
+    def name(self) -> str:
+        """As it is called to the user."""
+        ...
+
+    def send(self, answer: Answer) -> None:
+        """Answer the oldest question that has no answer yet; one that is gone is noticed by its event."""
+        ...
+
+    def interrupt(self) -> None:
+        """Make it seal what is complete and end."""
+        ...
+
+
+class Engines(Protocol):
+    """Starts extraction processes and hears from them."""
+
+    def start(self, place: str) -> Engine:
+        """Start a process at one of the places; it may take its time."""
+        ...
+
+    def events(self, seconds: float) -> Sequence[tuple[Engine, Message | Gone]]:
+        """What has come in; waits at most so long for it. After its ``Gone`` nothing comes from a process."""
+        ...
+
+    def close(self) -> None:
+        """Kill what is left."""
+        ...
+
+
+class LocalEngine:
+    """A process of this machine.
+
+    Parameters
+    ----------
+    order : Order
+        For this process, its device included.
+    name : str
+    """
+
+    def __init__(self, order: Order, name: str) -> None:
+        self._name = name
+        ours, theirs = socket.socketpair()
+        self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        paths = [os.path.abspath(path) for path in sys.path]
+        threads = dict.fromkeys(THREADS, str(order.settings.cores))
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "supportset.extract.processes.worker_process", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._words,
+                process_group=0,  # Ctrl-C on the terminal is for the process that shares the work
+                env=threads | os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            )
+        finally:
+            theirs.close()
+        self.link = Connection(ours.detach())
+        self._send(order)
+
+    @property
+    def name(self) -> str:
+        """As it is called to the user."""
+        return self._name
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def send(self, answer: Answer) -> None:
+        """Answer a question."""
+        self._send(answer)
+
+    def interrupt(self) -> None:
+        """Make it seal what is complete and end."""
+        self._process.send_signal(signal.SIGINT)
+
+    def end(self) -> str:
+        """Wait for a process that has closed its pipe; returns how it ended."""
+        try:
+            code = self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            code = self.kill()
+        self.link.close()
+        words = self._last_words()
+        return f"died: {_how(code)}" + (f": {words}" if words else "")
+
+    def kill(self) -> int:
+        """Kill the process; returns its exit code."""
+        self._process.kill()
+        return self._process.wait()
+
+    def _send(self, message: Order | Answer) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.link.send(message)
+
+    def _last_words(self) -> str:
+        self._words.seek(0, os.SEEK_END)
+        self._words.seek(max(0, self._words.tell() - 2 * _LAST_WORDS))
+        return " ".join(self._words.read().decode(errors="replace").split())[-_LAST_WORDS:]
+
+
+class LocalEngines:
+    """Extraction processes on the devices of this machine.
+
+    Parameters
+    ----------
+    order : Order
+        The device in its settings is replaced by that of each process.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._running: list[LocalEngine] = []
+
+    def start(self, place: str) -> LocalEngine:
+        """Start a process; ``place`` is its device, with anything after a blank to tell it from others."""
+        engine = LocalEngine(self._order.with_settings(device=place.partition(" ")[0]), place)
+        self._running.append(engine)
+        return engine
+
+    def events(self, seconds: float) -> list[tuple[LocalEngine, Message | Gone]]:
+        """What has come in by then."""
+        ready = set(wait([engine.link for engine in self._running], seconds))
+        found: list[tuple[LocalEngine, Message | Gone]] = []
+        for engine in [engine for engine in self._running if engine.link in ready]:
+            try:
+                while engine.link.poll():
+                    found.append((engine, engine.link.recv()))
+            except (EOFError, ConnectionResetError):
+                self._running.remove(engine)
+                found.append((engine, Gone(engine.end(), suspect=True)))
+        return found
+
+    def close(self) -> None:
+        """Kill what is left."""
+        for engine in self._running:
+            engine.kill()
+            engine.link.close()
+        self._running = []
+
+
+def _how(code: int) -> str:
+    if code == -9:
+        return "killed by signal 9 (perhaps by the system, for want of memory)"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

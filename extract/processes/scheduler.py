@@ -1,0 +1,204 @@
+"""Sharing a run among extraction processes: chunks go out, progress comes in, the work of the lost goes to others."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from supportset.extract.outcome import MISSING
+from supportset.extract.processes.local import Engine, Engines, Gone
+from supportset.extract.processes.worker_process import Advance, Ask, Begun, Finished, Message, Note
+from supportset.extract.progress.progress import Progress
+from supportset.extract.work.chunks import ChunkBoard
+from supportset.store.errors import SupportsetError
+
+Settled = Callable[[Collection[str]], Mapping[str, tuple[str, str]]]
+
+_POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 60.0
+_DEATHS = 5  # processes in a row that may end at one place without a clip to show for it
+
+
+def conduct(
+    engines: Engines, places: Sequence[str], board: ChunkBoard[Engine], settled: Settled, shown: Progress
+) -> None:
+    """Run one extraction process at each place until the work on the board is done.
+
+    A process that is lost is replaced, and those of its clips that the store does not have are handed out again.
+
+    Parameters
+    ----------
+    engines : Engines
+    places : sequence of str
+        Names that differ.
+    board : ChunkBoard
+    settled : callable
+        Those of some clips that the store has by now, with status and message.
+    shown : Progress
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C or SIGTERM, after all processes have sealed what was complete; on a second Ctrl-C at once.
+    SupportsetError
+        A process gave up for a reason that concerns all, or they keep dying. The others have sealed then, too.
+    """
+    conductor = _Conductor(engines, places, board, settled, shown)
+    try:
+        with _stop_requests() as stop:
+            try:
+                conductor.work(stop)
+            except SupportsetError:
+                conductor.stop()
+                raise
+            if stop.is_set():
+                conductor.stop()
+                raise KeyboardInterrupt
+    finally:
+        engines.close()
+
+
+class _Conductor:
+    def __init__(
+        self, engines: Engines, places: Sequence[str], board: ChunkBoard[Engine], settled: Settled, shown: Progress
+    ) -> None:
+        self._engines, self._board, self._settled, self._shown = engines, board, settled, shown
+        self._vacant = list(places)
+        self._at: dict[Engine, str] = {}
+        self._silent: set[Engine] = set()  # they have not asked for anything yet
+        self._waiting: list[Engine] = []  # they have sealed everything and ask for more
+        self._finished: dict[Engine, Finished] = {}
+        self._deaths: Counter[str] = Counter()
+        self._began: float | None = time.monotonic()
+
+    def work(self, stop: threading.Event) -> None:
+        while (self._at or not self._board.over) and not stop.is_set():
+            self._fill()
+            self._tell_waiting()
+            for engine, message in self._engines.events(_POLL_SECONDS):
+                self._hear(engine, message)
+            for finished in self._finished.values():
+                if finished.error is not None:
+                    raise finished.error
+            self._serve()
+
+    def stop(self) -> None:
+        """Have every process seal what is complete, and wait for that."""
+        if self._at:
+            self._shown.note(f"extract: stopping; {len(self._at)} processes store what is complete")
+        for engine in self._at:
+            engine.interrupt()
+        while self._at:
+            for engine, message in self._engines.events(_POLL_SECONDS):
+                if isinstance(message, Gone):
+                    self._at.pop(engine, None)
+                elif isinstance(message, Advance | Note):
+                    self._hear(engine, message)
+
+    def _fill(self) -> None:
+        """Start processes at vacant places while there is work that nobody has."""
+        wanted = self._board.left - len(self._waiting) - len(self._silent)
+        for place in self._vacant[: max(0, wanted)]:
+            self._vacant.remove(place)
+            engine = self._engines.start(place)
+            self._at[engine] = place
+            self._silent.add(engine)
+        if not self._at and not self._board.over:
+            raise SupportsetError(
+                "the extraction processes keep ending before their work is done, as told above; what was complete is "
+                "stored, and the same command goes on from there"
+            )
+
+    def _tell_waiting(self) -> None:
+        """Say once that processes are long in coming: a cluster may have no room for them."""
+        if self._began is not None and time.monotonic() - self._began > _PATIENCE_SECONDS:
+            self._began = None
+            if self._silent:
+                self._shown.note(f"extract: {len(self._silent)} of {len(self._at)} processes have not started yet")
+
+    def _serve(self) -> None:
+        """Give waiting processes what there is by now; at the end tell them that it is the end."""
+        for engine in list(self._waiting):
+            chunk = self._board.take(engine)
+            if chunk is not None or self._board.over:
+                self._waiting.remove(engine)
+                engine.send(chunk)
+        if self._board.over:
+            for engine in self._silent:
+                engine.interrupt()
+            self._silent.clear()
+
+    def _hear(self, engine: Engine, message: Message | Gone) -> None:
+        self._silent.discard(engine)
+        if isinstance(message, Ask) and message.sealed:
+            self._board.sealed(engine)
+            self._waiting.append(engine)
+        elif isinstance(message, Ask):
+            engine.send(self._board.take(engine))
+        elif isinstance(message, Advance):
+            self._advance(engine, message)
+        elif isinstance(message, Begun):
+            self._shown.pipeline(engine=engine.name, **message.facts)
+        elif isinstance(message, Note):
+            self._shown.note(f"{engine.name}: {message.text}")
+        elif isinstance(message, Finished):
+            self._finished[engine] = message
+        else:
+            self._lose(engine, message)
+
+    def _advance(self, engine: Engine, message: Advance) -> None:
+        self._shown.frames(message.frames)
+        self._shown.spent(message.spent)
+        for status, clip_id, told in message.clips:
+            self._deaths[self._at[engine]] = 0
+            if self._board.through(clip_id):
+                self._shown.clip(status, clip_id, told)
+
+    def _lose(self, engine: Engine, gone: Gone) -> None:
+        place, finished = self._at.pop(engine), self._finished.pop(engine, None)
+        if engine in self._waiting:
+            self._waiting.remove(engine)
+        suspect = gone.suspect and finished is None
+        settled = self._settled(self._board.in_hand(engine))
+        for clip_id, (status, told) in settled.items():
+            if status != MISSING and self._board.through(clip_id):
+                self._shown.clip(status, clip_id, told)
+        count = self._board.lost(engine, settled, suspect=suspect)
+        if self._board.over:
+            return
+        self._deaths[place] += 1
+        again = self._deaths[place] < _DEATHS
+        if again:
+            self._vacant.append(place)
+        how = gone.how if finished is None else "was stopped from outside"
+        rest = "a new one takes its place" if again else f"the {_DEATHS}th in a row: none takes its place"
+        self._shown.note(f"extract: {engine.name} {how}; {count:,} clips are handed out again, {rest}")
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set instead of raising, so that no message is cut in two.
+
+    A second Ctrl-C raises. Where signals cannot be handled nothing is changed.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,70 @@
+"""From a dataset's annotation files to its tables in the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from supportset.extract.readers import get_reader
+from supportset.extract.readers.base import Annotations
+from supportset.extract.work.selection import require_videos
+from supportset.store.errors import UsageError
+from supportset.store.format.dataset import Dataset, write_dataset
+
+
+@dataclass(frozen=True)
+class AnnotatedDataset:
+    """A dataset as its annotation describes it, not yet in the store.
+
+    Attributes
+    ----------
+    name : in the store
+    videos_root : folder that the clips' paths are relative to
+    annotations : the rows, and what the user should be told
+    """
+
+    name: str
+    videos_root: Path
+    annotations: Annotations
+
+    def write(self, root: str | Path) -> Dataset:
+        """Write the tables into the store ``root``; equal ones that are there are left as they are."""
+        found = self.annotations
+        return write_dataset(
+            root,
+            self.name,
+            clips=found.clips,
+            captions=found.captions,
+            splits=found.splits,
+            protocols=found.protocols,
+            sources=found.sources,
+        )
+
+
+def read_dataset(
+    reader: str, data: Path | None, videos: Path | None = None, name: str | None = None, *, need_videos: bool = True
+) -> AnnotatedDataset:
+    """Read a dataset's annotation and find its videos; nothing is written.
+
+    Parameters
+    ----------
+    reader : one of ``supportset.extract.readers.READERS``
+    data : folder of the annotation files; default ``data/<reader>``
+    videos : folder of the videos; default ``data``
+    name : in the store; default the reader's name, for ``folder`` that of ``data``
+    need_videos : refuse a dataset without a single video file
+
+    Raises
+    ------
+    UsageError
+        Unknown reader, absent or malformed annotation, no videos where there should be.
+    """
+    read = get_reader(reader)
+    data = data or Path("data") / read.name
+    if videos is not None and not videos.is_dir():
+        raise UsageError(f"{videos}: no such folder; --videos names the folder that the videos are in")
+    found = read.read(data, videos)
+    if need_videos:
+        require_videos(found.clips, videos or data)
+    default = data.resolve().name if read.name == "folder" else read.name
+    return AnnotatedDataset(name or default, videos or data, found)

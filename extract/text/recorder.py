@@ -1,0 +1,99 @@
+"""From features of captions to rows of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from supportset.extract.outcome import EMPTY, OK, OVERFLOW
+from supportset.extract.progress.progress import Progress
+from supportset.store.errors import ValueOverflow
+from supportset.store.format.dataset import Caption
+from supportset.store.write.writer import FeatureWriter, Source
+
+if TYPE_CHECKING:
+    from supportset.extract.text.encoders.base import TextEncoder, Tokens
+
+Block = list[tuple[Caption, "Tokens"]]
+
+
+class TextRecorder:
+    """Hands captions to the writer, in a thread of its own: a block is written while the next one is computed.
+
+    Attributes
+    ----------
+    cut : int
+        How many captions had more tokens than the encoder was to read.
+    """
+
+    def __init__(self, writer: FeatureWriter, encoder: TextEncoder, shown: Progress) -> None:
+        self._writer, self._shown = writer, shown
+        self._encoder = encoder
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._pending: Future[None] | None = None
+        self.cut = 0
+
+    def blank(self, captions: Sequence[Caption]) -> None:
+        """Record captions without a word."""
+        for caption in captions:
+            self._writer.fail(caption.caption_id, EMPTY, "the caption is blank", source=_source(caption))
+
+    def take(self, block: Block, features: list[NDArray[np.float32]]) -> None:
+        """Write a block, after the one before is written.
+
+        Raises
+        ------
+        SupportsetError
+            If the disk refused the block before.
+        """
+        self.flush()
+        self._pending = self._thread.submit(self._write, block, features)
+
+    def flush(self) -> None:
+        """Wait until everything taken so far is with the writer; raises as :meth:`take`."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True)
+
+    def _write(self, block: Block, features: list[NDArray[np.float32]]) -> None:
+        for (caption, tokens), values in zip(block, features, strict=True):
+            status, message = OK, ""
+            if len(tokens.ids) < tokens.whole:
+                message = f"cut: {len(tokens.ids)} of {tokens.whole} tokens"
+                self.cut += 1
+            if not len(values):
+                status, message = EMPTY, "the tokenizer finds no token in it"
+            else:
+                try:
+                    times = token_positions(len(tokens.ids), self._encoder.pooled)
+                    self._writer.add(caption.caption_id, values, times, source=_source(caption), message=message)
+                except ValueOverflow as error:
+                    status, message = OVERFLOW, str(error)
+            if status != OK:
+                self._writer.fail(caption.caption_id, status, message, source=_source(caption))
+            self._shown.clip(status, caption.caption_id, message)
+
+
+def token_positions(count: int, pooled: bool) -> NDArray[np.float64]:
+    """The timestamps of a text of ``count`` tokens: token i is from i to i + 1; a pooled vector from 0 to the end."""
+    if pooled:
+        return np.array([[0.0, float(count)]])
+    positions = np.arange(count + 1, dtype=np.float64)
+    return np.stack([positions[:-1], positions[1:]], axis=1)
+
+
+def _source(caption: Caption) -> Source:
+    return Source("captions.parquet", len(caption.text.encode("utf-8")), None, caption.hash)

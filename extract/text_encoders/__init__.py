@@ -1,5 +1,0 @@
-"""Frozen text encoders by name, behind one interface."""
-
-from extract.text_encoders.registry import live_features, load_recorded, load_text_encoder
-
-__all__ = ["live_features", "load_recorded", "load_text_encoder"]

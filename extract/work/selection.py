@@ -1,0 +1,204 @@
+"""Which clips a run is asked for, and which of them are still to be done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from supportset.extract.outcome import MISSING, OK
+from supportset.extract.work.parts import take_part
+from supportset.store.errors import UsageError
+from supportset.store.format.dataset import Dataset
+from supportset.store.write.writer import Source
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A row of the dataset's table: ``path`` is relative to the videos' root, None where no file was found."""
+
+    clip_id: str
+    path: str | None
+    start_s: float | None
+    end_s: float | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A clip to extract, and its file as it is now."""
+
+    clip: Clip
+    source: Source
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to do.
+
+    Attributes
+    ----------
+    tasks : clips with a file and without features; those of one file side by side, in the order of their starts
+    absent : clips without a file, to be recorded as missing
+    found : how many of the selected clips have a file
+    done : how many of the selected clips have features that are up to date, or a failure that is not retried
+    """
+
+    tasks: Sequence[Task]
+    absent: list[Clip]
+    found: int
+    done: int
+
+
+def select_clips(
+    dataset: Dataset,
+    protocol: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    shard: tuple[int, int] | None = None,
+) -> list[Clip]:
+    """Choose clips of a dataset, in the order of its table.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    protocol, split : str, optional
+        Only clips of this protocol, of this split (of any protocol that has it).
+    limit : int, optional
+        Only the first clips of these.
+    shard : (i, n), optional
+        Of the clips that are left, the i-th (from 1) of n parts: they are disjoint, and together everything. See
+        :func:`supportset.extract.work.parts.take_part`.
+
+    Raises
+    ------
+    UsageError
+        An unknown protocol or split, a part that there is not, or no clip at all.
+    """
+    columns = (dataset.clips[name].to_pylist() for name in ("clip_id", "path", "start_s", "end_s"))
+    clips = [Clip(*row) for row in zip(*columns, strict=True)]
+    if protocol is not None or split is not None:
+        wanted = _members(dataset, protocol, split)
+        clips = [clip for clip in clips if clip.clip_id in wanted]
+    if limit is not None:
+        if limit < 1:
+            raise UsageError(f"a limit of {limit} clips leaves nothing to do: give at least 1")
+        clips = clips[:limit]
+    if shard is not None:
+        clips = take_part(clips, *shard)
+    if not clips:
+        where = "/".join(name for name in (protocol, split) if name)
+        raise UsageError(f"dataset {dataset.name!r} has no clip" + (f" in {where}" if where else "") + " to extract")
+    return clips
+
+
+def plan_work(clips: Iterable[Clip], videos_root: Path, rows: pa.Table, *, retry_failed: bool = False) -> Work:
+    """Compare what is wanted with what the index has and what is on disk.
+
+    A clip is left alone if the index has its features, or a failure (which ``retry_failed`` tries again). A clip whose
+    file has another size or time than the index says is done again in any case. A missing clip is always looked for;
+    features of a clip whose file is gone stay.
+
+    Parameters
+    ----------
+    clips : iterable of Clip
+    videos_root : Path
+    rows : pyarrow.Table
+        Of the index, see :meth:`supportset.store.read.feature_set.FeatureSet.rows`.
+    retry_failed : bool
+    """
+    known = _known(rows)
+    tasks, absent, found, done = [], [], 0, 0
+    for clip in clips:
+        status, size, mtime = known.get(clip.clip_id, (None, None, None))
+        source = _source(clip, videos_root)
+        if source is None:
+            if status in (OK, MISSING):
+                done += 1
+            else:
+                absent.append(clip)
+            continue
+        found += 1
+        changed = size is not None and (size, mtime) != (source.size, source.mtime_ns)
+        if status is None or status == MISSING or changed or (retry_failed and status != OK):
+            tasks.append(Task(clip, source))
+        else:
+            done += 1
+    return Work(_by_file(tasks), absent, found, done)
+
+
+class HasPath(Protocol):
+    """A clip of a dataset's table, or of an annotation that was just read."""
+
+    @property
+    def path(self) -> str | None:
+        """Relative to the videos' root, None where no file was found."""
+        ...
+
+
+def require_videos(clips: Iterable[HasPath], videos_root: Path) -> None:
+    """Check, before anything is written, that there is something to extract.
+
+    Raises
+    ------
+    UsageError
+        The folder is not there, or not one of the clips has a file in it.
+    """
+    if not videos_root.is_dir():
+        raise UsageError(f"{videos_root}: no such folder of videos; --videos DIR names the right one")
+    count = 0
+    for clip in clips:
+        if _source(clip, videos_root) is not None:
+            return
+        count += 1
+    raise UsageError(
+        f"{videos_root}: holds no video of the {count:,} clips asked for; --videos DIR names the folder that does"
+    )
+
+
+def _by_file(tasks: list[Task]) -> list[Task]:
+    """Put the clips of one file side by side, at the place of the first of them."""
+    files: dict[str, list[Task]] = {}
+    for task in tasks:
+        files.setdefault(task.source.path, []).append(task)
+    return [task for same in files.values() for task in sorted(same, key=lambda task: task.clip.start_s or 0.0)]
+
+
+def _members(dataset: Dataset, protocol: str | None, split: str | None) -> set[str]:
+    members: set[str] = set()
+    names = [protocol] if protocol is not None else dataset.protocols()
+    fitting = 0
+    for name in names:
+        for part in dataset.split_names(name):
+            if split is None or part == split:
+                members.update(dataset.split_clips(name, part))
+                fitting += 1
+    if not fitting and split is not None:
+        known = sorted({part for name in names for part in dataset.split_names(name)})
+        where = f"protocol {protocol!r} of dataset" if protocol is not None else "dataset"
+        raise UsageError(f"{where} {dataset.name!r} has no split {split!r}; it has {', '.join(known) or 'none'}")
+    return members
+
+
+def _known(rows: pa.Table) -> dict[str, tuple[Any, Any, Any]]:
+    columns = [rows[name].to_pylist() for name in ("clip_id", "status", "source_size", "source_mtime_ns")]
+    return {clip_id: (status, size, mtime) for clip_id, status, size, mtime in zip(*columns, strict=True)}
+
+
+def _source(clip: HasPath, videos_root: Path) -> Source | None:
+    if clip.path is None:
+        return None
+    try:
+        found = os.stat(videos_root / clip.path)
+    except OSError:
+        return None
+    return Source(clip.path, found.st_size, found.st_mtime_ns)
+
+
+def rows_of(rows: pa.Table, clips: Iterable[Clip]) -> pa.Table:
+    """Those rows of an index that belong to the clips."""
+    return rows.filter(pc.is_in(rows["clip_id"], pa.array([clip.clip_id for clip in clips], pa.string())))

@@ -1,0 +1,252 @@
+"""A decode worker: a process of its own that turns clips of files into frames in shared memory.
+
+Started by ``workers.pool`` as ``python -m supportset.extract.workers.decode_worker SOCKET MEMORY``. It loads PyAV,
+Pillow and
+NumPy, and decodes on one thread; torch only where torchcodec is the decoder.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from supportset.extract.decode.clips import Step, decode_clips
+from supportset.extract.decode.decoders import PYAV
+from supportset.extract.decode.sampling import Sampling
+from supportset.extract.outcome import DAMAGED, ERROR, OK, OUT_OF_MEMORY
+from supportset.extract.workers.frame_ring import FrameRing
+from supportset.extract.workers.retries import Job
+from supportset.store.errors import SupportsetError
+from supportset.store.files import hash_file
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is told once.
+
+    Attributes
+    ----------
+    sampling : Sampling
+    transform : callable
+        Applied to each picked frame.
+    shape : tuple of int
+        Of one step in the shared memory.
+    slots : int
+        Steps that the shared memory holds.
+    decoder : str
+        A name of :mod:`supportset.extract.decode.decoders`, known to work here.
+    """
+
+    sampling: Sampling
+    transform: Callable[[np.ndarray], np.ndarray]
+    shape: tuple[int, ...]
+    slots: int
+    decoder: str = PYAV
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Message to the main process: what is decoded from now on is needed by this job."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """Message to the main process: the next slot of the ring holds a step of this job."""
+
+    number: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Message to the main process: no more steps of this job will come.
+
+    Attributes
+    ----------
+    number : int
+        The job.
+    status : str
+        ``ok``; ``damaged`` (the steps that came are what could be had); or why there are no features.
+    message : str
+    seconds : float
+        Spent by the worker.
+    hash : str or None
+        Of the source file; None if it could not be read.
+    """
+
+    number: int
+    status: str
+    message: str
+    seconds: float
+    hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Message to the main process: a pass of several clips stopped here; which of them fail is decided there."""
+
+    status: str
+    message: str
+    seconds: float
+
+
+class Worker:
+    """The worker's side of the pipe."""
+
+    def __init__(self, link: Connection, ring: FrameRing, setup: Setup) -> None:
+        self._link, self._ring, self._setup = link, ring, setup
+        self._passes: deque[tuple[Job, ...]] = deque()
+        self._free = setup.slots
+        self._sent = 0
+        self._hashed: tuple[str, str] | None = None
+
+    def run(self) -> None:
+        """Work on passes until the main process says that there are no more, or is gone."""
+        while True:
+            while not self._passes:
+                if not self._listen():
+                    return
+            self._decode(self._passes.popleft())
+
+    def _decode(self, jobs: tuple[Job, ...]) -> None:
+        """Decode the clips of one file, all in one pass."""
+        self._ring.job = jobs[0].number
+        began, seconds = time.monotonic(), _SharedSeconds(len(jobs))
+
+        def begin(place: int) -> None:
+            seconds.open(place)
+            self._link.send(Begun(jobs[place].number))
+
+        try:
+            for place, item in decode_clips(
+                jobs[0].path,
+                [(job.start_s, job.end_s) for job in jobs],
+                self._setup.sampling,
+                transform=self._transform,
+                beat=self._ring.beat,
+                opened=begin,
+                decoder=self._setup.decoder,
+            ):
+                number = jobs[place].number
+                if isinstance(item, Step):
+                    self._send(Arrived(number, item.start_s, item.end_s), item.frames)
+                    continue
+                content = self._hash(jobs[place].path) if item.status in (OK, DAMAGED) else None
+                spent = seconds.close(place)
+                if not seconds.left:
+                    self._ring.job = None
+                self._link.send(Ended(number, item.status, item.message, spent, content))
+        except MemoryError:
+            status, message = OUT_OF_MEMORY, "the decode worker ran out of memory"
+        except (BrokenPipeError, ConnectionResetError, EOFError):
+            raise  # the main process is gone
+        except Exception as error:  # whatever a file provokes costs its clips, not the run
+            status, message = ERROR, " ".join(f"{type(error).__name__}: {error}".split())
+        else:
+            return
+        self._ring.job = None
+        self._link.send(Failed(status, message, time.monotonic() - began))
+
+    def _transform(self, picture: np.ndarray) -> np.ndarray:
+        self._ring.beat()
+        return self._setup.transform(picture)
+
+    def _send(self, message: Arrived, frames: np.ndarray) -> None:
+        while not self._free or self._link.poll():
+            if not self._listen():
+                raise EOFError("the main process stopped")
+        slot = self._ring.slot(self._sent)
+        if frames.shape != slot.shape:
+            raise ValueError(f"the transform made frames {frames.shape[1:]}, not {slot.shape[1:]} as of other clips")
+        slot[:] = frames
+        self._sent, self._free = self._sent + 1, self._free - 1
+        self._link.send(message)
+
+    def _listen(self) -> bool:
+        """Take one message: the jobs of a pass, a number of slots that are free again, or None for the end."""
+        self._ring.waiting = True
+        message = self._link.recv()
+        self._ring.beat()
+        self._ring.waiting = False
+        if isinstance(message, tuple):
+            self._passes.append(message)
+        elif message is not None:
+            self._free += message
+        return message is not None
+
+    def _hash(self, path: str) -> str | None:
+        if self._hashed is None or self._hashed[0] != path:  # clips of one video come one after the other
+            try:
+                self._hashed = path, hash_file(Path(path))
+            except SupportsetError:
+                return None
+        return self._hashed[1]
+
+
+class _SharedSeconds:
+    """Shares the time of a pass out: each stretch of it among the clips that are open then."""
+
+    def __init__(self, clips: int) -> None:
+        self._spent, self.left, self._open = [0.0] * clips, set(range(clips)), set[int]()
+        self._since = time.monotonic()
+
+    def open(self, place: int) -> None:
+        self._share()
+        self._open.add(place)
+
+    def close(self, place: int) -> float:
+        """Return the seconds of a clip that has ended."""
+        self._share()
+        self.left.discard(place)
+        self._open.discard(place)
+        return self._spent[place]
+
+    def _share(self) -> None:
+        now = time.monotonic()
+        owners = self._open or self.left
+        for place in owners:
+            self._spent[place] += (now - self._since) / len(owners)
+        self._since = now
+
+
+def main(socket: int, memory: int) -> None:
+    """Run a worker on the two open files that it inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    gc.freeze()  # what is loaded stays: collections need not look at it again
+    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+    link = Connection(socket)
+    try:
+        setup: Setup = link.recv()
+        ring = FrameRing(memory, setup.shape, setup.slots)
+        link.send(None)  # ready
+        Worker(link, ring, setup).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the main process is gone
+
+
+def _leave_with_parent(parent: int) -> None:
+    """End the process when its parent is gone, even from within a decoder that never returns."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    # Under its own name, so that the messages are the same classes on both sides of the pipe.
+    from supportset.extract.workers import decode_worker
+
+    decode_worker.main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,259 @@
+"""Feature cards: what a feature set is, exactly enough that two different recipes never mix."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import Folder, StorePath, open_folder
+
+FORMAT = "supportset-features"
+FORMAT_VERSION = 1
+CARD = "card.json"
+STORED_DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """The identity of a feature set: everything that decides the numbers.
+
+    Two recipes are equal when their canonical JSON is: key order, and ``1`` against ``1.0``, make no difference.
+
+    Attributes
+    ----------
+    kind : ``video`` or ``text``
+    backbone : e.g. ``open_clip:ViT-B-32/laion2b_s34b_b79k``, ``imported:NAME``
+    weights : the weights' name
+    weights_hash : ``xxh3-128:<hex>`` over the parameters, ``unknown`` for imports
+    transform : resize, crop, interpolation, mean, std, ... as JSON
+    sampling : ``{"fps": 1.0, "max_steps": 512}`` or ``{"frames": 8}``; clip models also ``window`` and ``stride``
+    layer : which output
+    pooling : how it became one vector a step
+    dim : D, numbers a step
+    dtype : stored dtype, ``float16`` or ``float32``
+
+    Raises
+    ------
+    UsageError
+        A field of the wrong type, or with a value that no feature set can have.
+    """
+
+    kind: str
+    backbone: str
+    weights: str
+    weights_hash: str
+    transform: dict[str, Any]
+    sampling: dict[str, Any]
+    layer: str
+    pooling: str
+    dim: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        wanted: dict[str, type] = dict.fromkeys((f.name for f in fields(self)), str)
+        wanted |= {"transform": dict, "sampling": dict, "dim": int}
+        for name, kind in wanted.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UsageError(f"recipe: {name} = {value!r} should be of type {kind.__name__}")
+        if self.kind not in ("video", "text"):
+            raise UsageError(f"recipe: kind = {self.kind!r} should be 'video' or 'text'")
+        if self.dim < 1:
+            raise UsageError(f"recipe: dim = {self.dim} should be at least 1")
+        if self.dtype not in STORED_DTYPES:
+            raise UsageError(f"recipe: dtype = {self.dtype!r} should be one of {', '.join(STORED_DTYPES)}")
+        # Written down canonically at once: a value that JSON cannot say is refused here, not when saving,
+        # and what the caller does to its own dicts afterwards no longer changes the recipe.
+        for name in ("transform", "sampling"):
+            object.__setattr__(self, name, _canonical(getattr(self, name), name))
+
+    @cached_property
+    def canonical(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, ASCII, whole numbers without a fraction."""
+        return json.dumps(_canonical(asdict(self), "recipe"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical.encode("ascii")).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """Name of the feature set's folder: backbone and sampling in words, then the hash."""
+        return "-".join([_slug(self.backbone), *self._sampling_words(), self.hash])
+
+    def _sampling_words(self) -> list[str]:
+        if self.kind == "text":
+            return ["text"]
+        words = []
+        if self.sampling.get("fps") is not None:
+            words.append(f"{self.sampling['fps']}fps")
+        if self.sampling.get("frames") is not None:
+            words.append(f"{self.sampling['frames']}frames")
+        if (self.sampling.get("window") or 1) != 1:
+            words.append(f"{self.sampling['window']}window")
+        return [_slug(word) for word in words]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.canonical == other.canonical
+
+    def __hash__(self) -> int:
+        return hash(self.canonical)
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Recipe:
+        """Read what :meth:`to_json` gave; UsageError names keys that are absent or unknown."""
+        known = {f.name for f in fields(cls)}
+        if absent := sorted(known - set(data)):
+            raise UsageError(f"recipe: lacks {', '.join(absent)}")
+        if unknown := sorted(set(data) - known):
+            raise UsageError(f"recipe: has unknown keys {', '.join(unknown)}")
+        return cls(**data)
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Names of the fields in which two recipes differ."""
+        mine, theirs = (_canonical(asdict(recipe), "recipe") for recipe in (self, other))
+        return [name for name in mine if mine[name] != theirs[name]]
+
+
+@dataclass(frozen=True)
+class FeatureCard:
+    """``card.json``: the recipe, which names the set, and the provenance, which is told but names nothing.
+
+    Attributes
+    ----------
+    recipe : the identity
+    provenance : library and decoder versions, device, precision, date
+    """
+
+    recipe: Recipe
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as a JSON object."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "recipe": self.recipe.to_json(),
+            "hash": self.recipe.hash,
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, source: object = CARD) -> FeatureCard:
+        """Read a card; ``source`` names it in errors.
+
+        Raises
+        ------
+        SupportsetError
+            Not a card, a newer format version, or a recipe that does not fit the card's own hash.
+        """
+        check_format(data, FORMAT, FORMAT_VERSION, source)
+        try:
+            recipe = Recipe.from_json(data["recipe"])
+            provenance = data.get("provenance", {})
+            stated = data["hash"]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SupportsetError(f"{source}: damaged card, {error} is absent: restore the file") from None
+        except UsageError as error:
+            raise SupportsetError(f"{source}: damaged card: {error}; restore the file") from None
+        if stated != recipe.hash:
+            raise SupportsetError(
+                f"{source}: the recipe hashes to {recipe.hash}, the card says {stated}: "
+                "it was edited by hand or damaged; restore the file"
+            )
+        return cls(recipe, provenance)
+
+    @classmethod
+    def load(cls, path: str | StorePath) -> FeatureCard:
+        """Read the card of the feature set in the folder ``path``."""
+        return load_card(open_folder(path))
+
+    def claim(self, folder: Folder) -> FeatureCard:
+        """Write this card into a feature set's folder, or check that the one there has the same recipe.
+
+        Returns
+        -------
+        FeatureCard
+            The card that is in the folder: the first writer's, so its provenance may be another one.
+
+        Raises
+        ------
+        SupportsetError
+            A card of another recipe is there.
+        """
+        content = json.dumps(self.to_json(), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        if CARD not in folder.names():
+            folder.put({CARD: [content.encode("utf-8")]}, replace=False)
+        there = load_card(folder)
+        if there.recipe != self.recipe:
+            fields_ = ", ".join(there.recipe.differences(self.recipe))
+            raise SupportsetError(
+                f"{folder}/{CARD}: holds features of another recipe (differs in {fields_}): use another folder"
+            )
+        return there
+
+
+def is_feature_set(path: str | StorePath) -> bool:
+    """Whether a folder is that of a feature set: has a card, of whatever state."""
+    return open_folder(path).size(CARD) is not None
+
+
+def load_card(folder: Folder) -> FeatureCard:
+    """Read the card in a folder; an error says whether it is absent, damaged or newer than this program."""
+    return FeatureCard.from_json(load_json(folder, CARD, "not a feature set"), f"{folder}/{CARD}")
+
+
+def load_json(folder: Folder, name: str, otherwise: str) -> Any:
+    """Read a JSON file; ``otherwise`` says in an error what a folder without it is."""
+    content = folder.read(name)
+    if content is None:
+        raise UsageError(f"{folder}: {otherwise}, it has no {name}; `store ls` lists what there is")
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise SupportsetError(f"{folder}/{name}: not readable as JSON ({error}): restore the file") from None
+
+
+def check_format(data: Any, format_name: str, version: int, source: object) -> None:
+    """Refuse JSON of another format, or of a newer version of this one."""
+    if not isinstance(data, dict) or data.get("format") != format_name:
+        raise SupportsetError(f"{source}: not a {format_name} file: restore it, or move it away")
+    found = data.get("format_version")
+    if not isinstance(found, int) or found < 1:
+        raise SupportsetError(f"{source}: format_version {found!r} is not a version: restore the file")
+    if found > version:
+        raise SupportsetError(
+            f"{source}: format version {found} is newer than this program reads (up to {version}): update supportset"
+        )
+
+
+def _canonical(value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise UsageError(f"recipe: {where} has the key {odd[0]!r}, which is not a string")
+        return {key: _canonical(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        # 1.0 and 1 are one number in JSON; every writer must say it the same way
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    raise UsageError(
+        f"recipe: {where} = {value!r} cannot be said in JSON: use strings, finite numbers, lists and dicts"
+    )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+]+", "-", text).strip("-.")[-100:] or "unnamed"

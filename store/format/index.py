@@ -1,0 +1,244 @@
+"""Index files: one Parquet file a shard, whose presence is the commit.
+
+Its rows say what became of each clip; its metadata says which files the shard consists of, with size and hash, and
+where in them the arrays lie. :func:`effective` applies the one rule by which several rows of a clip become one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from supportset.store.errors import SupportsetError
+from supportset.store.files import Folder, hash_parts, part_sizes
+from supportset.store.format.card import check_format
+from supportset.store.format.row_hash import hash_rows
+from supportset.store.format.shard import EncodedShard, Location
+
+FORMAT = "supportset-shard-index"
+FORMAT_VERSION = 1
+METADATA = b"supportset"
+METADATA_HASH = b"supportset_hash"
+OK = "ok"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("offset", pa.int64()),  # first row in the shard's arrays; null for a failure
+        pa.field("length", pa.int64(), nullable=False),  # rows; 0 for a failure
+        pa.field("checksum", pa.uint64()),  # xxh3-64 of the clip's rows of `values`
+        pa.field("timestamps_checksum", pa.uint64()),  # the same of `timestamps`
+        pa.field("source_path", pa.string()),
+        pa.field("source_size", pa.int64()),
+        pa.field("source_mtime_ns", pa.int64()),
+        pa.field("source_hash", pa.string()),
+        pa.field("seconds", pa.float64(), nullable=False),  # spent on the clip
+        pa.field("generation", pa.int64(), nullable=False),  # 0, and one more with each retry
+    ]
+)
+
+_THREADS = min(8, os.cpu_count() or 1)  # that parse index files side by side
+_NAME = re.compile(r"([0-9a-f]{16})\.parquet")
+
+
+class Vanished(SupportsetError):  # noqa: N818 - named for what it tells
+    """An index file was listed and is gone."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a shard: name relative to the ``shards`` folder, size in bytes, ``xxh3-128:<hex>``."""
+
+    name: str
+    size: int
+    xxh3: str
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """What an index file says of its shard, rows apart.
+
+    Attributes
+    ----------
+    shard : id, 16 hex digits
+    shard_format : ``zarr`` or ``hdf5``
+    recipe_hash : of the feature set's card
+    files : the shard's files; empty where it holds failures only
+    arrays : where ``values``, ``timestamps`` and ``offsets`` lie; empty where it holds failures only, or is compressed
+    replaces : ids of shards that this one stands for: their index files are ignored from now on
+    provenance : of the run that wrote the shard
+    """
+
+    shard: str
+    shard_format: str
+    recipe_hash: str
+    files: tuple[StoredFile, ...] = ()
+    arrays: dict[str, Location] = field(default_factory=dict)
+    replaces: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def file(self, name: str) -> StoredFile:
+        """What is stated of one of the files."""
+        return next(file for file in self.files if file.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The metadata as a JSON object."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "shard": self.shard,
+            "shard_format": self.shard_format,
+            "recipe_hash": self.recipe_hash,
+            "files": [vars(file) for file in self.files],
+            "arrays": {name: location.to_json() for name, location in self.arrays.items()},
+            "replaces": list(self.replaces),
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ShardIndex:
+        """Read what :meth:`to_json` gave."""
+        return cls(
+            shard=data["shard"],
+            shard_format=data["shard_format"],
+            recipe_hash=data["recipe_hash"],
+            files=tuple(StoredFile(file["name"], file["size"], file["xxh3"]) for file in data["files"]),
+            arrays={name: Location.from_json(location) for name, location in data["arrays"].items()},
+            replaces=tuple(data["replaces"]),
+            provenance=data["provenance"],
+        )
+
+
+def new_shard_id() -> str:
+    """A random 64-bit id as 16 hex digits."""
+    return secrets.token_hex(8)
+
+
+def index_name(shard: str) -> str:
+    """Name of a shard's index file."""
+    return f"{shard}.parquet"
+
+
+def shard_of(name: str) -> str | None:
+    """Id of the shard whose index file has this name, None for another file."""
+    match = _NAME.fullmatch(name)
+    return match[1] if match else None
+
+
+def describe(encoded: EncodedShard) -> tuple[StoredFile, ...]:
+    """Sizes and hashes of an encoded shard's files."""
+    return tuple(StoredFile(name, part_sizes(parts), hash_parts(parts)) for name, parts in encoded.files.items())
+
+
+def write_index(folder: Folder, index: ShardIndex, rows: pa.Table) -> None:
+    """Commit a shard: once this returns, its rows are visible, and outlast a power cut."""
+    rows = rows.select(SCHEMA.names).cast(SCHEMA)
+    content = json.dumps({**index.to_json(), "rows": hash_rows(rows)}, sort_keys=True).encode("utf-8")
+    metadata = {METADATA: content, METADATA_HASH: hash_parts([content]).encode("ascii")}
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.replace_schema_metadata(metadata), sink)
+    folder.put({index_name(index.shard): [memoryview(sink.getvalue())]})
+
+
+def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> tuple[ShardIndex, pa.Table]:
+    """Read an index file, or some columns of it.
+
+    Raises
+    ------
+    SupportsetError
+        Damaged (the rows are checked where all columns are read), or of a newer format version.
+    Vanished
+        The file is gone, as after a compaction by another process.
+    """
+    return _parse(folder, shard, folder.read(index_name(shard)), columns)
+
+
+def _parse(folder: Folder, shard: str, content: bytes | None, columns: list[str] | None) -> tuple[ShardIndex, pa.Table]:
+    name = index_name(shard)
+    if content is None:
+        raise Vanished(f"{folder}/{name}: the index file cannot be read though it is listed: remove the broken link")
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read(columns, use_threads=False)
+        metadata = table.schema.metadata or {}
+        data = json.loads(metadata[METADATA])
+        check_format(data, FORMAT, FORMAT_VERSION, f"{folder}/{name}")
+        if metadata[METADATA_HASH] != hash_parts([metadata[METADATA]]).encode("ascii"):
+            raise ValueError("its metadata are not those it was written with")
+        index = ShardIndex.from_json(data)
+        table = table.select(columns or SCHEMA.names).replace_schema_metadata(None)
+        for column in table.schema:
+            if column.type != (expected := SCHEMA.field(column.name).type):
+                raise ValueError(f"its column {column.name} is of type {column.type}, not {expected}")
+        if columns is None and hash_rows(table) != data["rows"]:
+            raise ValueError("its rows are not those it was written with")
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        mend = "restore the file, or delete it to have its clips extracted again"
+        raise SupportsetError(f"{folder}/{name}: damaged index file ({reason}): {mend}") from None
+    if index.shard != shard:
+        raise SupportsetError(f"{folder}/{name}: is the index of shard {index.shard}, renamed: give it its name back")
+    return index, table
+
+
+def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[ShardIndex], list[pa.Table]]:
+    """Read every index file that counts, or some columns of each, in the order of the shards' ids.
+
+    A compaction may go on meanwhile. A listing is no snapshot: it may miss a shard that is removed while it is made,
+    and also the one that was put in its place a moment before. So the folder is listed until nothing new is found;
+    what was read and is gone by then is either replaced by something that was found, or harmless.
+    """
+    found: dict[str, tuple[ShardIndex, pa.Table]] = {}
+    vanished: dict[str, int] = {}
+    while True:
+        new = [shard for name in folder.names() if (shard := shard_of(name)) and shard not in found]
+        if not new:
+            break
+        with ThreadPoolExecutor(_THREADS) as pool:
+            contents = folder.read_many([index_name(shard) for shard in new])
+            parsing = [pool.submit(_parse, folder, *item, columns) for item in zip(new, contents, strict=True)]
+        for shard, parsed in zip(new, parsing, strict=True):
+            try:
+                found[shard] = parsed.result()
+            except Vanished:  # since our look at the folder: another shard replaces it, so look again
+                vanished[shard] = vanished.get(shard, 0) + 1
+                if vanished[shard] == 3:  # listed again and again: a broken link
+                    raise
+    replaced = {shard for index, _ in found.values() for shard in index.replaces}
+    counted = [found[shard] for shard in sorted(found) if shard not in replaced]
+    return [index for index, _ in counted], [table for _, table in counted]
+
+
+def effective(table: pa.Table, shard: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Choose one row a clip: ``ok`` beats failure, then the higher generation, then the higher shard id.
+
+    Parameters
+    ----------
+    table : rows with at least ``clip_id``, ``status`` and ``generation``
+    shard : (rows,) the rank of each row's shard id
+
+    Returns
+    -------
+    (clips,) int64
+        Rows of the table, in the order in which the clips come first.
+    """
+    clip = table["clip_id"].combine_chunks().dictionary_encode()
+    code = clip.indices.to_numpy(zero_copy_only=False)
+    if len(clip.dictionary) == len(code):
+        return np.arange(len(code))
+    ok = pc.equal(table["status"], OK).to_numpy(zero_copy_only=False)
+    generation = table["generation"].to_numpy()
+    order = np.lexsort((shard, generation, ok, code))
+    last = np.flatnonzero(np.diff(code[order], append=-1))
+    return order[last]

@@ -1,0 +1,131 @@
+"""Deleting a feature set or a dataset, so that what is half deleted is never taken for whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supportset.store.errors import UsageError
+from supportset.store.files import StorePath, open_folder, store_path
+from supportset.store.format.card import CARD
+from supportset.store.format.dataset import DATASET, list_datasets
+from supportset.store.format.tables import TABLES
+from supportset.store.maintain.orphans import find_leftovers
+from supportset.store.read.catalog import FEATURES, FeatureSetInfo, list_feature_sets
+
+_STAGED = re.compile(rf"\.(?:{'|'.join(TABLES)})\.[0-9a-f]{{32}}\.parquet")
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What is to be deleted.
+
+    Attributes
+    ----------
+    path : of the feature set, or of the dataset
+    feature_sets : that go
+    files : their number, tables included
+    bytes : that get free
+    """
+
+    path: StorePath
+    feature_sets: tuple[FeatureSetInfo, ...]
+    files: int
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        sets = [info.name for info in self.feature_sets]
+        return {"path": str(self.path), "feature_sets": sets, "files": self.files, "bytes": self.bytes}
+
+
+def plan_removal(info: FeatureSetInfo) -> Removal:
+    """What deleting a feature set deletes.
+
+    Raises
+    ------
+    UsageError
+        The folder is a link, or holds files that are not the store's: deleting it would lose them.
+    """
+    _refuse_foreign(info)
+    return Removal(info.path, (info,), *_measure([info.path]))
+
+
+def remove_feature_set(info: FeatureSetInfo) -> Removal:
+    """Delete a feature set, its card before its features: from then on no reader finds it.
+
+    What a killed run left goes with the next deletion in the dataset.
+
+    Raises
+    ------
+    UsageError
+        As :func:`plan_removal`.
+    SupportsetError
+        The disk refuses.
+    """
+    removal = plan_removal(info)
+    open_folder(info.path.parent).discard(info.path.name, CARD)
+    return removal
+
+
+def plan_dataset_removal(root: str | StorePath, name: str) -> Removal:
+    """What deleting a dataset deletes: its tables, and its features by every recipe.
+
+    Raises
+    ------
+    UsageError
+        No such dataset; or as :func:`plan_removal`.
+    """
+    sets = tuple(list_feature_sets(root, name))
+    path = store_path(root) / name
+    if name not in list_datasets(root) and not sets:
+        known = ", ".join(list_datasets(root)) or "none"
+        raise UsageError(f"{root}: no dataset {name!r}; there are {known}")
+    for info in sets:
+        _refuse_foreign(info)
+    return Removal(path, sets, *_measure([info.path for info in sets] + [path / file for file in _tables(path)]))
+
+
+def remove_dataset(root: str | StorePath, name: str) -> Removal:
+    """Delete a dataset: features, then ``dataset.json``, then the tables, and the folder if nothing else is in it.
+
+    Raises
+    ------
+    UsageError
+        As :func:`plan_dataset_removal`.
+    SupportsetError
+        The disk refuses.
+    """
+    removal = plan_dataset_removal(root, name)
+    for info in removal.feature_sets:
+        remove_feature_set(info)
+    folder = open_folder(removal.path)
+    for file in _tables(removal.path):
+        folder.remove(file)
+    for empty in (removal.path / FEATURES, removal.path):
+        open_folder(empty.parent).prune(empty.name)
+    return removal
+
+
+def _tables(path: StorePath) -> list[str]:
+    """The store's own files in a dataset's folder, the one that commits the others first."""
+    known = {DATASET, *(f"{key}.parquet" for key in TABLES)}
+    there = [file for file in open_folder(path).names() if file in known or _STAGED.fullmatch(file)]
+    return sorted(there, key=lambda file: (file != DATASET, file))
+
+
+def _refuse_foreign(info: FeatureSetInfo) -> None:
+    if isinstance(info.path, Path) and info.path.is_symlink():
+        raise UsageError(f"{info.path}: is a link to {info.path.resolve()}: remove the link, or what it points to")
+    foreign = [leftover.path for leftover in find_leftovers(info.path) if leftover.kind == "foreign"]
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UsageError(f"{foreign[0]}{more}: no file of the store: move it away first, it would be lost")
+
+
+def _measure(paths: list[StorePath]) -> tuple[int, int]:
+    """Number and bytes of all files."""
+    sizes = [size for path in paths for size in open_folder(path.parent).files(path.name).values()]
+    return len(sizes), sum(sizes)

@@ -1,0 +1,113 @@
+"""What is left of damaged shards: their intact clips stay, the others are given up, to be extracted again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace as changed
+
+import numpy as np
+import pyarrow as pa
+
+from supportset.store.errors import SupportsetError
+from supportset.store.files import Folder, StorePath, fetched, open_folder
+from supportset.store.format.index import ShardIndex, effective, index_name, read_all
+from supportset.store.format.shard import Array, Location, shard_format
+from supportset.store.maintain.orphans import SHARDS
+from supportset.store.write.replacement import (
+    commit,
+    intact,
+    place,
+    remove_replaced,
+    remove_shard,
+    repack,
+    still_replaced,
+)
+
+
+def drop_damaged(path: str | StorePath, shards: Collection[str]) -> list[str]:
+    """Write damaged shards anew without the clips that are damaged.
+
+    A clip whose features are given up has no row at all afterwards, also no older one that would come back to life:
+    the same `extract` command does it again as if it had never been.
+
+    Parameters
+    ----------
+    path : the feature set's folder
+    shards : ids of the damaged shards, as `verify` found them
+
+    Returns
+    -------
+    list of str
+        Ids of the clips that have no features any more, sorted.
+
+    Raises
+    ------
+    SupportsetError
+        The disk refuses; an index file is damaged.
+    """
+    folder = open_folder(path).child(SHARDS)
+    indexes, tables = read_all(folder)
+    rank = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    counts = np.zeros(len(rank), bool)
+    if tables:
+        counts[effective(pa.concat_tables(tables), rank)] = True
+    found = list(enumerate(zip(indexes, tables, strict=True)))
+    masks = {at: salvage(folder, index, rows)[0] for at, (index, rows) in found if index.shard in shards}
+    lost: set[str] = set()
+    for at, whole in masks.items():
+        lost |= set(tables[at].filter(pa.array(~whole & counts[rank == at]))["clip_id"].to_pylist())
+    # Rows that are beaten by one that goes must go before it. A shard that is damaged itself comes last.
+    for at, (index, rows) in sorted(found, key=lambda item: item[0] in masks):
+        keep = masks.get(at, np.ones(len(rows), bool))
+        keep = keep & ~np.array([clip_id in lost for clip_id in rows["clip_id"].to_pylist()], bool)
+        if not keep.all() or at in masks:
+            _write_without(folder, index, rows, keep)
+    remove_replaced(folder)
+    return sorted(lost)
+
+
+def salvage(folder: Folder, index: ShardIndex, rows: pa.Table) -> tuple[Array, Array, Array]:
+    """What is left of a damaged shard.
+
+    Returns
+    -------
+    whole : (rows,) bool, whether the row's features are intact; True for rows without
+    values, timestamps : as many rows of the arrays as are there
+    """
+    values, timestamps = (_what_is_there(folder, index, name) for name in ("values", "timestamps"))
+    return intact(rows, values, timestamps), values, timestamps
+
+
+def _what_is_there(folder: Folder, index: ShardIndex, name: str) -> Array:
+    location = index.arrays.get(name)
+    try:
+        if location is None:
+            return shard_format(index.shard_format).decode(folder, index.shard, name)
+        steps = changed(location, shape=location.shape[1:]).nbytes
+        there = ((folder.size(location.file) or 0) - location.offset) // steps
+        if there > 0:
+            part = Location(
+                location.file, location.offset, location.dtype, (min(there, location.shape[0]), *location.shape[1:])
+            )
+            return part.view(fetched(folder.map(location.file)))
+    except SupportsetError:
+        pass  # not even readable: nothing of it is there
+    return np.empty((0, 1), np.float16)
+
+
+def _write_without(folder: Folder, index: ShardIndex, rows: pa.Table, keep: Array) -> None:
+    whole, values, timestamps = salvage(folder, index, rows)
+    if not whole[keep].all():
+        name = f"{folder}/{index_name(index.shard)}"
+        gone = folder.size(index_name(index.shard)) is None
+        said = "another process has put another shard in its place" if gone else "it is damaged as well"
+        raise SupportsetError(f"{name}: not written anew, {said}: run `store verify --drop-damaged` again")
+    kept, arrays = repack([(rows.filter(pa.array(keep)), values, timestamps)])
+    names = folder.names()
+    if len(kept):
+        shard = place(index.shard, {index.shard}, names)
+        replaces = (*still_replaced([index], names), index.shard)
+        commit(folder, changed(index, shard=shard, files=(), arrays={}, replaces=replaces), kept, arrays)
+    else:
+        remove_replaced(folder, [index.shard])  # first what it stands for, else that would count again
+        remove_shard(folder, index.shard)

@@ -1,0 +1,96 @@
+"""Finding feature sets in a store: ``<root>/<dataset>/features/<set>``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from supportset.store.errors import UsageError
+from supportset.store.files import StorePath, open_folder, store_path
+from supportset.store.format.card import CARD, FeatureCard, Recipe
+from supportset.store.read.feature_set import FeatureSet
+
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class FeatureSetInfo:
+    """A feature set as it is listed: without a look at its shards.
+
+    Attributes
+    ----------
+    dataset : name
+    name : of the set's folder
+    path : of the set's folder
+    """
+
+    dataset: str
+    name: str
+    path: StorePath
+
+    @property
+    def card(self) -> FeatureCard:
+        """The card, read now."""
+        return FeatureCard.load(self.path)
+
+    def open(self) -> FeatureSet:
+        """The feature set, for reading."""
+        return FeatureSet.open(self.path)
+
+
+def feature_set_path(root: str | StorePath, dataset: str, recipe: Recipe) -> StorePath:
+    """Folder of a recipe's features of a dataset."""
+    return store_path(root) / dataset / FEATURES / recipe.folder
+
+
+def list_feature_sets(root: str | StorePath, dataset: str | None = None) -> list[FeatureSetInfo]:
+    """Feature sets of a store, or of one dataset in it, sorted by name; empty where there is no such folder."""
+    place = store_path(root)
+    within = dataset if dataset and "/" not in dataset else "*"
+    names = [card.split("/") for card in open_folder(place).glob(f"{within}/{FEATURES}/*/{CARD}")]
+    found = [
+        FeatureSetInfo(of, name, place / of / FEATURES / name) for of, _, name, _ in names if dataset in (None, of)
+    ]
+    found = [info for info in found if not (info.name.startswith(".") or info.dataset.startswith("."))]  # being removed
+    return sorted(found, key=lambda info: (info.dataset, info.name))
+
+
+def find_feature_set(root: str | StorePath, words: str, kind: str | None = None) -> FeatureSet:
+    """Open the one feature set that some words name, as :func:`locate_feature_set` finds it."""
+    return locate_feature_set(root, words, kind).open()
+
+
+def locate_feature_set(root: str | StorePath, words: str, kind: str | None = None) -> FeatureSetInfo:
+    """Find the one feature set that some words name, without a look into it: it may be damaged.
+
+    Parameters
+    ----------
+    root : the store
+    words : ``DATASET/WORDS``, e.g. ``msrvtt/open_clip-ViT-B-32``: the set whose folder is called so, or whose folder's
+        name has each of the words (apart by blanks, in any case) in it. A backbone may be written as for ``extract``,
+        ``open_clip:ViT-B-32/laion2b_s34b_b79k``. ``DATASET`` alone: its only set.
+    kind : ``video`` or ``text``: of several sets that fit, only those of this kind count. A lone one is found whatever
+        its kind
+
+    Raises
+    ------
+    UsageError
+        None fits, or several do: lists them.
+    """
+    dataset, _, rest = words.strip().partition("/")
+    listed = list_feature_sets(root)
+    of_dataset = [info for info in listed if info.dataset == dataset]
+    if not of_dataset:
+        known = sorted({info.dataset for info in listed})
+        there = f"there are {', '.join(known)}" if known else "the store is empty: run `extract` first, or give --store"
+        raise UsageError(f"{root}: no features of a dataset {dataset!r} (asked for {words!r}); {there}")
+    exact = [info for info in of_dataset if info.name == rest]
+    wanted = [re.sub(r"[^a-z0-9._+]+", "-", word.lower()) for word in rest.split()]
+    fitting = exact or [info for info in of_dataset if all(word in info.name.lower() for word in wanted)]
+    if kind is not None and len(fitting) > 1:  # the towers of one model have one name
+        fitting = [info for info in fitting if info.card.recipe.kind == kind] or fitting
+    if len(fitting) == 1:
+        return fitting[0]
+    which = "several feature sets fit" if fitting else "no feature set fits"
+    listing = ", ".join(f"{info.dataset}/{info.name}" for info in fitting or of_dataset)
+    raise UsageError(f"{root}: {which} {words!r}: name one of {listing}")

@@ -1,0 +1,356 @@
+"""Reading features: clips by id, in the order asked, at the speed of memory.
+
+Shard files are mapped beside each other, so that a batch is one indexed copy; no call goes through zarr or h5py.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import StorePath, as_part, disk_reads, open_folder, store_path
+from supportset.store.files.memory import empty_aligned
+from supportset.store.format.card import FeatureCard, Recipe, load_card
+from supportset.store.format.index import OK, index_name
+from supportset.store.format.shard import Array
+from supportset.store.read.clip_table import ClipTable
+from supportset.store.read.index_cache import open_clip_table
+from supportset.store.read.mapped_shards import MappedShards
+
+_RELOCATING = threading.Lock()  # of all sets: it happens rarely, and a lock of each would not travel to other processes
+
+
+class FeatureSet:
+    """The features of one dataset by one recipe, as committed when it was opened.
+
+    It keeps to what it saw: clips that a compaction or a conversion moves meanwhile are found in their new place.
+
+    Attributes
+    ----------
+    path : the feature set's folder
+    card : its card
+    dim : D, numbers a step
+    dtype : of the values
+    check : whether every clip that is read is compared with its checksum
+    """
+
+    def __init__(self, path: str | StorePath, card: FeatureCard, clips: ClipTable, check: bool = False) -> None:
+        self.path = store_path(path)
+        self.card = card
+        self.dim = card.recipe.dim
+        self.dtype = np.dtype(card.recipe.dtype)
+        self.check = check
+        self._folder = open_folder(path).child("shards")
+        self._clips = clips
+        self._indexes = clips.indexes
+        self._rows = clips.rows
+        # (N, 3) int64: of each clip the number of its shard, and its first row there and the one after its last. Side
+        # by side, because clips are asked for at random; replaced as a whole, see _relocate.
+        self._places = np.stack([clips.shard, clips.offset, clips.offset + clips.length], axis=1)
+        self._length = clips.length
+        self._mapped = self._nothing_mapped()
+        self._needed: tuple[Array, Array] | None = None
+
+    @classmethod
+    def open(cls, path: str | StorePath, recipe: Recipe | None = None, *, check: bool = False) -> FeatureSet:
+        """Open the feature set in a folder.
+
+        Parameters
+        ----------
+        path : the feature set's folder
+        recipe : where given, the set must be of exactly this recipe
+        check : compare every clip that is read with its checksum; that costs about a third of the speed
+
+        Raises
+        ------
+        UsageError
+            No card is there, or one of another recipe than the one asked for.
+        SupportsetError
+            A damaged card, or one of a newer version; an index file that is damaged.
+        """
+        folder = open_folder(path)
+        card = load_card(folder)
+        if recipe is not None and card.recipe != recipe:
+            fields = ", ".join(card.recipe.differences(recipe))
+            raise UsageError(f"{path}: is of another recipe than asked for (differs in {fields}): extract it anew")
+        shards = folder.child("shards")
+        clips = open_clip_table(folder, shards)
+        for index in clips.indexes:
+            if index.recipe_hash != card.recipe.hash:
+                raise SupportsetError(
+                    f"{shards}/{index_name(index.shard)}: belongs to the recipe {index.recipe_hash}, the card is of "
+                    f"{card.recipe.hash}: move the shard to the feature set it came from"
+                )
+        return cls(path, card, clips, check)
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """Ids of the clips that have features, in the order in which they lie on disk."""
+        return self._clips.clip_ids
+
+    def __len__(self) -> int:
+        """Number of clips that have features."""
+        return len(self._clips)
+
+    def __contains__(self, clip_id: object) -> bool:
+        """Whether a clip has features."""
+        return clip_id in self._clips.number_of
+
+    def __repr__(self) -> str:
+        return f"FeatureSet({str(self.path)!r}, {len(self)} clips of {self.dim} x {self.dtype})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Maps do not travel to another process; they are made again there.
+        return {**self.__dict__, "_mapped": self._nothing_mapped()}
+
+    def find(self, clip_ids: Iterable[str]) -> Array:
+        """Rows of clips, for :meth:`read_rows`: look ids up once, read many times.
+
+        Returns
+        -------
+        (N,) int64
+
+        Raises
+        ------
+        SupportsetError
+            One line that names the clips that have no features, and what is known of them.
+        """
+        if isinstance(clip_ids, str):
+            raise UsageError(
+                f"{self.path}: a list of clip ids is wanted, not the string {clip_ids!r}: write [{clip_ids!r}]"
+            )
+        clip_ids = list(clip_ids)
+        try:
+            return self._clips.find(clip_ids)
+        except KeyError:
+            raise self._absent([clip_id for clip_id in clip_ids if clip_id not in self]) from None
+
+    def lengths(self, clip_ids: Iterable[str]) -> Array:
+        """Number of steps of each clip: (N,) int64, in the order asked."""
+        return self.lengths_of(self.find(clip_ids))
+
+    def checksums(self, clip_ids: Iterable[str], name: Literal["values", "timestamps"] = "values") -> Array:
+        """xxh3-64 of each clip's values or timestamps as they were when the set was opened: (N,) uint64."""
+        stated = self._clips.checksum if name == "values" else self._clips.timestamps_checksum
+        return stated[self.find(clip_ids)]
+
+    def lengths_of(self, rows: Array) -> Array:
+        """The same for rows that :meth:`find` gave."""
+        return self._length[rows]
+
+    def read(self, clip_ids: Iterable[str]) -> tuple[Array, Array]:
+        """Copy the features of clips, in the order asked.
+
+        Returns
+        -------
+        values : (ΣT, D) in the stored dtype
+        offsets : (N + 1,) int64: clip ``i`` has the rows ``offsets[i]:offsets[i + 1]``
+
+        Raises
+        ------
+        SupportsetError
+            A clip without features, or a shard file that is gone or has another size than its index says.
+        """
+        return self.read_rows(self.find(clip_ids))
+
+    def read_timestamps(self, clip_ids: Iterable[str]) -> Array:
+        """Copy the timestamps of clips, in the order asked: (ΣT, 2) float64 seconds, start and end of each step."""
+        return self.read_row_timestamps(self.find(clip_ids))[0]
+
+    def read_rows(self, rows: Array, out: Array | None = None) -> tuple[Array, Array]:
+        """Like :meth:`read`, for rows that :meth:`find` gave.
+
+        Parameters
+        ----------
+        rows : (N,) int64
+        out : (at least ΣT, D) array to copy into; what is returned views it
+        """
+        return self._gather("values", rows, out)
+
+    def read_row_timestamps(self, rows: Array) -> tuple[Array, Array]:
+        """Timestamps, (ΣT, 2) float64 seconds, and offsets, (N + 1,), for rows that :meth:`find` gave."""
+        return self._gather("timestamps", rows, None)
+
+    def rows(self) -> pa.Table:
+        """One row a clip, failures included: what the index says, by the rule of precedence.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``clip_id``, ``status``, ``message``, ``offset``, ``length``, ``checksum``, ``timestamps_checksum``,
+            ``source_path``, ``source_size``, ``source_mtime_ns``, ``source_hash``, ``seconds``, ``generation``,
+            and ``shard``, the id of the shard that holds it.
+        """
+        rows, indexes = (self._rows, self._indexes) if self._rows is not None else self._clips.read_rows(self._folder)
+        ids = pa.array([index.shard for index in indexes], pa.string())
+        return rows.drop_columns("shard_rank").append_column("shard", ids.take(rows["shard_rank"]))
+
+    def statuses(self) -> dict[str, int]:
+        """Number of clips by status, ``ok`` first."""
+        return self._clips.statuses
+
+    def scan(self) -> Iterator[tuple[str, Array, Array]]:
+        """Go through everything in the order on disk.
+
+        Yields
+        ------
+        clip_id : str
+        values : (T, D) a read-only view on the mapped file
+        timestamps : (T, 2) float64 seconds, a read-only view
+        """
+        ids = self.clip_ids
+        reader = copy(self)
+        bounds = np.flatnonzero(np.diff(self._clips.shard, prepend=-1, append=-1))  # a shard at a time is asked for
+        for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            rows = np.arange(first, last)
+            reader._mapped = reader._nothing_mapped(apart=True)  # files and unpacked archives go with their shard
+            parts = []
+            for name in ("values", "timestamps"):
+                places, mapped = reader._located(name, rows)
+                mapped.await_bytes(places)  # asks for them: new maps do not know that anything is in memory
+                parts.append(mapped.slices(places))
+                if self.check:
+                    self._compare(rows, parts[-1], name)
+            yield from zip(ids[first:last], *parts, strict=True)
+
+    def prefetch(self, rows: Array) -> None:
+        """Ask for clips that will be read soon; returns at once. Nothing happens where they lie in memory already.
+
+        Parameters
+        ----------
+        rows : (N,) int64 that :meth:`find` gave, such as those of the next batch
+        """
+        places, mapped = self._located("values", rows)
+        if mapped.cold:
+            mapped.ask_ahead(places)
+
+    def _gather(self, name: str, rows: Array, out: Array | None) -> tuple[Array, Array]:
+        places, mapped = self._located(name, rows)
+        mapped.await_bytes(places)
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(places[:, 2] - places[:, 1], out=offsets[1:])
+        steps = int(offsets[-1])
+        out = empty_aligned((steps, mapped.columns), mapped.dtype) if out is None else out[:steps]
+        began, reads = time.perf_counter(), disk_reads()
+        mapped.copy(places, offsets, out)
+        mapped.copied(len(rows), steps, time.perf_counter() - began, disk_reads() - reads)
+        if self.check:  # the copies, where they have the same bytes: else what they were made of
+            same = out.dtype == mapped.dtype and out.flags.c_contiguous
+            copies = [out[low:high] for low, high in pairwise(offsets.tolist())] if same else mapped.slices(places)
+            self._compare(rows, copies, name)
+        return out, offsets
+
+    def _compare(self, rows: Array, copies: list[Array], name: str) -> None:
+        """Compare clips with their checksums."""
+        stated = self._clips.checksum if name == "values" else self._clips.timestamps_checksum
+        found = (xxhash.xxh3_64_intdigest(as_part(copy)) for copy in copies)
+        pairs = zip(rows.tolist(), found, stated[rows].tolist(), strict=True)
+        if wrong := [row for row, digest, expected in pairs if digest != expected]:
+            first = self.clip_ids[wrong[0]]
+            shard = self._indexes[int(self._places[wrong[0], 0])].shard
+            raise SupportsetError(
+                f"{self._folder}/{shard}: the {name} of {len(wrong)} clips ({first!r}{', ...' if wrong[1:] else ''}) "
+                "are not what was written: `store verify --drop-damaged`, then the same `extract` again"
+            )
+
+    def _nothing_mapped(self, *, apart: bool = False) -> dict[str, MappedShards]:
+        kinds: dict[str, tuple[np.dtype[Any], int]]
+        kinds = {"values": (self.dtype, self.dim), "timestamps": (np.dtype(np.float64), 2)}
+        return {
+            name: MappedShards(self._folder, self._indexes, name, *kind, apart=apart) for name, kind in kinds.items()
+        }
+
+    def _located(self, name: str, rows: Array) -> tuple[Array, MappedShards]:
+        """Shard, first row and row after the last of each clip, (N, 3) int64, and the shards, those of them mapped."""
+        while True:
+            all_places = self._places
+            places, mapped = all_places.take(rows, axis=0), self._mapped[name]
+            try:
+                mapped.map(places[:, 0], self._steps_needed())
+            except SupportsetError:
+                with _RELOCATING:
+                    if self._places is all_places and not self._relocate(rows):
+                        raise
+            else:
+                return places, mapped
+
+    def _relocate(self, asked: Array) -> bool:
+        """Find clips again whose shards were replaced and removed since; False where that befell none of those asked.
+
+        Raises
+        ------
+        SupportsetError
+            The features of a clip that was asked for are not the same any more, or gone.
+        """
+        places = self._places.copy()
+        shards = places[:, 0]
+        gone = [
+            shard
+            for shard in np.unique(shards).tolist()
+            if self._folder.size(index_name(self._indexes[shard].shard)) is None
+        ]
+        rows = np.flatnonzero(np.isin(shards, gone))
+        if not np.isin(asked, rows).any():
+            return False
+        now = FeatureSet.open(self.path, self.card.recipe)
+        there = np.array([now._clips.number_of.get(self.clip_ids[row], -1) for row in rows], np.int64)
+        same = there >= 0
+        for column in ("checksum", "timestamps_checksum", "length"):
+            before, after = (getattr(feature_set._clips, column) for feature_set in (self, now))
+            same[same] &= before[rows[same]] == after[there[same]]
+        if len(lost := np.intersect1d(asked, rows[~same])):
+            raise SupportsetError(
+                f"{self.path}: {len(lost):,} clips have other features, or none, since the set was opened "
+                f"({self.clip_ids[lost[0]]!r}{', ...' if len(lost) > 1 else ''}): open the set again"
+            )
+        rows, there = rows[same], there[same]
+        places[rows] = now._places[there] + [len(self._indexes), 0, 0]
+        # Another thread may be reading: numbers of shards stay what they are, and the places come last.
+        self._mapped = {name: mapped.extend(now._indexes) for name, mapped in self._mapped.items()}
+        self._indexes = [*self._indexes, *now._indexes]
+        if self._rows is not None:
+            self._rows = _with_places(self._rows, places)
+        self._places = places
+        return True
+
+    def _steps_needed(self) -> Array:
+        """Number of rows that each shard's arrays must have at least."""
+        places, cached = self._places, self._needed
+        if cached is None or cached[0] is not places:
+            needed = np.zeros(len(self._indexes), np.int64)
+            np.maximum.at(needed, places[:, 0], places[:, 2])
+            cached = self._needed = places, needed
+        return cached[1]
+
+    def _absent(self, clip_ids: Sequence[str]) -> SupportsetError:
+        rows = self.rows()
+        failed = rows.filter(pc.is_in(rows["clip_id"], pa.array(clip_ids[:3], pa.string())))
+        status = dict(zip(failed["clip_id"].to_pylist(), failed["status"].to_pylist(), strict=True))
+        told = ", ".join(f"{clip_id!r} ({status.get(clip_id, 'never extracted')})" for clip_id in clip_ids[:3])
+        more = f" and {len(clip_ids) - 3} more" if len(clip_ids) > 3 else ""
+        count = f"{len(clip_ids)} clip{'s' if len(clip_ids) > 1 else ''}"
+        return SupportsetError(
+            f"{self.path}: no features of {count}: {told}{more}; run `extract` for this dataset again"
+        )
+
+
+def _with_places(rows: pa.Table, places: Array) -> pa.Table:
+    """The rows with other shards and offsets for the clips that have features."""
+    ok = pc.equal(rows["status"], OK).to_numpy()
+    for number, column in enumerate(("shard_rank", "offset")):
+        numbers = pc.fill_null(rows[column], 0).to_numpy().copy()
+        numbers[ok] = places[:, number]
+        mask = ~ok if column == "offset" else None
+        at = rows.column_names.index(column)
+        rows = rows.set_column(at, rows.schema.field(at), pa.array(numbers, mask=mask))
+    return rows

@@ -1,0 +1,71 @@
+"""A feature set told in words, for ``store show``: its recipe, its clips' outcomes, its size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute as pc
+
+from supportset.store.read.feature_set import FeatureSet
+
+
+def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
+    """Card, outcomes and size of a feature set, as JSON.
+
+    Returns
+    -------
+    dict
+        ``path``, ``card`` (as in ``card.json``), ``status`` (clips by outcome), ``clips`` (with features), ``steps``
+        (rows of features in all), ``bytes`` (of values), ``failures`` and ``remarks`` (``clip_id``, ``status``,
+        ``message`` of clips without features, and of clips with features and a reservation, such as damage). In a set
+        of kind ``text`` the clips are captions and the steps tokens, under the same keys.
+    """
+    rows = feature_set.rows()
+    told = rows.select(["clip_id", "status", "message"])
+    ok = pc.equal(rows["status"], "ok")
+    steps = int(feature_set.lengths(feature_set.clip_ids).sum())
+    return {
+        "path": str(feature_set.path),
+        "card": feature_set.card.to_json(),
+        "status": feature_set.statuses(),
+        "clips": len(feature_set),
+        "steps": steps,
+        "bytes": steps * feature_set.dim * feature_set.dtype.itemsize,
+        "failures": told.filter(pc.invert(ok)).to_pylist(),
+        "remarks": told.filter(pc.and_(ok, pc.not_equal(pc.fill_null(rows["message"], ""), ""))).to_pylist(),
+    }
+
+
+def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
+    """The same in words; at most ``failures`` clips without features, or with remarks, are listed."""
+    facts = feature_set_json(feature_set)
+    recipe = facts["card"]["recipe"]
+    lines = [facts["path"], "", "recipe"]
+    lines += [f"  {key:<13} {_in_words(value)}" for key, value in recipe.items()]
+    lines += [f"  {'hash':<13} {feature_set.card.recipe.hash}", "made with"]
+    lines += [f"  {key:<13} {_in_words(value)}" for key, value in facts["card"]["provenance"].items()]
+    clips, steps = facts["clips"], facts["steps"]
+    one, several, rows = ("caption", "captions", "tokens") if recipe["kind"] == "text" else ("clip", "clips", "steps")
+    outcomes = ", ".join(f"{count:,} {status}" for status, count in facts["status"].items())
+    lines += [
+        "content",
+        f"  {several:<13} {outcomes or 'none yet'}",
+        f"  {rows:<13} {steps:,}" + (f" ({steps / clips:.1f} a {one})" if clips else ""),
+        f"  size          {facts['bytes'] / 1e6:,.1f} MB",
+    ]
+    for title, listed in (("without features", facts["failures"]), ("with remarks", facts["remarks"])):
+        if not listed or failures < 1:
+            continue
+        lines.append(f"{title}: {len(listed):,} {several}")
+        lines += [f"  {row['clip_id']}: {row['status']}, {row['message']}" for row in listed[:failures]]
+        if (more := len(listed) - failures) > 0:
+            lines.append(f"  ... and {more:,} more: --failures {len(listed)}, or --json")
+    return "\n".join(lines)
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_in_words(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return " ".join(_in_words(inner) for inner in value)
+    return str(value)

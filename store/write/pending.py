@@ -1,0 +1,164 @@
+"""A shard in the making: rows of its index, and arrays that grow, whose memory the next shard uses again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from supportset.store.errors import InvalidFeatures, ValueOverflow
+from supportset.store.format.index import SCHEMA
+from supportset.store.format.shard import Array, ShardArrays
+
+FIRST_ROWS = 1024  # room for steps at first; it is doubled whenever it is too small
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that a clip's features were computed from; for a caption, its text.
+
+    Attributes
+    ----------
+    path : relative to the videos' root; of a caption ``captions.parquet``
+    size : bytes; of the text in UTF-8
+    mtime_ns : time of the last change, nanoseconds; None for a text
+    hash : of the content, None where it was not computed
+    """
+
+    path: str
+    size: int
+    mtime_ns: int | None
+    hash: str | None = None
+
+
+class PendingShard:
+    """Clips that are gathered in memory until their shard is sealed.
+
+    Parameters
+    ----------
+    dim : D, numbers a step
+    dtype : of the values as they are stored
+    """
+
+    def __init__(self, dim: int, dtype: np.dtype[Any]) -> None:
+        self._values = np.empty((FIRST_ROWS, dim), dtype.newbyteorder("<"))
+        self._timestamps = np.empty((FIRST_ROWS, 2), "<f8")
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all clips; their memory is used again."""
+        self._rows: list[tuple[Any, ...]] = []  # as SCHEMA has the columns
+        self._offsets = [0]
+
+    def __len__(self) -> int:
+        """Number of rows, failures included."""
+        return len(self._rows)
+
+    @property
+    def clips(self) -> int:
+        """Number of rows that have features."""
+        return len(self._offsets) - 1
+
+    @property
+    def steps(self) -> int:
+        """ΣT of all clips."""
+        return self._offsets[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values."""
+        return self.steps * self._values.strides[0]
+
+    def place(self, clip_id: str, values: Any, timestamps: Any) -> tuple[Array, Array]:
+        """Check a clip's features, and put them where the next clip's go, for :meth:`add_row` to take them.
+
+        Raises
+        ------
+        ValueOverflow
+            A value is not finite, or is not once cast to the stored dtype.
+        InvalidFeatures
+            Wrong shape, no steps, or times that are not finite or end before they start.
+        """
+        steps = np.asarray(values)
+        times = np.asarray(timestamps, dtype="<f8")
+        dim = self._values.shape[1]
+        if steps.ndim != 2 or steps.shape[1] != dim or steps.dtype.kind != "f":
+            raise InvalidFeatures(f"clip {clip_id!r}: values are {steps.dtype} {steps.shape}, not floats (T, {dim})")
+        if not len(steps):
+            raise InvalidFeatures(f"clip {clip_id!r}: no steps at all: record it with fail()")
+        if times.shape != (len(steps), 2):
+            raise InvalidFeatures(f"clip {clip_id!r}: timestamps are {times.shape}, not ({len(steps)}, 2)")
+        if not np.isfinite(times).all() or (times[:, 0] > times[:, 1]).any():
+            raise InvalidFeatures(f"clip {clip_id!r}: timestamps are not finite, or a step ends before it starts")
+        stored, stored_times = self._room(len(steps))
+        if steps.dtype == stored.dtype:
+            stored[...] = steps
+        else:
+            with np.errstate(over="ignore"):
+                stored[...] = steps
+        if not _all_finite(stored):
+            worst = steps[~np.isfinite(stored)][0]
+            raise ValueOverflow(f"clip {clip_id!r}: the value {worst} does not fit {stored.dtype.name}")
+        stored_times[...] = times
+        return stored, stored_times
+
+    def add_row(
+        self,
+        clip_id: str,
+        status: str,
+        message: str,
+        source: Source | None,
+        seconds: float,
+        generation: int,
+        features: tuple[Array, Array] | None,
+    ) -> None:
+        """Add a row, with the features that :meth:`place` gave just before; None for a failure."""
+        offset = checksum = timestamps_checksum = None
+        length = 0
+        if features is not None:
+            values, timestamps = features
+            offset, length = self.steps, len(values)
+            # Now, while they lie in the processor's cache.
+            checksum = xxhash.xxh3_64_intdigest(values.data)
+            timestamps_checksum = xxhash.xxh3_64_intdigest(timestamps.data)
+            self._offsets.append(offset + length)
+        about = (source.path, source.size, source.mtime_ns, source.hash) if source else (None, None, None, None)
+        row = (clip_id, status, message, offset, length, checksum, timestamps_checksum, *about, seconds, generation)
+        self._rows.append(row)
+
+    def table(self) -> pa.Table:
+        """The rows, in the order in which they were added."""
+        columns = zip(*self._rows, strict=True)
+        return pa.Table.from_arrays(
+            [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+        )
+
+    def arrays(self) -> ShardArrays | None:
+        """Views on the features of all clips, until :meth:`clear`; None where no clip has features."""
+        if not self.clips:
+            return None
+        offsets = np.array(self._offsets, np.int64)
+        return ShardArrays(self._values[: self.steps], self._timestamps[: self.steps], offsets)
+
+    def _room(self, steps: int) -> tuple[Array, Array]:
+        if (needed := self.steps + steps) > len(self._values):
+            self._values, self._timestamps = (
+                _grown(array, self.steps, max(needed, 2 * len(array))) for array in (self._values, self._timestamps)
+            )
+        return self._values[self.steps : needed], self._timestamps[self.steps : needed]
+
+
+def _grown(array: Array, used: int, rows: int) -> Array:
+    larger = np.empty((rows, array.shape[1]), array.dtype)
+    larger[:used] = array[:used]
+    return larger
+
+
+def _all_finite(values: Array) -> bool:
+    """Whether no value is infinite or NaN; for float16 by its bits, as NumPy takes those numbers one by one."""
+    if values.dtype.itemsize == 2:
+        return bool(np.left_shift(values.view("<u2"), 1).max() < 0xF800)  # above: all bits of the exponent are set
+    return bool(np.isfinite(values).all())

@@ -1,0 +1,287 @@
+"""Writing features: clips are gathered, and committed a shard at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from supportset.store.errors import InvalidFeatures, SupportsetError
+from supportset.store.files import StorePath, open_folder, store_path
+from supportset.store.format import shard as shards
+from supportset.store.format.card import CARD, FeatureCard
+from supportset.store.format.index import (
+    OK,
+    ShardIndex,
+    StoredFile,
+    describe,
+    index_name,
+    new_shard_id,
+    read_all,
+    write_index,
+)
+from supportset.store.format.shard import Array, Location, ShardArrays
+from supportset.store.write.pending import PendingShard, Source
+from supportset.store.write.replacement import are_whole, remove_shard
+
+__all__ = ["FeatureWriter", "Source"]
+
+BYTES_PER_SHARD = 512 * 2**20  # of values: a shard is sealed before it outgrows the memory of a small machine
+ROWS_PER_CLIP = 20  # failures cost next to nothing, but are committed too: rows a shard for each clip it may have
+ATTEMPTS = 3  # to write a shard whose files another process takes for rubbish: see FeatureWriter._write
+
+
+class FeatureWriter:
+    """One process's way to add to a feature set. Several may write the same set at once, on any machines.
+
+    Clips are visible to readers once the shard that holds them is sealed: by :meth:`seal`, by leaving the ``with``
+    block (also on an error or an interrupt), or when the shard is full.
+
+    Parameters
+    ----------
+    path : folder of the feature set; it and its card are made where absent
+    card : the recipe must be that of the card that is there
+    shard_format : ``zarr`` or ``hdf5``
+    clips_per_shard, seconds_per_shard, bytes_per_shard : a shard is sealed when one of them is reached. Only clips with
+        features are counted; but there may be at most 20 times as many rows, failures included
+
+    Raises
+    ------
+    SupportsetError
+        The folder holds another recipe's features, or cannot be written to.
+
+    Examples
+    --------
+    >>> with FeatureWriter(path, card) as writer:                    # doctest: +SKIP
+    ...     writer.add("video0", values, timestamps)
+    ...     writer.fail("video1", "unreadable", "no such codec")
+    """
+
+    def __init__(
+        self,
+        path: str | StorePath,
+        card: FeatureCard,
+        *,
+        shard_format: str = "zarr",
+        clips_per_shard: int = 500,
+        seconds_per_shard: float = 300.0,
+        bytes_per_shard: int = BYTES_PER_SHARD,
+    ) -> None:
+        self.path = store_path(path)
+        self.card = card
+        self._format = shards.shard_format(shard_format)
+        self._limits = clips_per_shard, seconds_per_shard, bytes_per_shard
+        self._root = open_folder(path)
+        card.claim(self._root)
+        self._shards = self._root.child("shards")
+        self._generations: dict[str, int] | None = None
+        self._seen: set[str] = set()
+        self._broken = False
+        self._robbed: list[str] = []  # shards of ours whose index is there, and whose files were taken away
+        self._pending = PendingShard(card.recipe.dim, np.dtype(card.recipe.dtype))
+        self._since = time.monotonic()
+
+    def add(
+        self,
+        clip_id: str,
+        values: Any,
+        timestamps: Any,
+        *,
+        source: Source | None = None,
+        seconds: float = 0.0,
+        status: str = OK,
+        message: str = "",
+    ) -> None:
+        """Add a clip's features.
+
+        Parameters
+        ----------
+        clip_id : not added before by this writer; in a set of kind ``text`` a caption's id
+        values : (T, D) floats, T at least 1; cast to the stored dtype
+        timestamps : (T, 2) seconds: start and end of each step; in a set of kind ``text`` its position in tokens
+        source : the file they were computed from
+        seconds : time spent
+        status : ``ok``; a clip with features has no other
+        message : remarks, such as the number of damaged frames
+
+        Raises
+        ------
+        ValueOverflow
+            A value is not finite, or is not once cast to the stored dtype. The clip is not added:
+            the caller records it with :meth:`fail`.
+        InvalidFeatures
+            Wrong shape, no steps, or times that are not finite or end before they start.
+        SupportsetError
+            The clip was added before, or the full shard could not be written.
+        """
+        if status != OK:
+            raise ValueError(f"clip {clip_id!r}: features come with the status ok, not {status!r}; use fail()")
+        self._add_row(clip_id, OK, message, source, seconds, self._pending.place(clip_id, values, timestamps))
+
+    def fail(
+        self, clip_id: str, status: str, message: str, *, source: Source | None = None, seconds: float = 0.0
+    ) -> None:
+        """Record that a clip has no features, and why.
+
+        Parameters
+        ----------
+        clip_id : not added before by this writer
+        status : e.g. ``missing``, ``unreadable``, ``too_short``; not ``ok``
+        message : one line that says more
+        source, seconds : as for :meth:`add`
+        """
+        if status == OK or not status:
+            raise ValueError(f"clip {clip_id!r}: a failure has a status of its own, not {status!r}")
+        self._add_row(clip_id, status, message, source, seconds, None)
+
+    def seal(self) -> None:
+        """Commit what was added so far: shard files first, the index last. Nothing added: nothing written.
+
+        Raises
+        ------
+        SupportsetError
+            The file system refused; readers see nothing of this shard, and what was committed before stays.
+        """
+        if not len(self._pending):
+            return
+        try:
+            self._commit()
+        except SupportsetError:
+            self._broken = True
+            raise
+        self._broken = False
+        self._pending.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # On the way out from a seal that failed, a second try would most likely fail as well, and hide the first error.
+        if error is None or not self._broken:
+            self.seal()
+
+    def _commit(self) -> None:
+        rows, arrays = self._pending.table(), self._pending.arrays()
+        try:
+            for left in reversed(range(ATTEMPTS)):
+                try:
+                    if self._write(rows, arrays):
+                        return
+                except SupportsetError as error:
+                    # A file of ours went while it was written: see _write.
+                    if not isinstance(error.__cause__, FileNotFoundError) or not left:
+                        raise
+            raise SupportsetError(
+                f"{self._shards}: the files of a shard are removed as soon as they are written: stop what removes them"
+            )
+        finally:
+            with suppress(SupportsetError):
+                while self._robbed:
+                    remove_shard(self._shards, self._robbed[-1])
+                    self._robbed.pop()
+
+    def _write(self, rows: pa.Table, arrays: ShardArrays | None) -> bool:
+        """Write and commit the shard; False where its files are not there any more afterwards.
+
+        `store compact` removes files that no index has and that nobody changed for an hour. If this process is
+        suspended for so long, before the index is there, they are ours. So they are looked at before the index is
+        written, and once more when it is there: from then on `store compact` leaves them alone.
+        """
+        self._check_not_deleted()
+        shard = new_shard_id()
+        files: tuple[StoredFile, ...] = ()
+        places: dict[str, Location] = {}
+        try:
+            if arrays is not None:
+                encoded = self._format.encode(shard, arrays)
+                self._shards.put(encoded.files)
+                files, places = describe(encoded), encoded.arrays
+                if not self._whole(files):
+                    self._withdraw(shard)
+                    return False
+            recipe, replaced = self.card.recipe.hash, tuple(self._robbed)
+            index = ShardIndex(shard, self._format.name, recipe, files, places, replaced, self.card.provenance)
+            write_index(self._shards, index, rows)
+        except SupportsetError:
+            # Without an index nobody will ever look at the shard. But the index may be there although the
+            # folder could not be flushed after it: then its shard must stay.
+            with suppress(SupportsetError):
+                if self._shards.size(index_name(shard)) is None:
+                    self._withdraw(shard)
+            self._check_not_deleted()
+            raise
+        # Without an index, a compaction has merged the shard already.
+        if not self._whole(files) and self._shards.size(index_name(shard)) is not None:
+            self._robbed.append(shard)
+            return False
+        try:
+            self._check_not_deleted()
+        except SupportsetError:
+            remove_shard(self._shards, shard)
+            raise
+        return True
+
+    def _whole(self, files: Sequence[StoredFile]) -> bool:
+        return are_whole(self._shards, files)
+
+    def _withdraw(self, shard: str) -> None:
+        self._shards.remove(self._format.root(shard))
+
+    def _check_not_deleted(self) -> None:
+        """`store rm` deletes sets that are being written to: what is written then must not bring back half a set."""
+        if self._root.size(CARD) is None:
+            raise SupportsetError(f"{self._root}: was deleted while it was written to: run again to begin it anew")
+
+    def _seal_when_full(self) -> None:
+        clips, seconds, size = self._limits
+        pending = self._pending
+        if len(pending) == 1:
+            self._since = time.monotonic()
+        full = pending.clips >= clips or len(pending) >= ROWS_PER_CLIP * clips or pending.nbytes >= size
+        if full or time.monotonic() - self._since >= seconds:
+            self.seal()
+
+    def _add_row(
+        self,
+        clip_id: str,
+        status: str,
+        message: str,
+        source: Source | None,
+        seconds: float,
+        features: tuple[Array, Array] | None,
+    ) -> None:
+        if not isinstance(clip_id, str) or not clip_id:
+            raise InvalidFeatures(f"clip id {clip_id!r} is not a string with something in it")
+        if clip_id in self._seen:
+            raise InvalidFeatures(f"clip {clip_id!r} was added before by this writer: each clip once")
+        if _printable(clip_id) != clip_id:
+            raise InvalidFeatures(f"clip id {_printable(clip_id)!r} is not valid Unicode: rename the clip")
+        if source is not None and not source.path.isascii():
+            source = replace(source, path=_printable(source.path))
+        said = _printable(" ".join(message.split()))
+        self._pending.add_row(clip_id, status, said, source, float(seconds), self._next_generation(clip_id), features)
+        self._seen.add(clip_id)
+        self._seal_when_full()
+
+    def _next_generation(self, clip_id: str) -> int:
+        if self._generations is None:
+            found: dict[str, int] = {}
+            _, tables = read_all(self._shards, ["clip_id", "generation"])
+            for table in tables:
+                for clip, generation in zip(table["clip_id"].to_pylist(), table["generation"].to_pylist(), strict=True):
+                    found[clip] = max(generation, found.get(clip, 0))
+            self._generations = found
+        return self._generations.get(clip_id, -1) + 1
+
+
+def _printable(text: str) -> str:
+    """The text as Parquet can hold it: file names need not be valid Unicode, and a shard must not fail for one."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

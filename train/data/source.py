@@ -1,0 +1,232 @@
+"""Opens what a run reads: the dataset, its features, the captions of both sides; and says what it found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supportset.evaluate.splits import Split, hold_out, leakage, read_captions, read_split
+from supportset.store.errors import UsageError
+from supportset.store.format.dataset import Dataset, open_dataset
+from supportset.store.read.aligned import AlignedFeatures
+from supportset.store.read.feature_set import FeatureSet
+from supportset.train.config import Config
+from supportset.train.data.cached_text import CachedText
+from supportset.train.data.feature_sets import clip_checksums, feature_record, open_features
+
+HOLDOUT = "holdout"
+
+
+@dataclass
+class RunData:
+    """What training reads.
+
+    Attributes
+    ----------
+    dataset, features : the tables, and the feature sets side by side
+    train : clips with features and their captions; validation clips are not among them
+    validation : the held-out clips or the split named for it; None where nothing is held out
+    record : what ``data.json`` of the run folder says
+    notes : what the user should be told, one line each
+    text : features of the captions, where a frozen text encoder has run before; None: the model reads tokens
+    """
+
+    dataset: Dataset
+    features: AlignedFeatures
+    train: Split
+    validation: Split | None
+    record: dict[str, Any]
+    notes: list[str]
+    text: CachedText | None = None
+
+
+def open_run_data(config: Config, store: str | Path) -> RunData:
+    """Open everything that a configuration names, before anything is written.
+
+    Raises
+    ------
+    UsageError
+        Unknown dataset, feature set, protocol or split; an empty split; nothing to validate on where
+        ``optim.select_by`` needs it; a training side of fewer than two clips; captions without the text features that
+        ``text.features`` asks for.
+    """
+    dataset = open_dataset(store, config.data.dataset)
+    sets = [open_features(store, config.data.dataset, words) for words in config.data.features]
+    for feature_set in sets:
+        feature_set.check = config.data.check
+    text: CachedText | None = None
+    if config.text.features:
+        found = open_features(store, dataset.name, config.text.features, "text")
+        text = CachedText(found, dataset.name, store)
+    features = AlignedFeatures(sets)
+    available = set(features.clip_ids)
+    sources = source_videos(dataset)
+    protocol = config.data.protocol
+    whole = read_split(dataset, protocol, config.data.train_split, available)
+    train = _with_captions(whole.only_present())
+    validation: Split | None = None
+    if config.data.validation_split:
+        _refuse_as_validation(config)
+        validation = read_split(dataset, protocol, config.data.validation_split, available)
+        _refuse_overlap(dataset, protocol, config.data.train_split, train, validation)
+    elif config.data.holdout > 0:
+        # The same clips whatever the run's seed, so that runs can be compared on them.
+        train, validation = hold_out(train, sources, config.data.holdout, seed=0)
+    if validation is None and config.optim.select_by != "last":
+        raise UsageError(
+            f"optim.select_by = {config.optim.select_by!r} needs validation clips: set data.holdout above 0 or name a "
+            "data.validation_split, or set optim.select_by=last"
+        )
+    if validation is not None and not validation.captions:
+        raise UsageError(f"{dataset.name}: split {validation.name!r} has no captions, so nothing to validate on")
+    if len(train.clip_ids) < 2:
+        raise UsageError(
+            f"{dataset.name}: split {config.data.train_split!r} of protocol {protocol!r} leaves {len(train.clip_ids)} "
+            "clips with features and captions to train on; at least 2 are needed"
+        )
+    if text is not None:
+        text.check([*train.captions, *(validation.captions if validation is not None else ())])
+    others = [name for name in dataset.split_names(protocol) if name != config.data.train_split]
+    asked = [read_captions(dataset, protocol, name) for name in others]
+    if validation is not None and validation.name == HOLDOUT:
+        asked.append(validation)
+    record = {
+        "dataset": dataset.name,
+        "protocol": protocol,
+        "features": [feature_record(feature_set) for feature_set in sets],
+        "text_features": None if text is None else text.record(),
+        "train": {
+            "split": config.data.train_split,
+            "clips": len(train.clip_ids),
+            "captions": len(train.captions),
+            "clips_without_features": sorted(whole.missing),
+            "captions_without_features": sum(caption.clip_id in whole.missing for caption in whole.captions),
+            "clips_without_captions": sorted(set(whole.present) - set(_with_captions(whole).clip_ids)),
+            "blank_captions": sum(not caption.text.strip() for caption in whole.captions),
+        },
+        "validation": None
+        if validation is None
+        else {
+            "split": validation.name,
+            "clips": len(validation.clip_ids),
+            "captions": len(validation.captions),
+            "clips_without_features": sorted(validation.missing),
+        },
+        "holdout": list(validation.clip_ids) if validation is not None and validation.name == HOLDOUT else [],
+        "leakage": {split.name: leakage(train, split, sources) for split in asked},
+        "fingerprint": fingerprint(sets, train, validation, text),
+    }
+    return RunData(dataset, features, train, validation, record, _notes(record), text)
+
+
+def source_videos(dataset: Dataset) -> dict[str, str]:
+    """Source video of each clip; a clip without one is its own."""
+    columns = dataset.clips.select(["clip_id", "source"]).to_pydict()
+    return {
+        clip_id: clip_id if source is None else source
+        for clip_id, source in zip(columns["clip_id"], columns["source"], strict=True)
+    }
+
+
+def fingerprint(
+    sets: Sequence[FeatureSet], train: Split, validation: Split | None, text: CachedText | None = None
+) -> str:
+    """Hash of everything in the store that a run's numbers depend on; a resumed run must find the same."""
+    lines: list[str] = []
+    splits = [split for split in (train, validation) if split is not None]
+    clip_ids = [clip_id for split in splits for clip_id in split.present]
+    for feature_set in sets:
+        lines += [feature_set.card.recipe.hash, *clip_checksums(feature_set, clip_ids)]
+    for split in splits:
+        lines += split.clip_ids
+        for caption in split.captions:
+            lines += (caption.caption_id, caption.clip_id, caption.text)
+    if text is not None:
+        lines.append(text.recipe.hash)
+        for split in splits:
+            lines += text.checksums(split.captions)
+    return digest(lines)
+
+
+def digest(lines: Iterable[str]) -> str:
+    """``blake2b:<hex>`` of a sequence of strings."""
+    state = hashlib.blake2b(digest_size=16)
+    for line in lines:
+        encoded = line.encode("utf-8")
+        state.update(len(encoded).to_bytes(8, "little") + encoded)
+    return f"blake2b:{state.hexdigest()}"
+
+
+def _refuse_as_validation(config: Config) -> None:
+    name = config.data.validation_split
+    if name == config.data.train_split:
+        raise UsageError(f"data.validation_split = {name!r} is the training split; leave it empty to hold out a part")
+    if name == HOLDOUT:
+        raise UsageError(
+            f"data.validation_split = {name!r} is what a part cut off from the training clips is called; leave it "
+            "empty to cut one off, or give the dataset's split another name"
+        )
+    if name.lower().startswith("test"):
+        raise UsageError(
+            f"data.validation_split = {name!r}: models are never selected on a test split; leave it empty to hold out "
+            "a part of the training clips"
+        )
+
+
+def _refuse_overlap(dataset: Dataset, protocol: str, train_split: str, train: Split, validation: Split) -> None:
+    """A model is selected neither on clips it was trained on nor on those of the protocol's test gallery."""
+    test = set(dataset.split_clips(protocol, "test")) if "test" in dataset.split_names(protocol) else set()
+    for others, words in ((set(train.clip_ids), f"of split {train_split!r}, trained on"), (test, "of split 'test'")):
+        if shared := [clip_id for clip_id in validation.clip_ids if clip_id in others]:
+            raise UsageError(
+                f"data.validation_split = {validation.name!r}: {len(shared)} of its {len(validation.clip_ids)} clips "
+                f"are also {words} (the first: {shared[0]!r}); name splits that share no clip, or leave it empty to "
+                "hold out a part of the training clips"
+            )
+
+
+def _with_captions(split: Split) -> Split:
+    """Leave out blank captions, and then clips without any: nothing can be learned from them."""
+    captions = tuple(caption for caption in split.captions if caption.text.strip())
+    captioned = {caption.clip_id for caption in captions}
+    clip_ids = tuple(clip_id for clip_id in split.clip_ids if clip_id in captioned)
+    return Split(split.name, clip_ids, captions, frozenset())
+
+
+def _notes(record: dict[str, Any]) -> list[str]:
+    train, validation = record["train"], record["validation"]
+    notes = [f"training on {train['clips']} clips, {train['captions']} captions of {record['dataset']}"]
+    if absent := train["clips_without_features"]:
+        names = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        notes.append(
+            f"left out: {len(absent)} training clips without features ({names}) and their "
+            f"{train['captions_without_features']} captions; data.json names them all"
+        )
+    if train["clips_without_captions"]:
+        notes.append(f"left out: {len(train['clips_without_captions'])} training clips without captions")
+    if train["blank_captions"]:
+        notes.append(f"left out: {train['blank_captions']} blank captions")
+    if validation is not None:
+        held = " held out by source video" if validation["split"] == HOLDOUT else f" of split {validation['split']!r}"
+        absent = len(validation["clips_without_features"])
+        notes.append(
+            f"validating on {validation['clips']} clips, {validation['captions']} captions{held}"
+            + (f"; {absent} of them have no features and count as misses" if absent else "")
+        )
+    for split, counts in record["leakage"].items():
+        if split == HOLDOUT:  # cut off by source; what captions it shares is in data.json
+            continue
+        if counts["verbatim_queries"]:
+            notes.append(
+                f"leakage: {counts['verbatim_queries']} of {counts['queries']} {split} queries are word for word "
+                "training captions"
+            )
+        if counts["shared_source_clips"]:
+            notes.append(
+                f"leakage: {counts['shared_source_clips']} of {counts['clips']} {split} clips share their source video "
+                "with a training clip"
+            )
+    return notes

@@ -1,0 +1,268 @@
+"""The whole model: both encoders, the contrastive loss and captioning from the support set."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from supportset.store.errors import UsageError
+from supportset.store.format.card import Recipe
+from supportset.train.config import Config, OptimConfig
+from supportset.train.model.batch import Batch, Share
+from supportset.train.model.decoder import CaptionDecoder, build_decoder, restore_decoder
+from supportset.train.model.gather import gather, gather_mask, shared_statistics
+from supportset.train.model.losses import Negatives
+from supportset.train.model.memory_bank import MemoryBank
+from supportset.train.model.objective import Losses, batch_losses, may_support
+from supportset.train.model.ops.micro_batches import in_chunks
+from supportset.train.model.text_encoder import TextEncoder, build_text_encoder, restore_text_encoder
+from supportset.train.model.video_encoder import VideoCodes, VideoEncoder
+from supportset.train.model.weights.model_folder import (
+    DECODER_FOLDER,
+    TEXT_FOLDER,
+    loading,
+    read_config,
+    read_weights,
+    weight_names,
+    write_config,
+    write_weights,
+)
+from supportset.train.model.weights.tokenizers import encode, fit_tokenizer, places
+
+_VOCABULARY = {f"decoder.t5.{name}.weight" for name in ("shared", "decoder.embed_tokens", "lm_head")}
+
+
+class SupportSetModel(nn.Module):
+    """Video-text model with a support-set bottleneck; make one with `build` or `from_pretrained`.
+
+    Attributes
+    ----------
+    config, feature_dim : what it was made for
+    video : VideoEncoder
+    text : TextEncoder
+    decoder : CaptionDecoder, or None where ``support.captioning`` is ``none``
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        feature_dim: int,
+        text: TextEncoder,
+        text_tokenizer: Any,
+        decoder: CaptionDecoder | None = None,
+        label_tokenizer: Any = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_dim = feature_dim
+        self.video = VideoEncoder(config.video, feature_dim, config.dim)
+        self.text = text
+        self.decoder = decoder
+        self._text_tokenizer = text_tokenizer
+        self._label_tokenizer = label_tokenizer
+
+    @classmethod
+    def build(
+        cls, config: Config, feature_dim: int, captions: list[str], text_recipe: Recipe | None = None
+    ) -> SupportSetModel:
+        """Make a model to train: pretrained weights where the configuration names them, fresh ones elsewhere.
+
+        Parameters
+        ----------
+        config : the run's configuration
+        feature_dim : D of the stored features
+        captions : training captions, which tokenizers are fitted on where the configuration asks for it
+        text_recipe : of the text features, where ``text.features`` names some
+
+        Raises
+        ------
+        UsageError
+            Pretrained weights that can't be had, or settings that contradict each other.
+        """
+
+        @cache  # a text encoder and a decoder of one vocabulary share the work
+        def fitted(vocabulary: int, units: Any) -> Any:
+            return fit_tokenizer(captions, vocabulary, units)
+
+        if (text_recipe is None) == bool(config.text.features):
+            raise ValueError(f"text.features = {config.text.features!r}, and the recipe given is {text_recipe}")
+        text, text_tokenizer = build_text_encoder(config.text, config.dim, fitted, text_recipe)
+        limit = getattr(getattr(text.backbone, "config", None), "max_position_embeddings", None)
+        if limit is not None and config.data.max_words > limit:
+            raise UsageError(
+                f"data.max_words = {config.data.max_words}: {config.text.name!r} reads at most {limit} tokens"
+            )
+        if config.support.captioning == "none":
+            return cls(config, feature_dim, text, text_tokenizer)
+        decoder, label_tokenizer = build_decoder(config.decoder, config.video.width, fitted)
+        return cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
+
+    @property
+    def text_pad_id(self) -> int:
+        """Token that fills the end of shorter captions for the text encoder."""
+        pad = getattr(self._text_tokenizer, "pad_token_id", None)
+        return 0 if pad is None else int(pad)
+
+    @property
+    def text_recipe(self) -> Recipe | None:
+        """What the text features are that the model reads; None where it reads tokens."""
+        return self.text.recipe
+
+    def tokenize_text(self, texts: list[str], max_tokens: int) -> list[list[int]]:
+        """Tokens for the text encoder, its special tokens included, at most ``max_tokens`` each, without padding."""
+        if self._text_tokenizer is None:
+            raise ValueError("a model that reads text features has no text tokenizer")
+        return encode(self._text_tokenizer, texts, max_tokens)
+
+    def tokenize_labels(self, texts: list[str], max_tokens: int) -> list[list[int]]:
+        """Tokens for the caption decoder, the end token included, at most ``max_tokens`` each, without padding."""
+        if self._label_tokenizer is None:
+            raise ValueError("a model without captioning has no label tokenizer")
+        return encode(self._label_tokenizer, texts, max_tokens)
+
+    def label_places(self, texts: list[str], max_tokens: int) -> list[list[tuple[int, int]]]:
+        """Where each token of `tokenize_labels` stands in its text: first character and the one after the last."""
+        if self._label_tokenizer is None:
+            raise ValueError("a model without captioning has no label tokenizer")
+        return places(self._label_tokenizer, texts, max_tokens)
+
+    def detokenize(self, tokens: list[list[int]]) -> list[str]:
+        """Words of the decoder's tokens, special tokens left out."""
+        if self._label_tokenizer is None:
+            raise ValueError("a model without captioning has no label tokenizer")
+        return [str(text).strip() for text in self._label_tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    def encode_video(self, features: Tensor, mask: Tensor) -> VideoCodes:
+        """Encode (C, T, D) features with their (C, T) bool mask; the embedding (C, d) has unit length."""
+        codes = self.video(features, mask)
+        return VideoCodes(_unit(codes.embedding), codes.sequence, codes.mask)
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embed captions: (N, L) long ids, or (N, L, h) text features, and a bool mask give (N, d) of unit length."""
+        return _unit(self.text(ids, mask))
+
+    def forward(
+        self, batch: Batch, *, negatives: Negatives | None = None, bank: MemoryBank | None = None, step: int = 0
+    ) -> Losses:
+        """Losses of a batch.
+
+        Parameters
+        ----------
+        batch : captions and their clips; where it has a share, all processes must come here with theirs
+        negatives : takes the place of the configured kind (for a warm-up)
+        bank : codes of clips of earlier batches; it is read, and the caller adds ``codes`` after the backward pass
+        step : of the training, for the age of the bank's entries
+        """
+        video, text = self._encode(batch) if batch.share is None else self._encode_together(batch, batch.share)
+        entries = bank.entries(batch.clip_ids, step, batch.sources) if bank is not None else None
+        losses = batch_losses(
+            self.config,
+            self.decoder,
+            text,
+            video,
+            batch.caption_clip,
+            batch.labels,
+            negatives,
+            apart=may_support(batch),
+            entries=entries,
+            share=batch.share,
+        )
+        if self.decoder is not None:
+            losses.codes = VideoCodes(video.embedding.detach(), video.sequence.detach(), video.mask)
+        return losses
+
+    def _encode(self, batch: Batch) -> tuple[VideoCodes, Tensor]:
+        chunks = self.config.optim.accumulate
+        video = VideoCodes(*in_chunks(self.encode_video, chunks, batch.features, batch.feature_mask))
+        (text,) = in_chunks(lambda *each: (self.encode_text(*each),), chunks, batch.text_ids, batch.text_mask)
+        return video, text
+
+    def _encode_together(self, batch: Batch, share: Share) -> tuple[VideoCodes, Tensor]:
+        """Encode this process's share; codes and embeddings of all processes' shares."""
+        rank = share.rank
+        with (
+            shared_statistics(self.video, share.clips[rank] > 0),
+            shared_statistics(self.text, share.captions[rank] > 0),
+        ):
+            video, text = self._encode(batch)
+        text, embedding = gather(text, share.captions, rank), gather(video.embedding, share.clips, rank)
+        sequence, mask = video.sequence, video.mask
+        if self.decoder is not None:  # nothing else reads the sequences
+            missing = self.video.positions(share.steps) - mask.shape[1]
+            sequence = gather(F.pad(sequence, (0, 0, 0, missing)), share.clips, rank)
+            mask = gather_mask(F.pad(mask, (0, missing)), share.clips, rank)
+        return VideoCodes(embedding, sequence, mask), text
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """Groups for an optimiser: pretrained parameters and fresh ones, each with and without weight decay.
+
+        Fresh ones learn at ``head_learning_rate`` where it is set. Biases, normalisations and other vectors do not
+        decay. A group without parameters is left out; frozen parameters are in none. Each group has a ``name``.
+        """
+        pretrained: set[int] = set()
+        if self.text.pretrained and self.text.backbone is not None:
+            pretrained |= {id(parameter) for parameter in self.text.backbone.parameters()}
+        if self.decoder is not None and self.config.decoder.kind == "t5":
+            pretrained |= {id(parameter) for parameter in self.decoder.t5.parameters()}
+        groups: dict[str, dict[str, Any]] = {}
+        for parameter in self.parameters():
+            if not parameter.requires_grad:
+                continue
+            old, decays = id(parameter) in pretrained, parameter.ndim > 1
+            name = ("pretrained" if old else "fresh") + ("" if decays else ", no decay")
+            rate = optim.learning_rate if old else (optim.head_learning_rate or optim.learning_rate)
+            group = groups.setdefault(
+                name, {"name": name, "params": [], "lr": rate, "weight_decay": optim.weight_decay if decays else 0.0}
+            )
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, configuration and tokenizers; reading them back needs no hub and no pretrained weights.
+
+        ``config.json`` is written last, each file under another name first, so an unfinished folder never loads.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.text.save(folder / TEXT_FOLDER, self._text_tokenizer)
+        if self.decoder is not None:
+            self.decoder.save(folder / DECODER_FOLDER, self._label_tokenizer)
+        write_weights(self, folder)
+        write_config(self.config, self.feature_dim, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SupportSetModel:
+        """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Raises
+        ------
+        UsageError
+            The folder holds no such model.
+        SupportsetError
+            Its files can't be read or don't fit each other.
+        """
+        folder = Path(folder)
+        config, feature_dim = read_config(folder)
+        decoder, label_tokenizer = None, None
+        with loading(folder):
+            with torch.random.fork_rng(devices=[]):  # the weights it starts with are replaced: leave no trace of them
+                text, text_tokenizer = restore_text_encoder(config.text, config.dim, folder / TEXT_FOLDER)
+                if config.support.captioning != "none":
+                    decoder, label_tokenizer = restore_decoder(
+                        config.decoder, config.video.width, folder / DECODER_FOLDER
+                    )
+                model = cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
+            if decoder is not None and len(_VOCABULARY & weight_names(folder)) > 1:  # of tied weights only one is there
+                decoder.untie()
+            read_weights(model, folder)
+        return model.to(device).eval()
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    with torch.autocast(vectors.device.type, enabled=False):
+        return F.normalize(vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors, dim=-1)
