@@ -7,7 +7,9 @@ it is loaded.
 
 from __future__ import annotations
 
+import difflib
 import pkgutil
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any
@@ -67,3 +69,10 @@ def load_plugin(plugin: EntryPoint) -> Any:
             f"plugin {plugin.name!r} ({plugin.value}) of the group {plugin.group} cannot be loaded ({reason}): "
             f"install what it needs, or uninstall the package {source(plugin)}"
         ) from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Suggest known names that are like ``word``: ``" (did you mean a, b?)"``, or an empty string."""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), list(names), n=3, cutoff=0.6)
+    return f" (did you mean {', '.join(names[name] for name in close)}?)" if close else ""
