@@ -37,7 +37,7 @@ class Row:
 
 @dataclass
 class CaptionsFile:
-    """Rows that can be used; ``faults`` (``line 7: …``) of those that cannot; ``unused`` columns."""
+    """Usable rows, the ``faults`` (``line 7: …``) of the others, and ``unused`` columns."""
 
     rows: list[Row] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class CaptionsFile:
 
 
 class _FaultError(Exception):
-    """What is wrong with one row."""
+    """The fault of one row."""
 
 
 def read_captions(path: Path) -> CaptionsFile:
@@ -54,7 +54,7 @@ def read_captions(path: Path) -> CaptionsFile:
     Raises
     ------
     UsageError
-        Not readable as what its extension says, or no column for the file or the caption.
+        If it cannot be read as its extension says, or has no column for the file or the caption.
     """
     result = CaptionsFile()
     seen: set[str] = set()
@@ -78,7 +78,7 @@ def read_captions(path: Path) -> CaptionsFile:
 
 
 def _is_empty(value: Any) -> bool:
-    """No value; tables of numbers write it as NaN."""
+    """Whether there is no value; numeric tables write it as NaN."""
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and not value.strip())

@@ -1,4 +1,4 @@
-"""Finding the video of a clip: by name, anywhere below a folder, whatever its extension."""
+"""Finding the video of a clip: by name, anywhere below a folder, with any extension."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VIDEO_EXTENSIONS = _extensions(
 )
 ANIMATION_EXTENSIONS = _extensions(".gif .apng")
 IMAGE_EXTENSIONS = _extensions(".bmp .jpeg .jpg .jfif .png .ppm .tif .tiff .webp")
-# What lies beside videos under the same name and is none: features, captions, sound, metadata, broken downloads.
+# Files beside videos with the same name: features, captions, sound, metadata, incomplete downloads.
 _OTHER_EXTENSIONS = _extensions(
     ".aac .ass .csv .description .flac .gz .h5 .hdf5 .html .json .jsonl .log .m4a .md .md5 .mp3 .npy .npz .oga .ogg "
     ".opus .parquet .part .pickle .pkl .pt .pth .safetensors .sha1 .sha256 .srt .sub .tar .tmp .tsv .txt .vtt .wav "
@@ -42,14 +42,19 @@ def match_files(tree: FileTree, wanted: Iterable[str], *, images: bool = False) 
 
     Parameters
     ----------
-    tree : the files to look among
-    wanted : file names without extension
-    images : look for images in the place of videos
+    tree : FileTree
+        The files to search.
+    wanted : iterable of str
+        File names without extension.
+    images : bool
+        Search for images instead of videos.
 
     Returns
     -------
-    found : ``{stem: path relative to the tree's root}``
-    notes : one line where a name had several files
+    found : dict
+        ``{stem: path relative to the tree's root}``
+    notes : list of str
+        One line if names had several files.
     """
     stems = wanted if isinstance(wanted, (set, frozenset, dict)) else set(wanted)
     candidates: dict[str, list[tuple[int, str]]] = defaultdict(list)

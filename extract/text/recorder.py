@@ -71,8 +71,8 @@ class TextRecorder:
     def _write(self, block: Block, features: list[NDArray[np.float32]]) -> None:
         for (caption, tokens), values in zip(block, features, strict=True):
             status, message = OK, ""
-            if len(tokens.ids) < tokens.whole:
-                message = f"cut: {len(tokens.ids)} of {tokens.whole} tokens"
+            if len(tokens.ids) < tokens.length:
+                message = f"cut: {len(tokens.ids)} of {tokens.length} tokens"
                 self.cut += 1
             if not len(values):
                 status, message = EMPTY, "the tokenizer finds no token in it"

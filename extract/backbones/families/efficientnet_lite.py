@@ -63,7 +63,7 @@ def load(model: str, path: Path | None = None) -> Backbone:
         fill(network, read_state(file), ignore=(_CLASSIFIER,))
     # The published evaluation: the central square of 224/256 of the shorter edge, resized with bicubic
     # interpolation, values (x - 127) / 128. PIL's bicubic filter replaces TensorFlow's.
-    # A whole frame is larger, so that things in it are about as large as in the crop that the network was trained for.
+    # A full frame is larger, so that objects have about the size of those in the crop used in training.
     resize = Resize(variant.size, variant.size, "bicubic")
     steps = (resize,) if variant.whole else (CropFraction(7, 8), resize)
     transform = FrameTransform(steps, variant.size, variant.size)

@@ -1,7 +1,7 @@
 """R(2+1)D-34 with the IG-65M weights: the paper's motion expert.
 
-The weights were trained in Caffe2 and converted; torchvision's own building blocks differ from them in two ways,
-both undone here. The second convolution of a block that changes the number of channels computes its inner width
+The weights were trained in Caffe2 and converted. torchvision's building blocks differ from them in two ways, which are
+reversed here. The second convolution of a block that changes the number of channels computes its inner width
 from its own channels, not from the block's input. And batch norm divides by sqrt(variance + 1e-3), not 1e-5.
 """
 
@@ -62,7 +62,7 @@ def load(model: str, path: Path | None = None) -> Backbone:
     network = r2plus1d_34()
     with from_file(name, path):
         fill(network, read_state(path), ignore=("fc.",))
-    # The published transform: 128 x 171 whatever the shape, plain bilinear, then the central 112 x 112.
+    # The published transform: 128 x 171 for every shape, plain bilinear, then the central 112 x 112.
     steps = (Resize(128, 171, "bilinear", antialias=False), CenterCrop(112, 112))
     return R2Plus1D(
         network,

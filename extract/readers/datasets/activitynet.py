@@ -1,4 +1,4 @@
-"""ActivityNet Captions: a clip is a whole video, its caption the paragraph of all its sentences."""
+"""ActivityNet Captions: a clip is a full video, its caption the paragraph of all its sentences."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ActivityNetReader(Reader):
     Notes
     -----
     - Sentences are ordered by start, then end, of the segment they describe and joined by a space; segments are not
-      clips of their own, so ``timestamps`` and ``duration`` serve for the order only.
-    - ``val_1`` and ``val_2`` are two annotations of the same videos. Their paragraphs have ids (``v_…#val1``) and
-      protocols of their own, and the test rows name them, so neither gallery ever sees the other's.
-    - The gallery is the split ``test`` of its protocol: papers report on it, no model may be selected on it.
+      separate clips, so ``timestamps`` only give the order.
+    - ``val_1`` and ``val_2`` are two annotations of the same videos. Their paragraphs have separate ids (``v_…#val1``)
+      and protocols, and the test rows name them, so neither gallery contains captions of the other.
+    - The gallery is the split ``test`` of its protocol: papers report on it, so no model may be selected on it.
     """
 
     name = "activitynet"

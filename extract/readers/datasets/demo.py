@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,8 +23,6 @@ class DemoReader(Reader):
     ----------
     seed, train, validation, test : int
         The world to render if there is none. A world that is there is read, with any seed and size.
-    workers : int, optional
-        Processes that render; default: one a core.
 
     Notes
     -----
@@ -46,10 +45,8 @@ class DemoReader(Reader):
         train: int = TRAIN,
         validation: int = VALIDATION,
         test: int = TEST,
-        workers: int | None = None,
     ) -> None:
-        self._world = {"seed": seed, "train": train, "validation": validation, "test": test}
-        self._workers = workers
+        self._seed, self._numbers = seed, {"train": train, "validation": validation, "test": test}
 
     def read(self, data: Path, videos: Path | None = None) -> Annotations:
         """Read the world below ``data``, rendering it first if there is none; see :meth:`Reader.read`."""
@@ -86,18 +83,14 @@ class DemoReader(Reader):
             ) from error
 
     def _render(self, data: Path) -> str:
-        clips = self._world["train"] + self._world["validation"] + self._world["test"]
-        print(f"demo: rendering {clips} clips into {data} ...", file=sys.stderr)
-        done = render_world(data, **self._world, workers=self._workers, progress=_show)
-        kept = f" ({done.clips - done.rendered} were there already)" if done.rendered < done.clips else ""
-        return (
-            f"rendered {done.rendered} clips of the demo world{kept} in {done.seconds:.0f} s, "
-            f"{done.bytes / 1e6:.1f} MB in all, into {data}"
-        )
+        print(f"demo: rendering {sum(self._numbers.values())} clips into {data} ...", file=sys.stderr)
+        began = time.monotonic()
+        count = render_world(data, seed=self._seed, **self._numbers, progress=_show)
+        return f"rendered {count} clips of the demo world into {data} in {time.monotonic() - began:.0f} s"
 
 
 def _show(done: int, clips: int) -> None:
-    """A counter on a terminal, nothing in a log."""
+    """Print a counter on a terminal, nothing in a log."""
     if sys.stderr.isatty():
         print(f"\r{done}/{clips}", end="\n" if done == clips else "", file=sys.stderr, flush=True)
 

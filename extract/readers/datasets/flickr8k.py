@@ -27,9 +27,9 @@ class Flickr8kReader(Reader):
 
     Notes
     -----
-    Clips are the photographs that the captions describe **and** that are there or listed: a caption of neither (the
-    token file has one of a name that never was an image) is left out and told. A photograph that is in no list is
-    kept, in no split. The clip id is the file's name without ``.jpg``. Report as image–text retrieval.
+    Clips are the photographs that the captions describe **and** that exist or are listed. Captions of other names are
+    left out and reported (the token file has one). A photograph in no list is kept, in no split. The clip id is the
+    file's name without ``.jpg``. Report results as image–text retrieval.
     """
 
     name = "flickr8k"
@@ -80,13 +80,13 @@ def _from_csv(path: Path) -> dict[str, list[str]]:
 
 
 def _unquoted(caption: str) -> str:
-    """A caption that holds commas is quoted, or, in some copies, is not: each line is taken for itself."""
+    """A caption with commas is quoted, but not in all copies: each line is parsed separately."""
     if not caption.startswith('"'):
         return caption
     try:
         fields = next(csv.reader([caption], strict=True))
     except csv.Error:
-        return caption  # a quotation mark of the caption's own
+        return caption  # the quotation mark belongs to the caption
     return fields[0] if len(fields) == 1 else caption
 
 

@@ -22,11 +22,11 @@ class MSRVTTReader(Reader):
 
     Notes
     -----
-    - The annotation's start and end times are those of the source video: the files are already cut, so a clip is a
-      whole file. ``source`` is the URL of the source video (two clips in twenty share one).
-    - 1k-A has 1,000 query sentences of its own, 35 of which are in none of their clip's captions: they are captions
-      under their own ids (``ret0`` …, from the file) of protocol ``msrvtt-1ka``, and its test rows name them.
-    - 1k-A has no validation part: training cuts one off by ``source``.
+    - The annotation's start and end times refer to the source video. The files are already cut, so a clip is a full
+      file. ``source`` is the URL of the source video (two clips in twenty share one).
+    - 1k-A has 1,000 query sentences; 35 of them are not among their clip's captions. They are captions with separate
+      ids (``ret0`` …, from the file) of protocol ``msrvtt-1ka``, and its test rows name them.
+    - 1k-A has no validation split: training splits one off by ``source``.
     """
 
     name = "msrvtt"
@@ -55,7 +55,7 @@ class MSRVTTReader(Reader):
         self._one_thousand(build)
 
     def _annotation(self, build: Builder) -> list[tuple[Path, dict[str, Any]]]:
-        """The JSON files, parsed: the official pair where either is there, else the combined one."""
+        """The JSON files, parsed: the official pair if either is there, else the combined one."""
         train_val = build.tree.find(_TRAIN_VAL)
         test = build.tree.find(_TEST, beside=train_val)
         combined = build.tree.find(_COMBINED)
@@ -80,7 +80,7 @@ class MSRVTTReader(Reader):
         return annotation
 
     def _one_thousand(self, build: Builder) -> None:
-        """1k-A: its queries are captions of their own; the training lists name clips."""
+        """Add 1k-A: its queries are separate captions; the training lists name clips."""
         path = build.tree.find(_QUERIES)
         if path is None:
             build.absent(_QUERIES, *(f"test of {protocol}" for protocol in _TRAIN_LISTS))
@@ -116,7 +116,7 @@ def _add_clips(build: Builder, path: Path, videos: list[Any], found: dict[str, s
         if build.clip(clip, found.get(clip), source=source, origin=origin):
             split = _official_split(clip, video.get("split"))
             if split is None:
-                build.problem(f"clips of {origin} stand in no split of msrvtt-full, they name none", clip)
+                build.problem(f"clips of {origin} are in no split of msrvtt-full, they name none", clip)
             else:
                 official.append((split, clip, origin))
     return official

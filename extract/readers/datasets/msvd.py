@@ -18,13 +18,13 @@ _LISTS = {"train": "train_list.txt", "val": "val_list.txt", "test": "test_list.t
 
 
 class MSVDReader(Reader):
-    """Captions from ``captions_msvd.json`` or ``AllVideoDescriptions.txt``; the JSON where both are there.
+    """Captions from ``captions_msvd.json`` or ``AllVideoDescriptions.txt``; the JSON if both are there.
 
     Notes
     -----
-    The times in a clip's id are those of the source video: the files are already cut, so a clip is a whole file.
-    ``source`` is the YouTube id, which may itself hold underscores. A clip that is in none of the lists is kept, in
-    no split. Pickles, the third form in use, are not opened.
+    The times in a clip's id refer to the source video. The files are already cut, so a clip is a full file.
+    ``source`` is the YouTube id, which may contain underscores. A clip in none of the lists is kept, in no split.
+    Pickles, the third form in use, are not opened.
     """
 
     name = "msvd"
@@ -80,7 +80,7 @@ def _from_text(path: Path, build: Builder, origin: str) -> dict[str, list[str]]:
 
 
 def _youtube_id(clip: str) -> str | None:
-    """The id before ``_<start>_<end>``, None where ``clip`` is not of that form."""
+    """The id before ``_<start>_<end>``, None if ``clip`` has another form."""
     video, *times = clip.rsplit("_", 2)
     return video if video and len(times) == 2 and all(time.isdecimal() for time in times) else None
 

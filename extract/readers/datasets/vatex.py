@@ -27,12 +27,12 @@ class VATEXReader(Reader):
 
     Notes
     -----
-    - ``vatex-1500`` halves the official validation set, at random, so the halves must be given. The test gallery is
-      ``descs_ret_test.json`` where it is there, else the list of test ids; ``val`` is the list of validation ids, else
-      the rest of the official validation file. With no list at all both stay empty: 3,000 clips that hold the test
-      part must not select a model.
+    - ``vatex-1500`` is a random half of the official validation set, so the halves must be given. The test gallery is
+      ``descs_ret_test.json`` if it is there, else the list of test ids; ``val`` is the list of validation ids, else
+      the rest of the official validation file. Without any list both are empty: 3,000 clips that contain the test
+      clips must not select a model.
     - ``vatex-public`` is the dataset's own split, with the 6,000 clips of the public test file.
-    - Videos are those cut to ``<start>`` … ``<end>``, named by the clip id: a clip is a whole file. ``source`` is the
+    - Videos are those cut to ``<start>`` … ``<end>``, named by the clip id: a clip is a full file. ``source`` is the
       YouTube id.
     """
 
@@ -86,7 +86,7 @@ class VATEXReader(Reader):
                     build.split(protocol, split, clip, origin=name)
 
     def _halves(self, build: Builder, captions: dict[str, dict[str, list[str]]], annotation: Path) -> None:
-        """The two halves of the validation set: as listed, each else the rest of the other."""
+        """Add the two halves of the validation set: as listed, else the rest of the other half."""
         known = {clip for clips in captions.values() for clip in clips}
         halves: dict[str, list[str]] = {}
         for split, names in _LISTS.items():
@@ -98,11 +98,11 @@ class VATEXReader(Reader):
             lists = " or ".join([_REPACKED, *_LISTS["test"]])
             build.absent(lists, "test of vatex-1500", "val of vatex-1500")
             return
-        whole = captions.get(_VALIDATION, {})
+        official = captions.get(_VALIDATION, {})
         for split, other in (("val", "test"), ("test", "val")):
-            if split not in halves and whole:
+            if split not in halves and official:
                 taken = set(halves[other])
-                halves[split] = [clip for clip in whole if clip not in taken]
+                halves[split] = [clip for clip in official if clip not in taken]
             if split not in halves:
                 build.absent(" or ".join([*_LISTS[split], _VALIDATION]), f"{split} of vatex-1500")
             for clip in halves.get(split, ()):

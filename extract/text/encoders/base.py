@@ -30,12 +30,12 @@ class Tokens:
     ----------
     ids : list of int
         At most ``max_tokens``; empty where the tokenizer finds no token in the text.
-    whole : int
+    length : int
         Number of tokens before the text was cut.
     """
 
     ids: list[int]
-    whole: int
+    length: int
 
 
 class TextEncoder(Encoder, ABC):

@@ -50,9 +50,9 @@ class HfTextEncoder(TextEncoder):
         """Token ids with the special tokens of the tokenizer; a cut text keeps its final one."""
         cut = _read(self._reader, texts, self.max_tokens)
         full = [number for number, ids in enumerate(cut) if len(ids) == self.max_tokens]
-        whole = dict(zip(full, map(len, _read(self._reader, [texts[number] for number in full])), strict=True))
+        lengths = dict(zip(full, map(len, _read(self._reader, [texts[number] for number in full])), strict=True))
         own = self._reader.num_special_tokens_to_add()
-        return [Tokens(ids if len(ids) > own else [], whole.get(i, len(ids))) for i, ids in enumerate(cut)]
+        return [Tokens(ids if len(ids) > own else [], lengths.get(i, len(ids))) for i, ids in enumerate(cut)]
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Map (N, L) ids and mask to (N, L, dim)."""

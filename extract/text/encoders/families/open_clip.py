@@ -38,8 +38,10 @@ class OpenClipTextEncoder(TextEncoder):
         """Token ids without the padding."""
         cut = self._reader.read(texts)
         full = [number for number, ids in enumerate(cut) if len(ids) == self.max_tokens]
-        whole = dict(zip(full, map(len, self._reader.read([texts[i] for i in full], _NO_LIMIT)), strict=True))
-        return [Tokens(ids if len(ids) > self._reader.own else [], whole.get(i, len(ids))) for i, ids in enumerate(cut)]
+        lengths = dict(zip(full, map(len, self._reader.read([texts[i] for i in full], _NO_LIMIT)), strict=True))
+        return [
+            Tokens(ids if len(ids) > self._reader.own else [], lengths.get(i, len(ids))) for i, ids in enumerate(cut)
+        ]
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Map (N, L) ids to (N, dim). The tower needs its full length, and recognises padding by its token."""
