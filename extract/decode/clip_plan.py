@@ -11,7 +11,8 @@ import numpy as np
 
 from supportset.extract.decode.frame_index import FrameIndex
 from supportset.extract.decode.sampling import Sampling
-from supportset.extract.outcome import TOO_SHORT, DecodeError
+from supportset.extract.outcome import DecodeError
+from supportset.store.format.status import TOO_SHORT
 
 
 class Step(NamedTuple):

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from supportset.extract.decode.clip_health import ClipHealth
-from supportset.extract.decode.frame_index import Beat, FrameIndex
+from supportset.extract.decode.frame_index import FrameIndex, Heartbeat
 from supportset.extract.decode.frame_runs import wanted_pictures
 from supportset.store.errors import UsageError
 
 AUTO, PYAV, TORCHCODEC, NVDEC = "auto", "pyav", "torchcodec", "nvdec"
 DECODERS = (AUTO, PYAV, TORCHCODEC, NVDEC)
 
-PictureSource = Callable[[Path, FrameIndex, list[int], ClipHealth, Beat], Iterator[tuple[int, np.ndarray]]]
+PictureSource = Callable[[Path, FrameIndex, list[int], ClipHealth, Heartbeat], Iterator[tuple[int, np.ndarray]]]
 
 
 def pick_decoder(name: str) -> str:

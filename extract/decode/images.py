@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from supportset.extract.outcome import DAMAGED, MISSING, UNREADABLE, DecodeError
+from supportset.extract.outcome import DecodeError
+from supportset.store.format.status import DAMAGED, MISSING, UNREADABLE
 
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _STREAMS = {".mjpeg", ".mjpg"}  # many JPEGs in a row: a video

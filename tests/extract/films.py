@@ -168,5 +168,5 @@ def outcome_of(path: Path, sampling: Sampling | None = None, **span: Any) -> tup
         for step in decode_clip(path, sampling=sampling, **span):
             steps.append(step)
     except DecodeError as error:
-        return error.status, error.message, steps
+        return error.outcome.status, error.outcome.message, steps
     return "ok", "", steps

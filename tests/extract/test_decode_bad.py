@@ -111,11 +111,11 @@ def test_noise_is_damage(tmp_path: Path) -> None:
     ends: dict[str, tuple[str, str]] = {}
     with DecodePool(Setup(Sampling(fps=25), Shrink(), (1, 8, 8, 3), 4), workers=1) as pool:
         for event in pool.run(Job(number, str(film)) for number, film in enumerate(copies)):
-            name = copies[event.job.number].name
+            name = copies[event.number].name
             if isinstance(event, StepFrames):
                 steps[name] += 1
             else:
-                ends[name] = (event.status, event.message)
+                ends[name] = (event.outcome.status, event.outcome.message)
     assert len(ends) == len(copies)
     noticed: Counter[str] = Counter()
     for name, (status, message) in ends.items():
