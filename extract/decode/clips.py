@@ -101,7 +101,7 @@ def decode_clips(
     opened: Callable[[int], None] | None = None,
     decoder: str = PYAV,
 ) -> Iterator[tuple[int, Step | Outcome]]:
-    """Decode several clips of one file in one pass over it; they may overlap, and come in any order.
+    """Decode several clips of one file in one pass over it; they may overlap, in any order.
 
     Memory does not grow with the length of the video: at most one window of (transformed) frames is held for each clip
     that is being put together.

@@ -43,7 +43,7 @@ def wanted_pictures(
     ------
     number : int
     picture : (H, W, 3) uint8
-        RGB, upright; the same array where one frame stands for several numbers.
+        RGB, upright; the same array where one frame serves several numbers.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def wanted_pictures(
 
 
 class _BadSeekError(Exception):
-    """The file does not go on as its index says."""
+    """After the seek, the file differs from its index."""
 
 
 def _wanted_frames(

@@ -16,7 +16,7 @@ _STREAMS = {".mjpeg", ".mjpg"}  # many JPEGs in a row: a video
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file's first bytes are those of a JPEG, PNG, BMP, TIFF or WebP, whatever its name.
+    """Whether the file's first bytes are those of a JPEG, PNG, BMP, TIFF or WebP; its name does not count.
 
     An animated GIF is a video; so is what cannot be opened (the video reader says why).
     """

@@ -19,17 +19,17 @@ from supportset.extract.decode.pictures import is_mirrored
 from supportset.extract.decode.timeline import decode_packet, read_packets
 
 TOLERANCE = 2  # of 255: how far a pixel may be from PyAV's; it was 0 where both used the same FFmpeg
-_TOGETHER = 8  # frames of one request: memory is bounded, and the decoder still goes on from where it is
+_TOGETHER = 8  # frames of one request: bounds the memory, and the decoder still continues from its position
 
 
 def wanted_pictures(
     path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, heartbeat: Heartbeat, *, device: str = "cpu"
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield what ``frame_runs.wanted_pictures`` does; PyAV takes over where torchcodec does not get on.
+    """Yield what ``frame_runs.wanted_pictures`` does; PyAV replaces torchcodec where that fails.
 
     That is: a file that is cut or has lost frames (only PyAV tells which), a container without a trustworthy index, a
-    picture to be mirrored (torchcodec only turns), and whatever torchcodec refuses or gives another time than the
-    index says.
+    picture to be mirrored (torchcodec only turns), and a file that torchcodec refuses or gives
+    other times than the index.
 
     Parameters
     ----------

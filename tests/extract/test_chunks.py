@@ -1,4 +1,4 @@
-"""Sharing work among processes: every clip is handed out, none is forgotten when a process is lost."""
+"""Sharing work among processes: every clip is given out, and none is forgotten when a process is lost."""
 
 from __future__ import annotations
 

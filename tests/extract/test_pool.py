@@ -1,4 +1,4 @@
-"""Decode workers: the same frames as without them, and whatever kills one costs one clip."""
+"""Decode workers: the same frames as without them, and what kills one costs one clip."""
 
 from __future__ import annotations
 

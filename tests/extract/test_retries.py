@@ -114,7 +114,7 @@ def test_a_poisonous_place_costs_the_clips_that_need_it(film: Path, how: str, st
 
 
 def test_one_begun_clip_is_blamed_at_once(film: Path) -> None:
-    """And the others go on in one pass: the poisonous place is met once."""
+    """And the others continue in one pass: the poisonous place is met once."""
     jobs = [Job(0, str(film), 0.0, 1.0), Job(1, str(film), 2.0, 3.0), Job(2, str(film), 4.0, 5.0)]
     _, ends = decode(Fragile(how="hang"), jobs, timeout=0.5)
     assert [ends[number].outcome.status for number in range(3)] == ["ok", "timeout", "ok"]

@@ -1,6 +1,6 @@
-"""Frames that a demuxer passed over in the middle of a file, without a word.
+"""Frames that a demuxer skips silently in the middle of a file.
 
-A gap in the times alone says nothing: screen recordings have many. A gap that a broken part of the file lies in is
+A gap in the times alone proves nothing: screen recordings have many. A gap that contains a broken part of the file is
 damage, and so is a block that gave no packet.
 """
 

@@ -1,8 +1,7 @@
-"""The structure of Matroska and WebM files: is the file whole, where are its blocks, and what of it is broken?
+"""The structure of Matroska and WebM files: where their blocks are, which parts are broken, and whether the end is cut.
 
-Demuxers pass over what they cannot make sense of, to the next cluster if need be, and report a normal end. The
-structure tells where: every element states its length, and only a few kinds may stand in a cluster (RFC 8794, section
-4; RFC 9559, section 5.1).
+Demuxers skip what they cannot parse, up to the next cluster, and report a normal end. The structure shows where: every
+element states its length, and only a few kinds may occur in a cluster (RFC 8794, section 4; RFC 9559, section 5.1).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _ANYWHERE = {0xEC, 0xBF}  # Void, CRC-32
 _IN_SEGMENT = {0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0x1941A469, _CLUSTER}
 _NEXT_FILE = {_SEGMENT, EBML_HEADER}
 _TIMESTAMP = 0xE7
-_SIMPLE_BLOCK, _GROUP, _BLOCK = 0xA3, 0xA0, 0xA1  # a block stands for itself, or with notes in a group
+_SIMPLE_BLOCK, _GROUP, _BLOCK = 0xA3, 0xA0, 0xA1  # a block is alone, or with notes in a group
 # SilentTracks, Position, PrevSize, EncryptedBlock
 _IN_CLUSTER = {0x5854, 0xA7, 0xAB, 0xAF, _TIMESTAMP, _SIMPLE_BLOCK, _GROUP} | _ANYWHERE
 _LATEST = 2**60  # flipped bits give any time, and differences of times should fit
@@ -29,7 +28,7 @@ Heartbeat = Callable[[], None]
 
 
 class Stretch(NamedTuple):
-    """Some bytes of a file: a block's content, or (``track`` None) what cannot be told apart.
+    """Some bytes of a file: a block's content, or (``track`` None) a broken part.
 
     Attributes
     ----------
@@ -107,7 +106,7 @@ def _in_segment(file: BinaryIO, at: int, end: int, heartbeat: Heartbeat) -> Iter
         element = _read(file, at)
         kind = None if element is None else element.kind
         if kind in _NEXT_FILE:
-            return  # it has a clock of its own, and demuxers do not read it
+            return  # it has a separate clock, and demuxers do not read it
         if element is not None and kind == _CLUSTER:
             at = yield from _in_cluster(file, element, end, heartbeat)
         elif element is None or kind not in _IN_SEGMENT | _ANYWHERE or element.end is None or element.end > end:
