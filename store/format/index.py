@@ -89,6 +89,11 @@ class ShardIndex:
     replaces: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def root(self) -> str:
+        """Name of the shard's file or folder; only where it has files."""
+        return self.files[0].name.partition("/")[0]
+
     def file(self, name: str) -> StoredFile:
         """What is stated of one of the files."""
         return next(file for file in self.files if file.name == name)

@@ -17,7 +17,6 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import Folder, LocalFolder, StorePath, open_folder, store_path
 from supportset.store.format.card import CARD, load_card
 from supportset.store.format.index import ShardIndex, Vanished, has_features, index_name, read_index, shard_of
-from supportset.store.format.shard import shard_format
 from supportset.store.maintain.file_check import FileCheck
 from supportset.store.maintain.orphans import SHARDS, find_leftovers
 from supportset.store.maintain.repair import salvage
@@ -236,8 +235,7 @@ def _check_shard(folder: Folder, check: FileCheck, index: ShardIndex, rows: pa.T
             Problem(kind, f"{folder}/{file.name}", says, _mend(len(clips)), clips, index.shard)
             for file, kind, says in faults
         ]
-    root = shard_format(index.shard_format).root(index.shard)
-    for name in sorted(set(folder.files(root)) - {file.name for file in index.files}):
+    for name in sorted(set(folder.files(index.root) if index.files else ()) - {file.name for file in index.files}):
         mend = "harmless, move it away"
         problems.append(Problem("foreign", f"{folder}/{name}", "is no file of the shard", mend, harmless=True))
     unread = {file.name for file, kind, _ in faults if kind != "content"}

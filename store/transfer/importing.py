@@ -79,7 +79,7 @@ def import_features(
     ----------
     store : its folder
     dataset : name; its tables may be there or not
-    source : the features, from :func:`supportset.store.transfer.sources.open_source`
+    source : the features, from :func:`supportset.store.transfer.opening.open_source`
     options : what the user says of them
     times : of the steps: for each clip (T, 2) seconds or (T,) moments
     progress : called with the number of clips done and of all

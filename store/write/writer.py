@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from supportset.store.errors import InvalidFeatures, SupportsetError
 from supportset.store.files import StorePath, open_folder, store_path
-from supportset.store.format import shard as shards
 from supportset.store.format.card import CARD, FeatureCard
 from supportset.store.format.index import (
     ShardIndex,
@@ -25,6 +24,8 @@ from supportset.store.format.index import (
     read_all,
     write_index,
 )
+from supportset.store.format.registry import DEFAULT_FORMAT
+from supportset.store.format.registry import shard_format as find_format
 from supportset.store.format.shard import Array, Location, ShardArrays
 from supportset.store.format.status import OK, WITH_FEATURES
 from supportset.store.write.pending import PendingShard, Source
@@ -68,14 +69,14 @@ class FeatureWriter:
         path: str | StorePath,
         card: FeatureCard,
         *,
-        shard_format: str = "zarr",
+        shard_format: str = DEFAULT_FORMAT,
         clips_per_shard: int = 500,
         seconds_per_shard: float = 300.0,
         bytes_per_shard: int = BYTES_PER_SHARD,
     ) -> None:
         self.path = store_path(path)
         self.card = card
-        self._format = shards.shard_format(shard_format)
+        self._format = find_format(shard_format)
         self._limits = clips_per_shard, seconds_per_shard, bytes_per_shard
         self._root = open_folder(path)
         card.claim(self._root)
