@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.base import Reader
 from supportset.extract.readers.builder import Builder
 from supportset.extract.readers.parse import read_json, read_lines, strings
 from supportset.store.errors import UsageError
@@ -17,7 +17,7 @@ _TEXT_FORM = "lines '<youtube id>_<start>_<end> caption' after '#' header lines"
 _LISTS = {"train": "train_list.txt", "val": "val_list.txt", "test": "test_list.txt"}
 
 
-class MSVDReader:
+class MSVDReader(Reader):
     """Captions from ``captions_msvd.json`` or ``AllVideoDescriptions.txt``; the JSON where both are there.
 
     Notes
@@ -35,12 +35,8 @@ class MSVDReader:
     )
     protocols: Mapping[str, Mapping[str, int | None]] = {"msvd": {"train": 1200, "val": 100, "test": 670}}
 
-    def read(self, data: Path, videos: Path | None = None) -> Annotations:
-        """Read the annotation below ``data``; see ``Reader.read``."""
-        build = Builder(self, data, videos)
-        path = build.tree.find(_JSON, _TEXT)
-        if path is None:
-            raise build.no_annotation(f"{_JSON} or {_TEXT}", f"{_JSON_FORM} or {_TEXT_FORM}")
+    def fill(self, build: Builder) -> None:
+        path = build.annotation(_JSON, _TEXT, form=f"{_JSON_FORM} or {_TEXT_FORM}")
         origin = build.read_from(path)
         captions = _from_json(path) if path.suffix.lower() == ".json" else _from_text(path, build, origin)
         if not captions:
@@ -48,29 +44,15 @@ class MSVDReader:
         found = build.find_files(captions.keys())
         for clip in captions:
             build.clip(clip, found.get(clip), source=_youtube_id(clip), origin=origin)
-        for clip, texts in captions.items():
-            for index, text in enumerate(texts):
-                build.caption(f"{clip}#{index}", clip, text, origin=origin)
-        self._splits(build, path, captions)
-        return build.finish()
-
-    def _splits(self, build: Builder, annotation: Path, clips: dict[str, list[str]]) -> None:
-        listed: set[str] = set()
-        complete = True
-        for split, name in _LISTS.items():
-            found = build.find_list(name, known=clips, beside=annotation)
-            if found is None:
-                build.absent(name, f"{split} of msvd")
-                complete = False
-                continue
-            origin, ids = found
-            listed.update(ids)
-            for clip in ids:
-                build.split("msvd", split, clip, origin=origin)
-        if complete:
+            build.captions(clip, captions[clip], origin=origin)
+        lists = build.find_lists("msvd", _LISTS, known=captions, beside=path)
+        for split, (name, clips) in lists.items():
             for clip in clips:
-                if clip not in listed:
-                    build.problem("clips are in none of the three lists: kept, in no split", clip)
+                build.split("msvd", split, clip, origin=name)
+        listed = {clip for _, clips in lists.values() for clip in clips}
+        for clip in captions:
+            if len(lists) == len(_LISTS) and clip not in listed:
+                build.problem("clips are in none of the three lists: kept, in no split", clip)
 
 
 def _from_json(path: Path) -> dict[str, list[str]]:
@@ -101,3 +83,6 @@ def _youtube_id(clip: str) -> str | None:
     """The id before ``_<start>_<end>``, None where ``clip`` is not of that form."""
     video, *times = clip.rsplit("_", 2)
     return video if video and len(times) == 2 and all(time.isdecimal() for time in times) else None
+
+
+READER = MSVDReader()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.base import Reader
 from supportset.extract.readers.builder import Builder
 from supportset.extract.readers.parse import entry, read_ids, read_json, strings
 from supportset.store.errors import UsageError
@@ -22,7 +22,7 @@ _LISTS = {
 }
 
 
-class VATEXReader:
+class VATEXReader(Reader):
     """Official files, English captions only; the 1,500 test clips from a list or from the re-packed file.
 
     Notes
@@ -49,9 +49,7 @@ class VATEXReader:
         "vatex-public": {"train": 25991, "val": 3000, "test": 6000},
     }
 
-    def read(self, data: Path, videos: Path | None = None) -> Annotations:
-        """Read the annotation below ``data``; see ``Reader.read``."""
-        build = Builder(self, data, videos)
+    def fill(self, build: Builder) -> None:
         names = (_TRAIN, _VALIDATION, _PUBLIC_TEST, _REPACKED)
         paths = {name: path for name in names if (path := build.tree.find(name)) is not None}
         if not paths:
@@ -70,11 +68,9 @@ class VATEXReader:
                         build.problem(f"clips of {origin} have other captions officially, which are kept", clip)
                     continue
                 build.clip(clip, found.get(clip), source=clip.rsplit("_", 2)[0], origin=origin)
-                for index, text in enumerate(texts):
-                    build.caption(f"{clip}#{index}", clip, text, origin=origin)
+                build.captions(clip, texts, origin=origin)
         self._official(build, captions)
         self._halves(build, captions, next(iter(paths.values())))
-        return build.finish()
 
     def _official(self, build: Builder, captions: dict[str, dict[str, list[str]]]) -> None:
         parts = {
@@ -137,3 +133,6 @@ def _ids(path: Path) -> list[str]:
     if names.dtype.kind != "U" or names.ndim != 1:
         raise UsageError(f"{path}: an array of {names.dtype}, expected one of strings; write the ids to a text file")
     return [str(name) for name in names]
+
+
+READER = VATEXReader()

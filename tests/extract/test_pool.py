@@ -1,4 +1,4 @@
-"""Decode workers: the same frames as without them, and whatever kills one costs one clip."""
+"""Decode workers: the same frames as without them, and what kills one costs one clip."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from PIL import Image
 
 from supportset.extract.decode.clips import decode_clip
 from supportset.extract.decode.sampling import Sampling
-from supportset.extract.workers.decode_worker import Job, Setup
-from supportset.extract.workers.pool import ClipEnd, DecodePool, StepFrames
+from supportset.extract.workers.decode_worker import ClipResult, Job, Setup
+from supportset.extract.workers.pool import DecodePool, StepFrames
 from supportset.store.errors import SupportsetError
 from supportset.store.files import hash_file
 from tests.extract.films import write_video
 from tests.extract.fragile import Fragile, Shrink, Unloadable
 
-Decoded = tuple[dict[int, list[tuple[np.ndarray, float, float]]], dict[int, ClipEnd]]
+Decoded = tuple[dict[int, list[tuple[np.ndarray, float, float]]], dict[int, ClipResult]]
 
 
 def setup(transform: Callable[[np.ndarray], np.ndarray], sampling: Sampling | None = None, slots: int = 4) -> Setup:
@@ -34,14 +34,14 @@ def setup(transform: Callable[[np.ndarray], np.ndarray], sampling: Sampling | No
 
 def decode(pool: DecodePool, paths: list[Path]) -> Decoded:
     steps: dict[int, list[tuple[np.ndarray, float, float]]] = {}
-    ends: dict[int, ClipEnd] = {}
+    ends: dict[int, ClipResult] = {}
     for event in pool.run(Job(number, str(path)) for number, path in enumerate(paths)):
         if isinstance(event, StepFrames):
-            assert event.job.number not in ends
-            steps.setdefault(event.job.number, []).append((event.frames.copy(), event.start_s, event.end_s))
+            assert event.number not in ends
+            steps.setdefault(event.number, []).append((event.frames.copy(), event.start_s, event.end_s))
         else:
-            assert event.job.number not in ends
-            ends[event.job.number] = event
+            assert event.number not in ends
+            ends[event.number] = event
     return steps, ends
 
 
@@ -60,7 +60,7 @@ def test_frames_are_those_of_decode_clip(films: list[Path]) -> None:
     sampling = Sampling(fps=10.0, window=3)
     with DecodePool(setup(Shrink(), sampling, slots=2), workers=2) as pool:
         steps, ends = decode(pool, films)
-    assert [ends[i].status for i in range(5)] == ["ok"] * 5
+    assert [ends[i].outcome.status for i in range(5)] == ["ok"] * 5
     for number, film in enumerate(films):
         expected = list(decode_clip(film, sampling=sampling, transform=Shrink()))
         assert len(steps[number]) == len(expected)
@@ -75,7 +75,7 @@ def test_failures_come_as_ends(tmp_path: Path, films: list[Path]) -> None:
     text.write_text("words")
     with DecodePool(setup(Shrink()), workers=1) as pool:
         steps, ends = decode(pool, [text, films[0], tmp_path / "gone.mp4"])
-    assert [ends[i].status for i in range(3)] == ["unreadable", "ok", "missing"]
+    assert [ends[i].outcome.status for i in range(3)] == ["unreadable", "ok", "missing"]
     assert set(steps) == {1}
     assert ends[0].hash is None
 
@@ -97,8 +97,8 @@ def test_a_poisonous_file_costs_only_its_clip(
     with DecodePool(setup(Fragile(how=how)), workers=1, timeout=0.5) as pool:
         steps, ends = decode(pool, paths)
         again, _ = decode(pool, films)
-    assert [ends[i].status for i in range(5)] == ["ok", status, "ok", status, "ok"]
-    assert said in ends[1].message
+    assert [ends[i].outcome.status for i in range(5)] == ["ok", status, "ok", status, "ok"]
+    assert said in ends[1].outcome.message
     assert sorted(steps) == [0, 2, 4]
     assert len(again) == 5
 
@@ -108,8 +108,8 @@ def test_slow_consumers_are_not_taken_for_hanging_workers(films: list[Path]) -> 
         ends = []
         for event in pool.run(iter([Job(0, str(films[4]))])):
             time.sleep(0.2)
-            if isinstance(event, ClipEnd):
-                ends.append(event.status)
+            if isinstance(event, ClipResult):
+                ends.append(event.outcome.status)
     assert ends == ["ok"]
 
 
@@ -118,7 +118,7 @@ def test_worker_killed_between_clips_costs_none(films: list[Path]) -> None:
         assert len(decode(pool, films[:1])[1]) == 1
         os.kill(pool._workers[0]._process.pid, signal.SIGKILL)
         steps, ends = decode(pool, films)
-    assert [ends[i].status for i in range(5)] == ["ok"] * 5
+    assert [ends[i].outcome.status for i in range(5)] == ["ok"] * 5
     assert len(steps) == 5
 
 
@@ -134,8 +134,8 @@ def test_frames_of_another_size_are_an_error_of_the_clip(films: list[Path]) -> N
     wrong = Setup(Sampling(), Shrink(), (1, 9, 9, 3), 4)
     with DecodePool(wrong, workers=1) as pool:
         _, ends = decode(pool, films[:1])
-    assert ends[0].status == "error"
-    assert "(8, 8, 3)" in ends[0].message
+    assert ends[0].outcome.status == "error"
+    assert "(8, 8, 3)" in ends[0].outcome.message
 
 
 def test_workers_do_not_load_torch(films: list[Path]) -> None:
@@ -150,7 +150,7 @@ def test_nothing_stays_behind(films: list[Path]) -> None:
     files = len(os.listdir("/proc/self/fd"))
     with DecodePool(setup(Shrink()), workers=2) as pool:
         pids = [worker._process.pid for worker in pool._workers]
-        assert next(pool.run(Job(7, str(film)) for film in films)).job.number == 7
+        assert next(pool.run(Job(7, str(film)) for film in films)).number == 7
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -164,7 +164,7 @@ def test_workers_leave_when_the_main_process_is_killed(tmp_path: Path, films: li
     code = f"""
 import sys
 from pathlib import Path
-from supportset.extract.workers.decode_worker import Job, Setup
+from supportset.extract.workers.decode_worker import ClipResult, Job, Setup
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.workers.pool import DecodePool
 from tests.extract.fragile import Fragile

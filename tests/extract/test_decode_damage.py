@@ -32,7 +32,7 @@ CUT: dict[str, dict[str, Any]] = {
     "h264.ts": {},
     "animation.gif": {"codec": "gif", "pixels": "rgb8"},
 }
-SPOILT: dict[str, dict[str, Any]] = {
+DAMAGED: dict[str, dict[str, Any]] = {
     "h264.mp4": {},
     "h264.mkv": {},
     "h264.ts": {},
@@ -92,7 +92,7 @@ def test_pipes_are_refused_at_once(tmp_path: Path) -> None:
     assert (status, message) == ("unreadable", "a pipe, socket or device, not a file")
 
 
-def spoilt(film: Path, seed: int) -> Path:
+def with_noise(film: Path, seed: int) -> Path:
     copy = film.with_name(f"{seed}.{film.name}")
     copy.write_bytes(noisy(bytearray(film.read_bytes()), seed))
     return copy
@@ -104,18 +104,18 @@ def test_noise_is_damage(tmp_path: Path) -> None:
     All frames are asked for: damage in a frame that no step needs is none. x264 writes other bytes on other machines,
     and a transport stream may lose two whole frames without a trace: one file in four may go unnoticed.
     """
-    films = [write_video(tmp_path / name, 75, size=(160, 120), **options) for name, options in SPOILT.items()]
+    films = [write_video(tmp_path / name, 75, size=(160, 120), **options) for name, options in DAMAGED.items()]
     assert {outcome_of(film)[0] for film in films} == {"ok"}
-    copies = [spoilt(film, seed) for film in films for seed in range(4)]
+    copies = [with_noise(film, seed) for film in films for seed in range(4)]
     steps: Counter[str] = Counter()
     ends: dict[str, tuple[str, str]] = {}
     with DecodePool(Setup(Sampling(fps=25), Shrink(), (1, 8, 8, 3), 4), workers=1) as pool:
         for event in pool.run(Job(number, str(film)) for number, film in enumerate(copies)):
-            name = copies[event.job.number].name
+            name = copies[event.number].name
             if isinstance(event, StepFrames):
                 steps[name] += 1
             else:
-                ends[name] = (event.status, event.message)
+                ends[name] = (event.outcome.status, event.outcome.message)
     assert len(ends) == len(copies)
     noticed: Counter[str] = Counter()
     for name, (status, message) in ends.items():
@@ -128,7 +128,7 @@ def test_noise_is_damage(tmp_path: Path) -> None:
             if not name.endswith(".mpg"):  # it says nowhere how long it is
                 assert 62 <= int(told[3]) <= 80, (name, message)
             assert steps[name], "what can be decoded comes before the damage is told"
-    assert all(noticed[name] >= 3 for name in SPOILT), noticed
+    assert all(noticed[name] >= 3 for name in DAMAGED), noticed
 
 
 def test_bytes_appended_behind_a_film_are_no_damage(tmp_path: Path) -> None:

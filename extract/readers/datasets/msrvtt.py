@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.base import Reader
 from supportset.extract.readers.builder import Builder
 from supportset.extract.readers.parse import entry, read_columns, read_json
 
@@ -17,7 +17,7 @@ _FORM = '{"videos": [{"video_id", "url", "split"}], "sentences": [{"sen_id", "vi
 _SPLITS = {"train": "train", "validate": "val", "val": "val", "test": "test"}
 
 
-class MSRVTTReader:
+class MSRVTTReader(Reader):
     """Official JSON files, or all in one ``MSRVTT_data.json`` of the same form, and the lists of 1k-A.
 
     Notes
@@ -42,9 +42,7 @@ class MSRVTTReader:
         "msrvtt-1ka-7k": {"train": 7010, "test": 1000},
     }
 
-    def read(self, data: Path, videos: Path | None = None) -> Annotations:
-        """Read the annotation below ``data``; see ``Reader.read``."""
-        build = Builder(self, data, videos)
+    def fill(self, build: Builder) -> None:
         annotation = self._annotation(build)
         found = build.find_files({video for _, tree in annotation for video in _ids(tree["videos"])})
         official: list[tuple[str, str, str]] = []
@@ -55,7 +53,6 @@ class MSRVTTReader:
         for split, clip, origin in official:
             build.split("msrvtt-full", split, clip, origin=origin)
         self._one_thousand(build)
-        return build.finish()
 
     def _annotation(self, build: Builder) -> list[tuple[Path, dict[str, Any]]]:
         """The JSON files, parsed: the official pair where either is there, else the combined one."""
@@ -142,3 +139,6 @@ def _add_captions(build: Builder, path: Path, sentences: list[Any]) -> None:
         number = entry(path, where, sentence, "sen_id", int)
         clip = entry(path, where, sentence, "video_id", str)
         build.caption(f"sen{number}", clip, entry(path, where, sentence, "caption", str), origin=origin)
+
+
+READER = MSRVTTReader()

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from supportset.extract.decode.clips import ClipEnded, DecodeError, Step, decode_clip, decode_clips
+from supportset.extract.decode.clips import DecodeError, Outcome, Step, decode_clip, decode_clips
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.decode.timeline import FrameClock
 from tests.extract.films import write_video
 
 Part = tuple[float | None, float | None]
-Decoded = list[tuple[list[Step], ClipEnded]]
+Decoded = list[tuple[list[Step], Outcome]]
 GAPS = [0, 40, 80, 400, 440, 1000, 1010, 1020, 1500, 2200, 2210, 3000, 3700, 3740, 4100, 5200, 5240, 5900, 6000, 6400]
 FILMS = {
     "h264.mp4": {"count": 160, "gop": 15, "options": {"bf": "3"}, "size": (48, 32)},
@@ -36,20 +36,20 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: write_video(folder / name, **options) for name, options in FILMS.items()}  # type: ignore[arg-type]
 
 
-def alone(film: Path, part: Part, sampling: Sampling) -> tuple[list[Step], ClipEnded]:
+def alone(film: Path, part: Part, sampling: Sampling) -> tuple[list[Step], Outcome]:
     steps, decoding = [], decode_clip(film, *part, sampling)
     try:
         while True:
             steps.append(next(decoding))
     except StopIteration as end:
-        return steps, ClipEnded("ok", end.value)
+        return steps, Outcome("ok", end.value)
     except DecodeError as error:
-        return steps, ClipEnded(error.status, error.message)
+        return steps, Outcome(error.outcome.status, error.outcome.message)
 
 
 def together(film: Path, parts: Sequence[Part], sampling: Sampling) -> Decoded:
     steps: list[list[Step]] = [[] for _ in parts]
-    ends: dict[int, ClipEnded] = {}
+    ends: dict[int, Outcome] = {}
     for place, item in decode_clips(film, parts, sampling):
         assert place not in ends, "nothing comes after a clip's end"
         if isinstance(item, Step):
@@ -102,8 +102,8 @@ def test_a_file_is_decoded_once(films: dict[str, Path], monkeypatch: pytest.Monk
         packets += 1
 
     parts: list[Part] = [(0.5 * k, 0.5 * k + 2.0) for k in range(9)]  # four clips at each moment
-    ends = [item for _, item in decode_clips(films["h264.mp4"], parts, Sampling(fps=5.0), beat=beat)]
-    assert sum(isinstance(item, ClipEnded) for item in ends) == 9
+    ends = [item for _, item in decode_clips(films["h264.mp4"], parts, Sampling(fps=5.0), heartbeat=beat)]
+    assert sum(isinstance(item, Outcome) for item in ends) == 9
     assert len(decoded) == len(set(decoded)) <= 160, "no frame is decoded twice"
     assert packets <= 2 * (160 + 1), "packets are read once for the index and once to decode"
     for part in parts:
@@ -119,9 +119,9 @@ def test_gaps_are_sought_over(films: dict[str, Path]) -> None:
         seen += 1
 
     for part in [(0.0, 0.4), (5.9, 6.3)]:
-        list(decode_clip(films["h264.mp4"], *part, Sampling(frames=2), beat=beat))
+        list(decode_clip(films["h264.mp4"], *part, Sampling(frames=2), heartbeat=beat))
     apart, seen = seen - 161, 0  # each reads the index, of 160 packets and the end
-    list(decode_clips(films["h264.mp4"], [(0.0, 0.4), (5.9, 6.3)], Sampling(frames=2), beat=beat))
+    list(decode_clips(films["h264.mp4"], [(0.0, 0.4), (5.9, 6.3)], Sampling(frames=2), heartbeat=beat))
     assert seen <= apart
     assert seen < 161 + 60
 
@@ -169,7 +169,7 @@ def test_a_clip_is_opened_before_it_is_decoded(films: dict[str, Path]) -> None:
     told: list[object] = []
     parts: list[Part] = [(3.0, 4.0), (0.0, 1.0), (9.0, 9.5)]
     for place, item in decode_clips(films["h264.mp4"], parts, Sampling(fps=2.0), opened=told.append):
-        told.append((place, isinstance(item, ClipEnded)))
+        told.append((place, isinstance(item, Outcome)))
     assert told == [(2, True), 1, (1, False), (1, False), (1, True), 0, (0, False), (0, False), (0, True)]
 
 

@@ -17,6 +17,12 @@ from supportset.extract.backbones.transforms import CenterCrop, FrameTransform, 
 from supportset.extract.backbones.weights import fill, from_file, read_state
 from supportset.store.errors import UsageError
 
+ABOUT = {
+    "pattern": "r2plus1d_34@FILE",
+    "what": "R(2+1)D-34 on windows of 32 frames at 112 px: 512 pooled features a window",
+    "needs": "the IG-65M weights as a file, published by moabitcoin/ig65m-pytorch as "
+    "r2plus1d_34_clip32_ig65m_from_scratch-449a7af9.pth; r2plus1d_34:8@FILE takes weights of windows of 8 frames",
+}
 _FILE = "r2plus1d_34_clip32_ig65m_from_scratch-449a7af9.pth of moabitcoin/ig65m-pytorch"
 _WINDOWS = {"": 32, "32": 32, "8": 8}
 _CAFFE2_EPSILON = 1e-3

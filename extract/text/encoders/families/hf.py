@@ -14,12 +14,23 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from supportset.extract.backbones.weights import from_file, from_hub
+from supportset.extract.backbones.weights import from_file, from_hub, refuse_missing, split_folder
 from supportset.extract.text.encoders.base import DEFAULT_MAX_TOKENS, POOLINGS, TextEncoder, Tokens
 from supportset.extract.text.encoders.tokenizing import hash_tokenizer
 from supportset.store.errors import UsageError
 from supportset.store.user_cache import unpack_once
 
+ABOUT = {
+    "pattern": "NAME",
+    "what": "transformers: the encoder of T5 and its relatives, BERT, RoBERTa, MPNet: one vector a token, or pooled",
+    "needs": "a hub name, or a local folder with config.json, weights and tokenizer files: FOLDER or NAME@FOLDER",
+    "presets": {
+        "minilm": "sentence-transformers/all-MiniLM-L6-v2",
+        "all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2",
+        "t5-small": "google-t5/t5-small",
+        "t5-base": "google-t5/t5-base",
+    },
+}
 LAYER = "last_hidden_state"
 
 # Hub name: (pip package that carries the weights as model.zip, its distribution, short name of its folder)
@@ -50,25 +61,27 @@ class HfTextEncoder(TextEncoder):
 
 
 def load(model: str, path: Path | None, max_tokens: int | None, pooling: str | None) -> TextEncoder:
-    """Load a hub name or a folder, or a hub name whose files lie in ``path``.
+    """Load a hub name, a folder, or a hub name whose files are in ``path``.
 
     Raises
     ------
     UsageError
-        It cannot be had or read, is no text encoder, or reads fewer tokens than asked for.
+        If it cannot be found or read, is no text encoder, or reads fewer tokens than requested.
     """
-    if path is None and model and Path(model).expanduser().is_dir():
-        path, model = Path(model).expanduser(), Path(model).expanduser().resolve().name
-    elif path is None and (not model or model.startswith((".", "/", "~")) or model.count("/") > 1):
-        raise UsageError(f"encoder {model!r}: there is no such folder: give the path of a model folder, or a hub name")
+    model, path = split_folder(model, path)
+    model = model or (path.resolve().name if path else "")
+    if path is None and (not model or model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise UsageError(
+            f"text encoder {model!r}: there is no such folder: give the path of a model folder, or a hub name"
+        )
     name = f"hf:{model}"
     if pooling is not None and pooling not in POOLINGS:
-        raise UsageError(f"encoder {name}: pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
+        raise UsageError(f"text encoder {name}: pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
     source: str | Path = path or _packaged_folder(model) or model
     guard: AbstractContextManager[None] = (
-        from_hub(name, f"{model}@FOLDER{_package_hint(model)}", "encoder")
+        from_hub(name, f"{model}@FOLDER{_package_hint(model)}", "text encoder")
         if isinstance(source, str)
-        else from_file(name, source, "encoder")
+        else from_file(name, source, "text encoder")
     )
     with guard, _without_bars(isinstance(source, Path)):
         if isinstance(source, Path) and not (source / "config.json").is_file():
@@ -77,12 +90,14 @@ def load(model: str, path: Path | None, max_tokens: int | None, pooling: str | N
     size = network.get_input_embeddings().num_embeddings
     if len(reader) > size:
         raise UsageError(
-            f"encoder {name}: its tokenizer has {len(reader)} tokens, the model {size}: they don't belong together"
+            f"text encoder {name}: its tokenizer has {len(reader)} tokens, the model {size}: they do not match"
         )
     max_tokens = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
     fewest, most = reader.num_special_tokens_to_add() + 1, _most_tokens(network)
     if not fewest <= max_tokens <= (most or max_tokens):
-        raise UsageError(f"encoder {name}: max_tokens = {max_tokens}: it reads {fewest} to {most or 'any number of'}")
+        raise UsageError(
+            f"text encoder {name}: max_tokens = {max_tokens}: it reads {fewest} to {most or 'any number of'}"
+        )
     return HfTextEncoder(
         network,
         reader=reader,
@@ -105,27 +120,25 @@ def _load(name: str, source: str) -> tuple[Any, Any]:
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     known = type(config) in AutoModelForTextEncoding._model_mapping
     # float32 always: transformers 5 would take the type of the file
-    model, told = (AutoModelForTextEncoding if known else AutoModel).from_pretrained(
+    model, info = (AutoModelForTextEncoding if known else AutoModel).from_pretrained(
         source, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
     )
     encoder = model.get_encoder() if config.is_encoder_decoder and not known else model
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # filled or not: the hidden state is taken before it
     if not isinstance(encoder.get_input_embeddings(), nn.Embedding):
-        raise UsageError(f"encoder {name}: a {type(encoder).__name__} reads no text: name a text encoder")
+        raise UsageError(f"text encoder {name}: a {type(encoder).__name__} reads no text: name a text encoder")
     own = {id(parameter) for parameter in encoder.parameters()}
-    absent = set(told["missing_keys"])
-    missing = [
-        key for key, value in model.named_parameters(remove_duplicate=False) if key in absent and id(value) in own
-    ]
-    if missing:
-        raise ValueError(f"the weights lack {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
+    absent = set(info["missing_keys"])
+    parameters = model.named_parameters(remove_duplicate=False)
+    missing = {key for key, value in parameters if key in absent and id(value) in own}
+    refuse_missing(missing)
     return encoder, _tokenizer(source)
 
 
 def _tokenizer(source: str) -> Any:
     reader = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    # Where its files are absent the library makes one up that knows special tokens only, and says nothing.
+    # If the tokenizer's files are absent, the library silently makes one that knows special tokens only.
     known = reader.decode(_read(reader, ["a man and a woman"])[0], skip_special_tokens=True)
     if not any(character.isalnum() for character in known):
         raise ValueError(
@@ -152,26 +165,26 @@ def _most_tokens(network: Any) -> int | None:
     """The longest text that has positions; None where positions are relative."""
     for name, module in network.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa and its kin count positions from behind the padding's.
+            # RoBERTa and its relatives count positions from after the padding's.
             return int(module.num_embeddings) - (0 if module.padding_idx is None else module.padding_idx + 1)
     return None
 
 
 def _width(name: str, network: Any) -> int:
-    """Asked of the model itself: configurations name it differently, and some models put out another width."""
+    """Run the model once: configurations name the width differently, and some models have another output width."""
     ids = torch.zeros(1, 2, dtype=torch.long)
     try:
         with torch.inference_mode():
             return int(network.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.shape[-1])
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(
-            f"encoder {name}: a {type(network).__name__} is no plain text encoder ({error}): name one that turns token "
-            "ids into one vector a token"
+            f"text encoder {name}: a {type(network).__name__} is no plain text encoder ({error}): name one that "
+            "maps token ids to one vector a token"
         ) from None
 
 
 def _packaged_folder(model: str) -> Path | None:
-    """Folder of the weights that an installed package carries; None where there is no such package."""
+    """The folder of weights from an installed package; None if there is no such package."""
     if model not in _PACKAGED:
         return None
     package, distribution, short = _PACKAGED[model]

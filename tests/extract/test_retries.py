@@ -13,8 +13,8 @@ from PIL import Image
 
 from supportset.extract.decode.clips import decode_clip
 from supportset.extract.decode.sampling import Sampling
-from supportset.extract.workers.decode_worker import Job, Setup
-from supportset.extract.workers.pool import ClipEnd, DecodePool, StepFrames
+from supportset.extract.workers.decode_worker import ClipResult, Job, Setup
+from supportset.extract.workers.pool import DecodePool, StepFrames
 from supportset.extract.workers.retries import Pass, group_jobs
 from tests.extract.films import picture
 from tests.extract.fragile import Fragile, Shrink
@@ -48,19 +48,19 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-Decoded = tuple[dict[int, list[np.ndarray]], dict[int, ClipEnd]]
+Decoded = tuple[dict[int, list[np.ndarray]], dict[int, ClipResult]]
 
 
 def decode(transform: Callable[[np.ndarray], np.ndarray], jobs: list[Job], **options: float) -> Decoded:
     steps: dict[int, list[np.ndarray]] = {job.number: [] for job in jobs}
-    ends: dict[int, ClipEnd] = {}
+    ends: dict[int, ClipResult] = {}
     with DecodePool(Setup(FPS, transform, (1, 8, 8, 3), 3), int(options.pop("workers", 1)), **options) as pool:
         for event in pool.run(iter(jobs)):
-            assert event.job.number not in ends
+            assert event.number not in ends
             if isinstance(event, StepFrames):
-                steps[event.job.number].append(event.frames.copy())
+                steps[event.number].append(event.frames.copy())
             else:
-                ends[event.job.number] = event
+                ends[event.number] = event
     assert set(ends) == {job.number for job in jobs}
     return steps, ends
 
@@ -87,7 +87,7 @@ def test_clips_of_one_file_are_one_pass(film: Path, monkeypatch: pytest.MonkeyPa
     steps, ends = decode(Shrink(), jobs_of(film))
     assert passes == [[10, 11, 12, 13, 14, 15]]
     for place, part in enumerate(PARTS):
-        assert ends[10 + place].status == "ok"
+        assert ends[10 + place].outcome.status == "ok"
         check_frames(film, steps[10 + place], part)
         assert ends[10 + place].seconds > 0
     assert len({end.hash for end in ends.values()}) == 1
@@ -104,34 +104,34 @@ def test_clips_of_one_file_are_one_pass(film: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_a_poisonous_place_costs_the_clips_that_need_it(film: Path, how: str, status: str, said: str) -> None:
     steps, ends = decode(Fragile(how=how), jobs_of(film), timeout=0.5)
-    assert [ends[10 + place].status for place in range(6)] == ["ok", status, status, "ok", "ok", "ok"]
+    assert [ends[10 + place].outcome.status for place in range(6)] == ["ok", status, status, "ok", "ok", "ok"]
     for place, part in enumerate(PARTS):
-        if ends[10 + place].status == "ok":
+        if ends[10 + place].outcome.status == "ok":
             check_frames(film, steps[10 + place], part)
         else:
-            assert said in ends[10 + place].message
+            assert said in ends[10 + place].outcome.message
             assert len(steps[10 + place]) <= 15, "steps that came before are not given again"
 
 
 def test_one_begun_clip_is_blamed_at_once(film: Path) -> None:
-    """And the others go on in one pass: the poisonous place is met once."""
+    """And the others continue in one pass: the poisonous place is met once."""
     jobs = [Job(0, str(film), 0.0, 1.0), Job(1, str(film), 2.0, 3.0), Job(2, str(film), 4.0, 5.0)]
     _, ends = decode(Fragile(how="hang"), jobs, timeout=0.5)
-    assert [ends[number].status for number in range(3)] == ["ok", "timeout", "ok"]
+    assert [ends[number].outcome.status for number in range(3)] == ["ok", "timeout", "ok"]
 
 
 def test_a_file_that_cannot_be_opened_is_tried_once(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32), (255, 0, 0)).save(tmp_path / "red.png")
     jobs = [Job(number, str(tmp_path / "red.png")) for number in range(50)]
     _, ends = decode(Fragile(how="hang"), jobs, timeout=0.5)
-    assert {end.status for end in ends.values()} == {"timeout"}  # tried one by one it would be 25 s and more
+    assert {end.outcome.status for end in ends.values()} == {"timeout"}  # tried one by one it would be 25 s and more
 
 
 def test_files_are_kept_apart(film: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("words")
     jobs = [Job(0, str(film), 0.0, 1.0), Job(1, str(tmp_path / "text.mp4")), Job(2, str(film), 0.5, 1.5)]
     steps, ends = decode(Shrink(), jobs, workers=2)
-    assert [ends[number].status for number in range(3)] == ["ok", "unreadable", "ok"]
+    assert [ends[number].outcome.status for number in range(3)] == ["ok", "unreadable", "ok"]
     check_frames(film, steps[2], (0.5, 1.5))
 
 

@@ -1,8 +1,8 @@
 """Visual towers of open_clip models.
 
-The trap of this library: an architecture and the weights that are loaded into it can disagree about the activation
-(QuickGELU or GELU) and about how images are prepared. Nothing fails then, every embedding is just wrong. So the
-pretrained tag decides both here, a local file is asked what it is, and what contradicts itself is refused.
+An architecture and the weights loaded into it can disagree about the activation (QuickGELU or GELU) and about how
+images are prepared. open_clip does not notice, and every embedding is wrong. Here the pretrained tag decides both, a
+local file is inspected, and a contradiction is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
 from supportset.extract.backbones.base import Backbone
-from supportset.extract.backbones.registry import nearest
 from supportset.extract.backbones.transforms import (
     CenterCrop,
     FrameTransform,
@@ -31,9 +30,16 @@ from supportset.extract.backbones.transforms import (
     ResizeShortest,
     Step,
 )
-from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file
+from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file, split_folder
 from supportset.store.errors import UsageError
+from supportset.store.plugins import nearest
 
+ABOUT = {
+    "pattern": "open_clip:ARCH/WEIGHTS",
+    "what": "visual tower of any open_clip model: image embeddings as encode_image gives them, not normalised",
+    "needs": "a pretrained tag (hub), a checkpoint (ARCH/TAG@FILE, ARCH@FILE), or a folder with open_clip_config.json",
+    "presets": {"clip-vit-b-32": "ViT-B-32/openai", "clip-vit-l-14": "ViT-L-14/openai"},
+}
 _HUB = "hf-hub:"
 _CONFIG = "open_clip_config.json"
 _PREPARED = ("mean", "std", "interpolation", "resize_mode")
@@ -51,7 +57,7 @@ class OpenClipBackbone(Backbone):
 
 @dataclass(frozen=True)
 class _Source:
-    """What the user named: an architecture, perhaps a pretrained tag, perhaps a path; or a hub model."""
+    """The parts of a name: an architecture, perhaps a pretrained tag, perhaps a path; or a hub model."""
 
     arch: str = ""
     tag: str = ""
@@ -83,14 +89,20 @@ def load(model: str, path: Path | None = None) -> Backbone:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Both towers, as the name asked for them.
+    """A model with both towers.
 
     Attributes
     ----------
-    name, weights : for the card, without folders
-    network : open_clip's model
-    dim : length of an embedding
-    tokenizer : what ``open_clip.get_tokenizer`` takes
+    name : str
+        Full name for the card, without folders.
+    weights : str
+        A tag, a hub name or the name of a file.
+    network : Any
+        open_clip's model.
+    dim : int
+        Length of an embedding.
+    tokenizer : str
+        The name for ``open_clip.get_tokenizer``.
     """
 
     name: str
@@ -117,8 +129,9 @@ def load_model(model: str, path: Path | None = None, kind: str = "backbone") -> 
 def _source(model: str, path: Path | None) -> _Source:
     if model.startswith(_HUB):
         return _Source(hub=model, path=path)
-    if path is None and model and Path(model).expanduser().is_dir():
-        return _Source(path=Path(model).expanduser())
+    model, path = split_folder(model, path)
+    if not model and path is not None and path.is_dir():
+        return _Source(path=path)
     arch, _, weights = model.partition("/")
     if arch not in open_clip.list_models():
         raise UsageError(
@@ -166,7 +179,7 @@ def _from_path(source: _Source, path: Path) -> tuple[Any, int]:
             return _from_folder(source, path)
         path = only_file(path)
     if not source.arch:
-        raise ValueError(f"it holds no {_CONFIG} that tells the architecture: name it, open_clip:ARCH@PATH")
+        raise ValueError(f"it holds no {_CONFIG}, so the architecture is unknown: name it, open_clip:ARCH@PATH")
     original = _openai_state(path)
     tag = source.tag or ("openai" if original is not None else _published_as(source.arch, path))
     quick = _needs_quick_gelu(_Source(source.arch, tag)) if tag else False
@@ -184,7 +197,7 @@ def _from_path(source: _Source, path: Path) -> tuple[Any, int]:
 
 
 def _from_folder(source: _Source, folder: Path) -> tuple[Any, int]:
-    """A folder as published on a hub: its own configuration decides; a name that contradicts it is refused."""
+    """A folder as published on a hub: its configuration decides, and a name that contradicts it is refused."""
     config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model_cfg"]
     only_file(folder)
     if source.arch:
@@ -199,7 +212,7 @@ def _from_folder(source: _Source, folder: Path) -> tuple[Any, int]:
 
 
 def _published_as(arch: str, path: Path) -> str:
-    """The tag that a file's name tells, where it was published under a name of its own (OpenAI's has the model's)."""
+    """The tag under which a file of this name was published, if any. OpenAI's files have the model's name."""
     for tag in open_clip.list_pretrained_tags_by_model(arch):
         if tag != "openai" and path.name == str(get_pretrained_cfg(arch, tag).get("url", "")).rpartition("/")[2]:
             return tag
@@ -215,8 +228,8 @@ def _preparation(arch: str, tag: str, path: Path) -> dict[str, Any]:
     activations = {bool(config.get("quick_gelu", False)) for config in published}
     if len(ways) > 1 or len(activations) > 1:
         getLogger(__name__).warning(
-            "%s: weights of %s differ in activation or preparation, and which these are is not said, so the "
-            "architecture's own are taken: name them, as open_clip:%s/TAG@PATH, if they are others",
+            "%s: published weights of %s differ in activation or preparation, and it is not known which these are; "
+            "the architecture's own are used: name other weights, as open_clip:%s/TAG@PATH",
             path, arch, arch,
         )  # fmt: skip
     return published[0] if len(ways) == 1 else {}

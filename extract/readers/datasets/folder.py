@@ -1,4 +1,4 @@
-"""A user's own folder of videos and images, with a captions file where there is one."""
+"""A user's own folder of videos and images, with an optional captions file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from supportset.extract.readers.base import Annotations, Protocols
+from supportset.extract.readers.base import Reader
 from supportset.extract.readers.builder import Builder
 from supportset.extract.readers.captions_file import COLUMNS, FORM, Row, read_captions
 from supportset.extract.readers.locate import FileTree
@@ -18,46 +18,44 @@ from supportset.store.errors import UsageError
 _MEDIA = tuple(VIDEO_EXTENSIONS | ANIMATION_EXTENSIONS | IMAGE_EXTENSIONS)
 _CAPTIONS = ("captions.csv", "captions.jsonl", "captions.parquet")
 
-# (start, end) in seconds, None for the whole file.
+# (start, end) in seconds, None for the full file.
 _Segment = tuple[float, float] | None
 
 
-class FolderReader:
+class FolderReader(Reader):
     """Every video and image below a folder, by its extension; captions optional.
 
     Notes
     -----
     - A clip's id is its path without the extension; files that would share an id keep their extension. A row with
-      ``end`` (and ``start``, else 0) is a clip of its own, ``<id>@<start>-<end>``, with the file as its ``source``;
-      the whole file is then a clip only if some row describes it whole. Files without a row are clips too.
-    - The captions file names a file by its path, with or without extension, or by its name alone where no other file
-      has it. A row whose file is not there is a clip without a file; a row that cannot be used is left out; both are
-      counted and named with their line.
-    - Protocol ``folder`` has the split ``all`` and those that the captions file names. A clip that stands in several
-      splits has each caption in the split of its row.
+      ``end`` (and ``start``, else 0) is a separate clip, ``<id>@<start>-<end>``, with the file as its ``source``.
+      The full file is then a clip only if a row without ``end`` describes it. Files without a row are clips too.
+    - The captions file names a file by its path, with or without extension, or by its name alone if no other file
+      has that name. A row whose file is absent is a clip without a file; a row that cannot be used is left out. Both
+      are counted and reported with their line.
+    - Protocol ``folder`` has the split ``all`` and those that the captions file names. A clip in several splits has
+      each caption in the split of its row.
     """
 
     name = "folder"
     summary = "your own folder of videos and images, captions optional"
     expects = (
-        f"videos or images anywhere below; captions, where there are any, as one of {', '.join(_CAPTIONS)} in the "
+        f"videos or images anywhere below; captions, if any, as one of {', '.join(_CAPTIONS)} in the "
         f"folder itself ({FORM})"
     )
     protocols: Mapping[str, Mapping[str, int | None]] = {"folder": {"all": None}}
 
-    def read(self, data: Path, videos: Path | None = None) -> Annotations:
-        """Read the folder ``data``; see ``Reader.read``."""
-        build = Builder(self, data, videos)
+    def fill(self, build: Builder) -> None:
         files = sorted(build.videos.with_extension(*_MEDIA))
         if not files:
-            place = f"{data if videos is None else videos}"
-            raise UsageError(f"folder: no video or image below {place}; put files such as .mp4, .webm or .jpg there")
+            raise UsageError(
+                f"folder: no video or image below {build.videos.root}; put .mp4, .webm or .jpg files there"
+            )
         captions = _captions_file(build)
         rows = [] if captions is None else _rows(build, captions)
         clips = _Clips(build, files)
         located = [(row, clips.locate(row)) for row in rows]
         clips.add([(row, file) for row, file in located if file is not None])
-        return build.finish()
 
 
 def _captions_file(build: Builder) -> Path | None:
@@ -95,13 +93,13 @@ class _Clips:
         self._build = build
         self._ids = _clip_ids(files)
         self._taken = set(self._ids.values())
-        self._absent: dict[str, str] = {}  # what rows name and is not there, each its own clip id
+        self._absent: dict[str, str] = {}  # files that rows name and that are absent; each is its own clip id
         self._index = _index(files)
         self._faults: list[str] = []
         self._not_there: list[str] = []
 
     def locate(self, row: Row) -> str | None:
-        """The file a row is about; None, and a fault, where that is not clear or the row cannot be about it."""
+        """The file that a row describes; None, and a fault, if that is ambiguous or impossible."""
         name = _plain(_inside(self._build.videos, row.file))
         matches = self._index.get(name) or self._index.get(name.strip()) or []
         if len(matches) > 1:
@@ -129,7 +127,7 @@ class _Clips:
         if self._faults:
             self._build.note(f"{len(self._faults)} rows of the captions file left out: {_some(self._faults)}")
         if self._not_there:
-            lines = f"{len(self._not_there)} rows of the captions file name no video or image that is there"
+            lines = f"{len(self._not_there)} rows of the captions file name an absent video or image"
             self._build.note(f"{lines}: {_some(self._not_there)}")
         described: list[tuple[str, list[Row]]] = []
         for file, whole_id in [*self._ids.items(), *self._absent.items()]:
@@ -148,14 +146,14 @@ class _Clips:
             self._build.split("folder", "all", clip, origin="the folder")
             self._describe(clip, clip_rows)
         named = sorted({row.split for _, clip_rows in described for row in clip_rows if row.split} - {"all"})
-        protocols: Protocols = {"folder": {"all": None, **dict.fromkeys(named)}}
+        protocols: dict[str, dict[str, int | None]] = {"folder": {"all": None, **dict.fromkeys(named)}}
         self._build.protocols(protocols)
 
     def _describe(self, clip: str, rows: list[Row]) -> None:
-        """Captions of one clip, and its splits beside ``all``."""
+        """Add the captions of one clip, and its splits besides ``all``."""
         splits = sorted({row.split for row in rows if row.split} - {"all"})
         if len(splits) > 1:
-            self._build.problem(f"clips stand in several splits, as {' and '.join(splits)}: by caption", clip)
+            self._build.problem(f"clips are in several splits, as {' and '.join(splits)}: by caption", clip)
         for index, row in enumerate(rows):
             caption = f"{clip}#{index}"
             if row.text is not None:
@@ -167,7 +165,7 @@ class _Clips:
 
 
 def _clip_ids(files: list[str]) -> dict[str, str]:
-    """File -> clip id: the path without extension, or with it where another file would have the same id."""
+    """File -> clip id: the path without extension, or with it if another file would have the same id."""
     ids = {file: os.path.splitext(file)[0] for file in files}
     while True:
         counts = Counter(ids.values())
@@ -179,14 +177,14 @@ def _clip_ids(files: list[str]) -> dict[str, str]:
 
 
 def _index(files: list[str]) -> dict[str, list[str]]:
-    """What a row may call a file -> the files of that name: path, path without extension, name, name without."""
+    """Names that a row may give a file -> the files: path, path without extension, name, name without extension."""
     by_kind: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(4)]
     for file in files:
         name = file.rpartition("/")[2]
         for kind, key in enumerate((file, os.path.splitext(file)[0], name, os.path.splitext(name)[0])):
             by_kind[kind][_plain(key)].append(file)
     index: dict[str, list[str]] = {}
-    for names in by_kind:  # a full path wins over a bare name that is the same string
+    for names in by_kind:  # a full path has priority over an equal bare name
         for key, matches in names.items():
             index.setdefault(key, matches)
     return index
@@ -213,3 +211,6 @@ def _number(seconds: float) -> str:
 def _some(items: list[str], shown: int = 5) -> str:
     more = f"; and {len(items) - shown} more" if len(items) > shown else ""
     return "; ".join(items[:shown]) + more
+
+
+READER = FolderReader()

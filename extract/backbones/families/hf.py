@@ -1,7 +1,7 @@
 """Image and video models of transformers.
 
 Frames are prepared as the model's own processor says, with its PIL arithmetic: it gives the same pixels on every
-machine and is what most published weights were validated with. Processors that resize with torchvision instead (the
+machine and most published weights were validated with it. Processors that resize with torchvision instead (the
 default of transformers 5) differ from it by a grey level in one value of 200, at hard edges by some levels.
 """
 
@@ -18,8 +18,21 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoPro
 
 from supportset.extract.backbones.base import Backbone
 from supportset.extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeShortest, Step
-from supportset.extract.backbones.weights import from_file, from_hub
+from supportset.extract.backbones.weights import from_file, from_hub, refuse_missing, split_folder
 from supportset.store.errors import UsageError
+
+ABOUT = {
+    "pattern": "hf:NAME",
+    "what": "transformers: CLIP, SigLIP, DINOv2 and ViT (frames), VideoMAE and X-CLIP (windows)",
+    "needs": "a hub name, or a local folder with config.json, weights and preprocessor_config.json: "
+    "hf:FOLDER or hf:NAME@FOLDER",
+    "presets": {
+        "siglip": "google/siglip-base-patch16-224",
+        "dinov2": "facebook/dinov2-base",
+        "videomae": "MCG-NJU/videomae-base-finetuned-kinetics",
+        "xclip": "microsoft/xclip-base-patch32",
+    },
+}
 
 
 def _pooled(output: Any) -> Tensor:
@@ -91,7 +104,7 @@ _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "
 
 
 class HfBackbone(Backbone):
-    """A model of transformers, read as its type demands."""
+    """A model of transformers; its type decides which output is the feature."""
 
     def __init__(self, model: nn.Module, *, kind: _Kind, **options: Any) -> None:
         super().__init__(model, layer=kind.layer, pooling=kind.pooling, **options)
@@ -104,8 +117,8 @@ class HfBackbone(Backbone):
 
 def load(model: str, path: Path | None = None) -> Backbone:
     """Load ``hf:NAME`` from the hub, or ``hf:FOLDER`` or ``hf:NAME@FOLDER`` from a local folder."""
-    if path is None and model and Path(model).expanduser().is_dir():
-        path, model = Path(model).expanduser(), Path(model).expanduser().resolve().name
+    model, path = split_folder(model, path)
+    model = model or (path.resolve().name if path else "")
     if path is None and (not model or model.startswith((".", "/", "~"))):
         raise UsageError(f"backbone hf:{model}: there is no folder {model!r}: give a hub name or the path of a folder")
     name = f"hf:{model}"
@@ -127,11 +140,9 @@ def _load(name: str, source: str, weights: str) -> Backbone:
             f"choose one of {', '.join(_KINDS)}"
         )
     # float32 always: transformers 5 would take the type of the file
-    network, told = kind.loader.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    network, info = kind.loader.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     _strip(network, kind.keep)
-    missing = sorted(set(told["missing_keys"]) & set(network.state_dict()))
-    if missing:
-        raise ValueError(f"the weights lack {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
+    refuse_missing(set(info["missing_keys"]) & set(network.state_dict()))
     processor = _processor(source)
     transform, rescale, mean, std = read_processor(name, processor)
     return HfBackbone(
@@ -149,7 +160,7 @@ def _load(name: str, source: str, weights: str) -> Backbone:
 
 
 def _strip(network: nn.Module, keep: tuple[str, ...]) -> None:
-    """Take off what no visual feature depends on (text tower, temperature, pooler): it is neither held nor hashed."""
+    """Remove what no visual feature depends on (text tower, temperature, pooler): it is neither kept nor hashed."""
     for part, _ in list(network.named_children()):
         if part == _UNUSED or (keep and part not in keep):
             setattr(network, part, None)

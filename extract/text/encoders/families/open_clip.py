@@ -9,16 +9,22 @@ from typing import Any
 import open_clip
 from torch import Tensor, nn
 
-from supportset.extract.backbones.open_clip import load_model
+from supportset.extract.backbones.families.open_clip import load_model
 from supportset.extract.backbones.weights import first_line, quiet_libraries
 from supportset.extract.text.encoders.base import TextEncoder, Tokens
 from supportset.extract.text.encoders.tokenizing import hash_tokenizer
 from supportset.store.errors import UsageError
 
+ABOUT = {
+    "pattern": "open_clip:ARCH/WEIGHTS",
+    "what": "text tower of any open_clip model: one text embedding a caption, not normalised",
+    "needs": "as the visual tower of the same name",
+    "presets": {},
+}
 LAYER = "text embedding"
 POOLING = "the model's own, not normalised"
 _NOT_TEXT = ("visual", "text_decoder", "logit_scale", "logit_bias")
-_NO_LIMIT = 2048  # tokens; more is no caption
+_NO_LIMIT = 2048  # tokens; no caption is longer
 
 
 class OpenClipTextEncoder(TextEncoder):
@@ -36,7 +42,7 @@ class OpenClipTextEncoder(TextEncoder):
         return [Tokens(ids if len(ids) > self._reader.own else [], whole.get(i, len(ids))) for i, ids in enumerate(cut)]
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Map (N, L) ids to (N, dim). The tower wants its whole length, and knows the padding by its token."""
+        """Map (N, L) ids to (N, dim). The tower needs its full length, and recognises padding by its token."""
         ids = nn.functional.pad(ids, (0, self.max_tokens - ids.shape[1]), value=self.pad_id)
         network: Any = self.model
         embedding: Tensor = network.encode_text(ids)
@@ -44,14 +50,14 @@ class OpenClipTextEncoder(TextEncoder):
 
 
 class _Reader:
-    """One of open_clip's tokenizers, which all pad, made to give a text's own tokens."""
+    """One of open_clip's tokenizers, without the padding that they all add."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self.length = int(tokenizer.context_length)
         empty = tokenizer([""], context_length=self.length)[0]
         self.filler = int(empty[-1])
-        self.own = len(self._trimmed(empty))  # tokens of a text without words
+        self.own = len(self._trimmed(empty))  # tokens of an empty text
 
     def read(self, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
         """Ids of each text, special ones included."""
@@ -71,27 +77,29 @@ class _Reader:
 
 
 def load(model: str, path: Path | None, max_tokens: int | None, pooling: str | None) -> TextEncoder:
-    """Load the text tower of what ``extract --backbone open_clip:...`` takes.
+    """Load the text tower of a model, by the names that ``extract --backbone open_clip:...`` takes.
 
     Raises
     ------
     UsageError
-        It cannot be had or read, or another length or pooling is asked for than the tower's own.
+        If it cannot be found or read, or another length or pooling than the tower's own is requested.
     """
-    loaded = load_model(model, path, "encoder")
-    if pooling is not None:
-        raise UsageError(f"encoder {loaded.name}: pooling {pooling!r}: it gives one embedding a text, leave it out")
+    loaded = load_model(model, path, "text encoder")
+    if pooling not in (None, POOLING):
+        raise UsageError(
+            f"text encoder {loaded.name}: pooling {pooling!r}: it gives one embedding a text: leave it out"
+        )
     try:
         with quiet_libraries():
             reader = _Reader(open_clip.get_tokenizer(loaded.tokenizer))
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
-            f"encoder {loaded.name}: its tokenizer cannot be had ({first_line(error)}): run it once where there is a "
+            f"text encoder {loaded.name}: its tokenizer cannot be loaded ({first_line(error)}): run it once with a "
             "network, or name a folder that has the tokenizer's files"
         ) from None
     if max_tokens not in (None, reader.length):
         raise UsageError(
-            f"encoder {loaded.name}: max_tokens = {max_tokens}: it always reads {reader.length}, leave it out"
+            f"text encoder {loaded.name}: max_tokens = {max_tokens}: it always reads {reader.length}: leave it out"
         )
     _strip(loaded.network)
     return OpenClipTextEncoder(
@@ -111,7 +119,7 @@ def load(model: str, path: Path | None, max_tokens: int | None, pooling: str | N
 
 
 def _strip(network: Any) -> None:
-    """Take off what no text embedding depends on: it is neither held nor hashed."""
+    """Remove what no text embedding depends on: it is neither kept nor hashed."""
     for part in _NOT_TEXT:
         if getattr(network, part, None) is not None:
             setattr(network, part, None)

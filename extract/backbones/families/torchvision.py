@@ -12,11 +12,16 @@ from torchvision import models
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from supportset.extract.backbones.base import Backbone
-from supportset.extract.backbones.registry import nearest
 from supportset.extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeShortest, Step
 from supportset.extract.backbones.weights import fill, from_file, from_hub, read_state
 from supportset.store.errors import UsageError
+from supportset.store.plugins import nearest
 
+ABOUT = {
+    "pattern": "torchvision:NAME",
+    "what": "torchvision's image and video classification models: the input of the last linear layer",
+    "needs": "NAME or NAME/WEIGHTS, as resnet50/IMAGENET1K_V1 (downloaded); or a file: NAME@FILE, NAME/WEIGHTS@FILE",
+}
 # Frames of one clip in the published evaluation of the video models (their weights' documentation)
 _WINDOWS = {
     "r3d_18": 16,
@@ -38,7 +43,7 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 class TorchvisionBackbone(Backbone):
-    """What goes into the classifier's last linear layer."""
+    """The input of the classifier's last linear layer."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Map (N, 3, h, w) or (N, window, 3, h, w) to (N, dim)."""
@@ -98,8 +103,8 @@ def _entry(name: str, wanted: str, path: Path | None) -> WeightsEnum:
             return entry
     if len({repr(entry.transforms()) for entry in entries}) > 1:
         getLogger(__name__).warning(
-            "%s: which weights of %s these are is not said, so frames are prepared as for %s: "
-            "name them, as torchvision:%s/%s@PATH, if they are others",
+            "%s: it is not known which weights of %s these are; frames are prepared as for %s: "
+            "name other weights, as torchvision:%s/%s@PATH",
             path, name, default.name, name, entries[0].name,
         )  # fmt: skip
     return default
@@ -112,7 +117,7 @@ def _options(name: str, entry: WeightsEnum) -> dict[str, Any]:
 
 
 def _drop_classifier(network: nn.Module) -> tuple[int, str]:
-    """Put an identity in the place of the last linear layer (or 1x1 convolution); return its input width and name."""
+    """Replace by an identity the last linear layer (or 1x1 convolution); return its input width and name."""
     layers = [
         (name, layer)
         for name, layer in network.named_modules()
@@ -125,7 +130,7 @@ def _drop_classifier(network: nn.Module) -> tuple[int, str]:
 
 
 def _renamed(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the entries of the published DenseNet files the names that the model has today."""
+    """Rename the entries of the published DenseNet files to the model's present names."""
     if not name.startswith("densenet"):
         return state
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key): value for key, value in state.items()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.base import Reader
 from supportset.extract.readers.builder import Builder
 from supportset.extract.readers.parse import read_ids, read_lines
 from supportset.store.errors import UsageError
@@ -22,7 +22,7 @@ _LISTS = {
 }
 
 
-class Flickr8kReader:
+class Flickr8kReader(Reader):
     """``captions.txt`` or the older ``Flickr8k.token.txt``, and the official lists.
 
     Notes
@@ -40,17 +40,13 @@ class Flickr8kReader:
     )
     protocols: Mapping[str, Mapping[str, int | None]] = {"flickr8k": {"train": 6000, "dev": 1000, "test": 1000}}
 
-    def read(self, data: Path, videos: Path | None = None) -> Annotations:
-        """Read the annotation below ``data``; see ``Reader.read``."""
-        build = Builder(self, data, videos)
-        path = build.tree.find(_CSV, _TOKENS)
-        if path is None:
-            raise build.no_annotation(f"{_CSV} or {_TOKENS}", f"{_CSV_FORM} or {_TOKENS_FORM}")
+    def fill(self, build: Builder) -> None:
+        path = build.annotation(_CSV, _TOKENS, form=f"{_CSV_FORM} or {_TOKENS_FORM}")
         origin = build.read_from(path)
         captions = _from_csv(path) if path.name.lower() == _CSV else _from_tokens(path)
         if not captions:
             raise UsageError(f"{path}: holds no caption; expected {_CSV_FORM} or {_TOKENS_FORM}")
-        lists = self._lists(build, path, captions)
+        lists = build.find_lists("flickr8k", _LISTS, known=captions, beside=path, parse=_ids)
         listed = {clip for _, clips in lists.values() for clip in clips}
         found = build.find_files(captions.keys(), images=True)
         for clip, texts in captions.items():
@@ -58,23 +54,10 @@ class Flickr8kReader:
                 build.problem(f"images of {origin} left out, there is no such file and no list names them", clip)
                 continue
             build.clip(clip, found.get(clip), origin=origin)
-            for index, text in enumerate(texts):
-                build.caption(f"{clip}#{index}", clip, text, origin=origin)
+            build.captions(clip, texts, origin=origin)
         for split, (name, clips) in lists.items():
             for clip in clips:
                 build.split("flickr8k", split, clip, origin=name)
-        return build.finish()
-
-    def _lists(self, build: Builder, annotation: Path, captions: Container[str]) -> dict[str, tuple[str, list[str]]]:
-        """Split -> (file, clip ids), without the lists that are absent."""
-        lists = {}
-        for split, name in _LISTS.items():
-            found = build.find_list(name, known=captions, beside=annotation, parse=_ids)
-            if found is None:
-                build.absent(name, f"{split} of flickr8k")
-            else:
-                lists[split] = found
-        return lists
 
 
 def _ids(path: Path) -> list[str]:
@@ -116,3 +99,6 @@ def _from_tokens(path: Path) -> dict[str, list[str]]:
             raise UsageError(f"{path}: line {number}: {line[:60]!r}; expected {_TOKENS_FORM}")
         captions.setdefault(os.path.splitext(name)[0], []).append(caption)
     return captions
+
+
+READER = Flickr8kReader()

@@ -16,7 +16,6 @@ from timm.models import get_arch_name, is_model, list_models, load_state_dict
 from torch import Tensor, nn
 
 from supportset.extract.backbones.base import Backbone
-from supportset.extract.backbones.registry import nearest
 from supportset.extract.backbones.transforms import (
     CenterCrop,
     FrameTransform,
@@ -25,9 +24,16 @@ from supportset.extract.backbones.transforms import (
     ResizeShortest,
     Step,
 )
-from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file
+from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file, split_folder
 from supportset.store.errors import UsageError
+from supportset.store.plugins import nearest
 
+ABOUT = {
+    "pattern": "timm:NAME",
+    "what": "any timm image model without its classifier: pooled features a frame",
+    "needs": "a timm name with or without a tag, hf-hub:ORG/NAME (hub), NAME@FILE, or NAME@FOLDER with config.json",
+    "presets": {"resnet152": "resnet152.tv_in1k"},
+}
 _HUB = "hf-hub:"
 
 
@@ -41,8 +47,7 @@ class TimmBackbone(Backbone):
 
 def load(model: str, path: Path | None = None) -> Backbone:
     """Load ``timm:NAME``, ``timm:hf-hub:ORG/NAME``, ``timm:NAME@FILE``, or a folder with config.json and weights."""
-    if path is None and model and Path(model).expanduser().is_dir():
-        path, model = Path(model).expanduser(), ""
+    model, path = split_folder(model, path)
     if (model or path is None) and not model.startswith(_HUB):
         _check_name(model)
     if path is None:
@@ -85,7 +90,7 @@ def _check_name(model: str) -> None:
 
 
 def _full_name(model: str, config: dict[str, Any]) -> str:
-    """The name with the tag that timm chose for it, so that a card says which weights a plain ``resnet152`` were."""
+    """Add the tag that timm chose, so that the card says which weights a plain ``resnet152`` has."""
     tag = config.get("tag")
     return f"timm:{model}" if model.startswith(_HUB) or "." in model or not tag else f"timm:{model}.{tag}"
 
@@ -113,7 +118,7 @@ def _from_path(model: str, path: Path) -> nn.Module:
     try:
         fill(network, state, ignore=ignore)
     except ValueError:
-        # Files in the layout of an older release or of the model's authors: timm's modules know how to translate
+        # The layout of an older release, or of the model's authors: timm's modules can translate it
         translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
         if translate is None:
             raise
@@ -122,7 +127,7 @@ def _from_path(model: str, path: Path) -> nn.Module:
 
 
 def _published_as(model: str, path: Path) -> str:
-    """Add the tag to an untagged name where the file's name tells it; else say which transform is taken."""
+    """Add the tag to an untagged name if the file's name gives it; else say which transform is used."""
     if "." in model:
         return model
     tagged = list_models(f"{model}.*", pretrained=True)
@@ -134,8 +139,8 @@ def _published_as(model: str, path: Path) -> str:
     if len(prepared) > 1:
         default = timm.get_pretrained_cfg(model)
         getLogger(__name__).warning(
-            "%s: which weights of %s these are is not said, so frames are prepared as for %s.%s: "
-            "name them, as timm:%s@PATH, if they are others",
+            "%s: it is not known which weights of %s these are; frames are prepared as for %s.%s: "
+            "name other weights, as timm:%s@PATH",
             path, model, model, default.tag if default else "", tagged[-1],
         )  # fmt: skip
     return model
