@@ -98,7 +98,7 @@ def test_one_process_writes_and_tells(folder: Path, found: list[dict[str, Any]])
     assert [record["step"] for record in records(folder / "whole", "train")] == list(range(1, 9))
     assert len(records(folder / "whole", "validation")) == 1
     said = [(folder / f"said-trainings-{rank}").read_text() for rank in range(NUMBER)]
-    assert "3 processes, each with its share of every batch" in said[0]
+    assert "3 processes, each with its shard of every batch" in said[0]
     assert "epoch 1/1" in said[0]
     assert said[1:] == ["", ""]
 
@@ -125,7 +125,7 @@ def test_one_process_goes_on_with_what_several_began(
 ) -> None:
     longer = config(**{**LONG.model_dump(), "optim": {**LONG.optim.model_dump(), "max_steps": 8}})
     train(longer, folder / "store", folder / "whole", resume=True, device="cpu")
-    assert "the checkpoint is of 3 processes: the results differ by rounding" in capsys.readouterr().err
+    assert "the checkpoint was written by 3 processes: results differ by rounding" in capsys.readouterr().err
 
 
 def test_a_folder_in_use_is_told_once(found: list[dict[str, Any]]) -> None:

@@ -26,16 +26,17 @@ class StopRequest:
 
     Parameters
     ----------
-    at_once : str
-        What to print at the first signal; the second one then ends the process at once, also while PyTorch computes.
-        Python runs signal handlers between two of its own instructions only, so a thread reads the signals. Every file
-        of a run is replaced as a unit, so no more is lost than the steps since the last checkpoint. Empty: the second
-        signal acts as it did before, and nothing is printed.
+    at_once : bool
+        End the process at once on the second signal, also while PyTorch computes. Python runs signal handlers between
+        two of its own instructions only, so a thread reads the signals. Every file of a run is replaced as a unit, so
+        no more is lost than the steps since the last checkpoint. False: the second signal acts as it did before.
+    message : str
+        Printed at the first signal, with ``at_once``.
     """
 
-    def __init__(self, at_once: str = "") -> None:
+    def __init__(self, *, at_once: bool = False, message: str = "") -> None:
         self.requested = False
-        self._at_once = at_once
+        self._at_once, self._message = at_once, message
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -76,4 +77,5 @@ class StopRequest:
                     signals += 1
                     if signals > 1:
                         os._exit(TrainingInterrupted.exit_code)
-                    print(self._at_once, file=sys.stderr, flush=True)
+                    if self._message:
+                        print(self._message, file=sys.stderr, flush=True)

@@ -127,8 +127,9 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     notes = [*data.notes, *notes_of(loader, bank), *ranks.notes(position.step, position.processes)]
     position.processes = ranks.number
 
+    stop_message = "stopping after this step; a second signal stops at once"
     with (
-        StopRequest("stopping after this step; a second signal stops at once") as stop,
+        StopRequest(at_once=True, message=stop_message if ranks.main else "") as stop,
         TrainingLog(
             folder, optim, position, min(total_steps, optim.max_steps or total_steps), writes=ranks.main
         ) as log,
