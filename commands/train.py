@@ -25,10 +25,10 @@ def train_command(
     On several GPUs: torchrun --nproc_per_node 4 cli.py train CONFIG (see docs/training.md).
     """
     from supportset.train.config import load_config
-    from supportset.train.loop.processes import alike
+    from supportset.train.loop.ranks import one_report
     from supportset.train.loop.training import train
 
-    with alike():
+    with one_report():
         settings = load_config(config, overrides)
     result = train(settings, store, out, resume=resume, device=device)
     if not result.main:

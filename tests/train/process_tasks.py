@@ -84,7 +84,7 @@ def steps(root: Path, name: str, rank: int, number: int) -> dict[str, Any]:
     texts = [caption.text for caption in data.train.captions]
     model = SupportSetModel.build(each, data.features.dim, texts).double()
     mine: Any = SimpleNamespace(rank=rank, number=number, here=number)
-    loader = make_loader(each, data, model, texts, processes=mine)
+    loader = make_loader(each, data, model, texts, ranks=mine)
     bank = make_bank(each, loader, model, torch.device("cpu"))
     if bank is not None:
         bank.embedding, bank.sequence = bank.embedding.double(), bank.sequence.double()
@@ -137,7 +137,7 @@ def launch(task: Callable[[Path, int], None], folder: Path, number: int) -> None
     processes = [context.Process(target=in_process, args=(task, folder, rank, number)) for rank in range(number)]
     for process in processes:
         process.start()
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     for process in processes:
         process.join(max(0.0, until - time.monotonic()))
     hanging = [process for process in processes if process.is_alive()]
