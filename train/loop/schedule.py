@@ -6,7 +6,6 @@ import math
 
 from supportset.train.config import LossConfig, OptimConfig
 from supportset.train.loop.checkpoint import Position
-from supportset.train.model.losses import Negatives
 
 
 class EpochMeans:
@@ -53,16 +52,23 @@ def rate_factor(optim: OptimConfig, step: int, total_steps: int) -> float:
     return 1.0
 
 
-def warmup_negatives(loss: LossConfig, step: int, steps_per_epoch: int) -> Negatives | None:
-    """Kind of negatives while the hinge loss with hardest negatives would collapse; None for the configured one."""
-    if loss.contrastive != "hinge" or loss.negatives != "hardest" or loss.warmup == "none":
-        return None
-    return loss.warmup if step < loss.warmup_epochs * steps_per_epoch else None
+def warmup_loss(loss: LossConfig, step: int, steps_per_epoch: int) -> LossConfig:
+    """Settings of the loss at a step: those of the warm-up while hinge with hardest negatives would collapse."""
+    if not _may_collapse(loss) or loss.warmup == "none" or step >= loss.warmup_epochs * steps_per_epoch:
+        return loss
+    return loss.model_copy(update={"negatives": "summed"} if loss.warmup == "summed" else {"contrastive": loss.warmup})
 
 
-def collapse_hint(loss: LossConfig, epoch: EpochMeans, negatives: Negatives | None) -> str | None:
-    """One line where the hinge loss stayed at 2α for an epoch: every embedding is the same."""
-    if loss.contrastive != "hinge" or loss.negatives != "hardest" or loss.intra or negatives is not None:
+def _may_collapse(loss: LossConfig) -> bool:
+    return loss.contrastive == "hinge" and loss.negatives == "hardest"
+
+
+def collapse_hint(loss: LossConfig, epoch: EpochMeans) -> str | None:
+    """One line where the hinge loss stayed at 2α for an epoch, so that all embeddings are equal.
+
+    ``loss`` is that of the last step, so that a warm-up is recognised.
+    """
+    if not _may_collapse(loss) or loss.intra:
         return None
     if not epoch.steps:  # a resume at the very end of an epoch measures nothing of it
         return None

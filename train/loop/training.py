@@ -25,9 +25,8 @@ from supportset.train.loop.preparation import (
     on_device,
 )
 from supportset.train.loop.processes import Processes, training_processes
-from supportset.train.loop.schedule import EpochMeans, collapse_hint, finished, rate_factor, warmup_negatives
+from supportset.train.loop.schedule import EpochMeans, collapse_hint, finished, rate_factor, warmup_loss
 from supportset.train.loop.stop import StopRequest, TrainingInterrupted
-from supportset.train.model.losses import Negatives
 from supportset.train.model.model import SupportSetModel
 from supportset.train.model_card import write_card
 from supportset.train.run_folder import RunFolder
@@ -127,7 +126,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, processes: Processe
     window, epoch_loss = StepWindow(), EpochMeans()
     began = time.monotonic() - position.seconds
     rate: float = 0.0
-    negatives: Negatives | None = None
+    loss = config.loss
 
     def checkpoint() -> None:
         position.seconds, states = time.monotonic() - began, processes.collect(random_state())
@@ -168,13 +167,13 @@ def _train(config: Config, folder: RunFolder, data: RunData, processes: Processe
                 for group in optimizer.param_groups:
                     group["lr"] = group["initial_lr"] * factor
                 rate = optim.learning_rate * factor
-                negatives = warmup_negatives(config.loss, position.step, loader.steps_per_epoch)
+                loss = warmup_loss(config.loss, position.step, loader.steps_per_epoch)
 
                 batch = on_device(batch, accelerator.device, sources)
-                losses = wrapped(batch, negatives=negatives, bank=bank, step=position.step)
+                losses = wrapped(batch, loss=loss, bank=bank, step=position.step)
                 accelerator.backward(losses.total)
                 processes.sum_gradients(model)
-                grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.clip_norm)
+                grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
                 if bank is not None and losses.codes is not None:
@@ -216,7 +215,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, processes: Processe
                 position.stale_epochs += 1
             checkpoint()
             progress.line(epoch_line(epoch, optim.epochs, epoch_loss, scores, better, time.monotonic() - epoch_began))
-            if hint := collapse_hint(config.loss, epoch_loss, negatives):
+            if hint := collapse_hint(loss, epoch_loss):
                 progress.line(hint)
         processes.from_main(write_card, folder)
     best = processes.from_main(folder.read_json, "best.json")
