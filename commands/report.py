@@ -38,9 +38,9 @@ def report_command(
     others; left in RUN/eval/. The card needs no store, --support does.
     """
     if support:
-        from supportset.train.analysis.support_analysis import attention_report, describe
+        from supportset.train.analysis.support_analysis import describe, support_report
 
-        result = attention_report(run, store, split=split, temperatures=temperature, size=size, device=device)
+        result = support_report(run, store, split=split, temperatures=temperature, size=size, device=device)
         if as_json:
             print_json(result)
         else:

@@ -160,7 +160,7 @@ class Searcher:
 
     def _read(self, texts: Sequence[str]) -> TokenTable | TokenFeatures:
         if self._live is None or self.model.text_recipe is None:
-            return tokenize(self.model, texts, self.config.data.max_words)
+            return tokenize(self.model, texts, self.config.data.max_tokens)
         recipe = self.model.text_recipe
         rounded = [each.astype(recipe.dtype).astype(np.float32) for each in self._live(texts)]  # as those trained on
         return TokenFeatures.of(rounded, recipe.dim)

@@ -21,9 +21,8 @@ from supportset.train.encode import evaluating
 from supportset.train.evaluate import default_split
 from supportset.train.model.decoder import IGNORED
 from supportset.train.model.model import SupportSetModel
+from supportset.train.registry import CAPTIONING
 from supportset.train.run_folder import RunFolder
-
-TRAINED_ON_OWN_CLIP = ("identity", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,11 @@ def caption(
     folder = RunFolder(run)
     config = folder.load_config()
     captioning = config.support.captioning
-    if captioning == "none":
-        raise UsageError(f"{folder.path}: support.captioning is 'none', so the run has no decoder; train with 'hybrid'")
-    if captioning not in TRAINED_ON_OWN_CLIP and not force:
+    if not config.captions:
+        raise UsageError(
+            f"{folder.path}: support.captioning is {captioning!r}, so the run has no decoder; train with 'hybrid'"
+        )
+    if not CAPTIONING.load(captioning).learns_own and not force:
         raise UsageError(
             f"{folder.path}: support.captioning is {captioning!r}, so the decoder never saw a clip's own codes alone: "
             "train with 'identity' or 'hybrid' for captions, or give --force"
@@ -120,7 +121,7 @@ def caption(
         for start in range(0, len(present), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(present))).numpy()
             values, mask = held.gather(rows)
-            texts, scores = write(model, values.to(chosen).float(), mask.to(chosen), beams, config.data.max_words)
+            texts, scores = write(model, values.to(chosen).float(), mask.to(chosen), beams, config.data.max_tokens)
             part = zip(present[start : start + batch_size], texts, scores.tolist(), strict=True)
             written += [WrittenCaption(*each) for each in part]
     return Captions(written, [clip_id for clip_id in asked if clip_id not in there])

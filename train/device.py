@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 
 from supportset.store.errors import UsageError
 from supportset.train.config import OptimConfig
-from supportset.train.model.gather import exchange
+from supportset.train.model.ranks import exchange
 
 
 def check_device(device: str) -> None:

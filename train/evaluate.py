@@ -119,7 +119,7 @@ def score_split(
     """Encode a split's clips and captions, and score them; ``text`` for a model that reads text features."""
     video: NDArray[np.float32] = encode_gallery(model, features, part.present, config.data.max_steps)
     return score_embeddings(
-        part, video, encode_tokens(model, read_text(model, part.captions, config.data.max_words, text))
+        part, video, encode_tokens(model, read_text(model, part.captions, config.data.max_tokens, text))
     )
 
 

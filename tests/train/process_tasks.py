@@ -29,9 +29,9 @@ from supportset.train.data.training_data import TrainingData
 from supportset.train.loop.preparation import make_bank, make_loader, number_sources, on_device
 from supportset.train.loop.training import train
 from supportset.train.model.batch import Batch
-from supportset.train.model.gather import gather, sum_gradients, total, totals
 from supportset.train.model.model import SupportSetModel
 from supportset.train.model.objective import Losses
+from supportset.train.model.ranks import gather, sum_gradients, total, totals
 from supportset.train.model.sequence_head import MaskedBatchNorm
 from tests.train.small_store import config
 
@@ -48,7 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
         "support": {"captioning": "cross", "bank": "all", "max_age": 2},
         "video": {"norm": "batch"},
     },
-    "cross, in parts": {"optim": {"accumulate": 3}},
+    "cross, in parts": {"optim": {"micro_batches": 3}},
     "cross, mean, infonce": {
         "video": {"aggregation": "mean"},
         "loss": {"contrastive": "infonce", "intra": True},
@@ -95,9 +95,9 @@ def steps(root: Path, name: str, rank: int, number: int) -> dict[str, Any]:
         batch = on_device(batch, torch.device("cpu"), number_sources(each, data))
         batch.features = batch.features.double()
         if number > 1:
-            assert batch.share is not None
-            assert len(batch.features) == max(1, batch.share.clips[rank]) < len(batch.clip_ids)
-            assert len(batch.text_ids) == max(1, batch.share.captions[rank]) < len(batch.caption_ids)
+            assert batch.shard is not None
+            assert len(batch.features) == max(1, batch.shard.clips[rank]) < len(batch.clip_ids)
+            assert len(batch.text_ids) == max(1, batch.shard.captions[rank]) < len(batch.caption_ids)
         with half:
             losses = model(batch, bank=bank, step=step)
         losses.total.backward()

@@ -27,7 +27,7 @@ from supportset.train.device import open_accelerator
 from supportset.train.loop.preparation import make_loader
 from supportset.train.loop.ranks import Ranks
 from supportset.train.loop.training import train
-from supportset.train.model.batch import Share
+from supportset.train.model.batch import RankShard
 from supportset.train.model.model import SupportSetModel
 from supportset.train.run_folder import to_toml
 from tests.train.process_tasks import CASES, LONG, NUMBER, launch, one_fails, setting, steps, trainings
@@ -187,12 +187,12 @@ def test_the_shares_of_a_batch_are_the_batch(tmp_path: Path, place: str) -> None
     ranks: list[Any] = [SimpleNamespace(rank=rank, number=NUMBER, here=NUMBER) for rank in range(NUMBER)]
     shares = [make_loader(each, data, model, texts, ranks=mine).batches(0) for mine in ranks]
     for batch, *parts in zip(whole, *shares, strict=True):
-        assert batch.share is None
+        assert batch.shard is None
         assert batch.labels is not None
         for part in parts:
             assert (part.clip_ids, part.caption_ids) == (batch.clip_ids, batch.caption_ids)
             assert torch.equal(part.caption_clip, batch.caption_clip)
-            assert part.share.steps == batch.features.shape[1]
+            assert part.shard.steps == batch.features.shape[1]
         for name in ("features", "feature_mask", "text_ids", "text_mask", "labels"):
             rows = list(chain(*(getattr(part, name) for part in parts)))
             expected = getattr(batch, name)
@@ -203,10 +203,10 @@ def test_the_shares_of_a_batch_are_the_batch(tmp_path: Path, place: str) -> None
 
 def test_shares_are_even_and_hold_everything_once() -> None:
     for processes, clips, captions in ((2, 5, 9), (3, 2, 2), (4, 3, 64), (3, 9, 9)):
-        shares = [Share.of(rank, processes, clips, captions, 7) for rank in range(processes)]
+        shards = [RankShard.of(rank, processes, clips, captions, 7) for rank in range(processes)]
         for sizes, rows, number in (
-            (shares[0].clips, [share.clip_rows for share in shares], clips),
-            (shares[0].captions, [share.caption_rows for share in shares], captions),
+            (shards[0].clips, [shard.clip_rows for shard in shards], clips),
+            (shards[0].captions, [shard.caption_rows for shard in shards], captions),
         ):
             assert max(sizes) - min(sizes) <= 1
             kept = [range(number)[run][:size] for run, size in zip(rows, sizes, strict=True)]

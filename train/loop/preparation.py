@@ -27,7 +27,7 @@ class Validation:
         self.features = ClipFeatures(
             data.features, self.split.present, config.data.max_steps, device=device, place=config.data.place, buffers=2
         )
-        self.tokens = read_text(model, self.split.captions, config.data.max_words, data.text)
+        self.tokens = read_text(model, self.split.captions, config.data.max_tokens, data.text)
 
     def scores(self, model: SupportSetModel) -> dict[str, float]:
         """Recalls, ranks and ``rsum`` of the model, computed in float32 as `eval` does."""
@@ -50,8 +50,8 @@ def make_loader(
     """
     rank, number, here = (0, 1, 1) if ranks is None else (ranks.rank, ranks.number, ranks.here)
     labels = None
-    if config.support.captioning != "none":
-        labels = TokenTable(model.tokenize_labels(texts, config.data.max_words), 0, filling=IGNORED)
+    if config.captions:
+        labels = TokenTable(model.tokenize_labels(texts, config.data.max_tokens), 0, filling=IGNORED)
     return TrainingData(
         data.train.captions,
         ClipFeatures(
@@ -63,7 +63,7 @@ def make_loader(
             buffers=2 if torch.device(device).type == "cuda" else 1,  # one stays in the processor's cache
             holders=here,
         ),
-        read_text(model, data.train.captions, config.data.max_words, data.text),
+        read_text(model, data.train.captions, config.data.max_tokens, data.text),
         labels,
         batch_size=config.optim.batch_size,
         per_epoch=config.data.captions_per_clip,

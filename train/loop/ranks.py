@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from supportset.store.errors import SupportsetError
 from supportset.train.config import OptimConfig
 from supportset.train.device import launched, local_rank, open_accelerator
-from supportset.train.model.gather import exchange, sum_gradients
+from supportset.train.model.ranks import exchange, sum_gradients
 
 T = TypeVar("T")
 

@@ -8,7 +8,6 @@ import torch
 
 from supportset.train.config import LossConfig, OptimConfig
 from supportset.train.loop.checkpoint import Position
-from supportset.train.model.losses import Negatives
 
 
 def finished(optim: OptimConfig, position: Position) -> bool:
@@ -40,26 +39,28 @@ def rate_factor(optim: OptimConfig, step: int, total_steps: int) -> float:
     return 1.0
 
 
-def warmup_negatives(loss: LossConfig, step: int, steps_per_epoch: int) -> Negatives | None:
-    """Negatives during the warm-up, without which the hinge loss with hardest negatives collapses; else None."""
-    if loss.contrastive != "hinge" or loss.negatives != "hardest" or loss.warmup == "none":
-        return None
-    return loss.warmup if step < loss.warmup_epochs * steps_per_epoch else None
+def warmup_loss(loss: LossConfig, step: int, steps_per_epoch: int) -> LossConfig:
+    """Settings of the loss at a step: those of the warm-up while hinge with hardest negatives would collapse."""
+    if not _may_collapse(loss) or loss.warmup == "none" or step >= loss.warmup_epochs * steps_per_epoch:
+        return loss
+    return loss.model_copy(update={"negatives": "summed"} if loss.warmup == "summed" else {"contrastive": loss.warmup})
 
 
-def collapse_hint(loss: LossConfig, mean: float | None, negatives: Negatives | None) -> str | None:
+def _may_collapse(loss: LossConfig) -> bool:
+    return loss.contrastive == "hinge" and loss.negatives == "hardest"
+
+
+def collapse_hint(loss: LossConfig, mean: float | None) -> str | None:
     """A line for the user if all embeddings are equal: the hinge loss is then twice the margin.
 
     Parameters
     ----------
     loss : LossConfig
-        Of the run.
+        Of the epoch's last step, so that a warm-up is recognised.
     mean : float or None
         Contrastive loss over an epoch; None where no step of it was measured.
-    negatives : str or None
-        `warmup_negatives` of the epoch's last step.
     """
-    if loss.contrastive != "hinge" or loss.negatives != "hardest" or loss.intra or negatives is not None:
+    if not _may_collapse(loss) or loss.intra:
         return None
     if mean is None or abs(mean - 2 * loss.margin) > 0.02 * loss.margin:
         return None

@@ -15,10 +15,9 @@ from supportset.train.data.source import RunData, open_run_data
 from supportset.train.loop.checkpoint import Checkpoint, Position
 from supportset.train.loop.preparation import Validation, make_bank, make_loader, notes_of, number_sources, on_device
 from supportset.train.loop.ranks import Ranks, training_ranks
-from supportset.train.loop.schedule import collapse_hint, finished, set_learning_rate, warmup_negatives
+from supportset.train.loop.schedule import collapse_hint, finished, set_learning_rate, warmup_loss
 from supportset.train.loop.stop import StopRequest, TrainingInterrupted
 from supportset.train.loop.training_log import TrainingLog
-from supportset.train.model.losses import Negatives
 from supportset.train.model.model import SupportSetModel
 from supportset.train.model_card import write_card
 from supportset.train.run_folder import RunFolder
@@ -138,19 +137,19 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
             log.line(note)
         if position.step:
             log.line(f"resuming after epoch {position.epoch}, step {position.step}")
-        negatives: Negatives | None = None
+        loss = config.loss
         while not finished(optim, position):
             epoch, batches = position.epoch + 1, loader.planned(position.epoch)
             log.begin_epoch(epoch, left_out=loader.steps_per_epoch - batches)
             for batch in log.timed(loader.batches(position.epoch, start=position.batch)):
                 lr = set_learning_rate(optimizer, optim, position.step, total_steps)
-                negatives = warmup_negatives(config.loss, position.step, loader.steps_per_epoch)
+                loss = warmup_loss(config.loss, position.step, loader.steps_per_epoch)
 
                 batch = on_device(batch, device, sources)
-                losses = wrapped(batch, negatives=negatives, bank=bank, step=position.step)
+                losses = wrapped(batch, loss=loss, bank=bank, step=position.step)
                 accelerator.backward(losses.total)
                 ranks.sum_gradients(model)
-                grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.clip_norm)
+                grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
                 if bank is not None and losses.codes is not None:
@@ -193,7 +192,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
             position.seconds = time.monotonic() - began
             checkpoint.save(position)
             log.end_epoch(scores, better)
-            if hint := collapse_hint(config.loss, log.epoch_mean("contrastive"), negatives):
+            if hint := collapse_hint(loss, log.epoch_mean("contrastive")):
                 log.line(hint)
         ranks.on_rank_zero(write_card, folder)
     best = ranks.on_rank_zero(folder.read_json, "best.json")

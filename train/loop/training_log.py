@@ -269,8 +269,10 @@ class Progress:
 
 def _parsed(line: bytes) -> tuple[str, int] | None:
     """Kind and step of a record; None for a line that was cut off or damaged."""
+    if not line.endswith(b"\n"):
+        return None
     try:
-        record = json.loads(line) if line.endswith(b"\n") else None
+        record = json.loads(line)
         kind, step = record["kind"], record["step"]
     except (ValueError, KeyError, TypeError):
         return None
