@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from supportset.commands.options import Auto, Part, Share, json_option, print_json, store_option
+from supportset.commands.options import Auto, Part, ShardFormatName, Share, json_option, print_json, store_option
 
 
 @click.command("extract")
@@ -29,7 +29,7 @@ from supportset.commands.options import Auto, Part, Share, json_option, print_js
 @click.option("--split", help="Only the clips of this split.")
 @click.option("--limit", type=int, help="Only the first N clips.")
 @click.option("--shard", type=Part(), help="Only the i-th of n parts, for batch systems such as SLURM.")
-@click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option("--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored."
 )

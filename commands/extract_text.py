@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from supportset.commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.options import ShardFormatName, device_option, json_option, print_json, store_option
 
 
 @click.command("extract-text")
@@ -28,7 +28,7 @@ from supportset.commands.options import device_option, json_option, print_json, 
 @click.option("--protocol", help="Only the captions of this protocol.")
 @click.option("--split", help="Only the captions of this split.")
 @click.option("--limit", type=int, help="Only the first N captions.")
-@click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option("--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True)
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored."
 )

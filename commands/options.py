@@ -27,6 +27,26 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+class ShardFormatName(click.ParamType):
+    """Name of a shard format: a built-in one, or a plugin's."""
+
+    name = "format"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """All known names, as click shows a choice."""
+        from supportset.store.format.registry import format_names
+
+        return f"[{'|'.join(format_names())}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the name, without an import of the format."""
+        from supportset.store.format.registry import format_names
+
+        if value not in (known := format_names()):
+            self.fail(f"{value!r} is not one of {', '.join(known)}", param, ctx)
+        return str(value)
+
+
 class Share(click.ParamType):
     """A share, ``5%`` or ``0.05``, as a number from 0 to 1."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from supportset.commands.options import json_option, print_json, store_option
+from supportset.commands.options import ShardFormatName, json_option, print_json, store_option
 from supportset.store.errors import SupportsetError, UsageError
 
 SHOWN = 10  # failed clips that are listed; --json has all
@@ -90,7 +90,7 @@ class Progress:
 )
 @click.option("--replace", is_flag=True, help="Take features that differ from those the store holds of the same clips.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when anything at all failed or is missing.")
-@click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option("--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True)
 @store_option
 @json_option
 def import_command(
@@ -123,7 +123,8 @@ def import_command(
     """
     from supportset.store.transfer.import_card import ImportOptions
     from supportset.store.transfer.importing import import_features
-    from supportset.store.transfer.sources import Naming, open_source
+    from supportset.store.transfer.opening import open_source
+    from supportset.store.transfer.sources import Naming
 
     started = time.monotonic()
     if len(dict(stated)) < len(stated):
@@ -189,9 +190,7 @@ def export_command(words: str, dest: str, form: str, timestamps: str | None, sto
 
 @click.command("convert")
 @click.argument("words")
-@click.option(
-    "--to", "--format", "shard_format", required=True, type=click.Choice(["zarr", "hdf5"]), help="Format of the shards."
-)
+@click.option("--to", "--format", "shard_format", required=True, type=ShardFormatName(), help="Format of the shards.")
 @click.option(
     "--compress",
     metavar="CODEC[:LEVEL]",

@@ -6,7 +6,7 @@ from supportset._lazy import lazy
 
 if TYPE_CHECKING:
     from supportset.extract.backbones.base import Backbone
-    from supportset.extract.backbones.registry import describe_backbones, load_backbone
+    from supportset.extract.backbones.registry import load_backbone
     from supportset.extract.decode.sampling import Sampling
     from supportset.extract.readers import Annotations, Reader, get_reader
     from supportset.extract.readers.annotate import AnnotatedDataset, read_dataset
@@ -22,7 +22,6 @@ __all__ = [
     "Reader",
     "Sampling",
     "TextEncoder",
-    "describe_backbones",
     "extract_features",
     "extract_text_features",
     "get_reader",

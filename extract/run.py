@@ -26,7 +26,7 @@ from supportset.store.files import StorePath, store_path
 from supportset.store.format.card import is_feature_set
 from supportset.store.format.dataset import Dataset
 from supportset.store.format.index import SCHEMA
-from supportset.store.format.shard import shard_format as check_shard_format
+from supportset.store.format.registry import shard_format as check_shard_format
 from supportset.store.read.catalog import feature_set_path
 from supportset.store.read.feature_set import FeatureSet
 

@@ -80,7 +80,7 @@ class Hdf5Format(ShardFormat):
     def _open(self, folder: Folder, shard: str) -> Iterator[h5py.File]:
         root = self.root(shard)
         if not folder.size(root):
-            raise self.absent(folder, root, shard)
+            raise self.missing(folder, root, shard)
         try:
             with h5py.File(_Reading(folder.map(root)), "r") as file:
                 yield file
@@ -89,6 +89,9 @@ class Hdf5Format(ShardFormat):
                 f"{folder}/{root}: not readable as a shard in HDF5 ({error}): restore the file, "
                 f"or delete {shard}.parquet to have its clips extracted again"
             ) from None
+
+
+FORMAT = Hdf5Format()
 
 
 class _Image(io.RawIOBase):

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import Folder, Parts
+from supportset.store.files import Folder, Parts, fetched
 
 Array = np.ndarray[Any, Any]
 
@@ -131,101 +131,93 @@ class Compression:
 
 
 class ShardFormat(ABC):
-    """One way to write a shard as files.
+    """One way to write a shard as files. To add one, see :mod:`supportset.store.format.registry`.
 
     Attributes
     ----------
-    name : what users call it
-    suffix : of the shard's file or folder
-    codec : that its archives are compressed with: one that the format's library reads without any plugin
+    name : str
+        What users call the format.
+    suffix : str
+        Of the shard's file or folder: a dot and one word.
+    codec : str or None
+        What its archives are compressed with: a codec that the format's library reads without a plugin. None: the
+        format has no archives.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
-    codec: ClassVar[str]
+    codec: ClassVar[str | None] = None
 
     def compression(self, text: str) -> Compression | None:
-        """Read ``none``, ``CODEC`` or ``CODEC:LEVEL``.
+        """Parse ``none``, ``CODEC`` or ``CODEC:LEVEL``.
 
         Raises
         ------
         UsageError
-            Not the format's codec, or no level from 1 to 9.
+            The codec is not the format's, or the level is not 1 to 9.
         """
         if text == "none":
             return None
         codec, colon, level = text.partition(":")
         if codec != self.codec:
-            raise UsageError(f"compression {text!r}: {self.name} is compressed with {self.codec}[:1-9], or none")
+            possible = f"use {self.codec}[:1-9] or none" if self.codec else "use none, this format has no archives"
+            raise UsageError(f"compression {text!r} of {self.name}: {possible}")
         if colon and level not in list("123456789"):
             raise UsageError(f"compression {text!r}: the level is a number from 1 (fast) to 9 (small)")
         return Compression(codec, int(level or DEFAULT_LEVEL))
 
     def root(self, shard: str) -> str:
-        """Name of a shard's file or folder."""
+        """Return the name of a shard's file or folder."""
         return shard + self.suffix
 
     @abstractmethod
     def encode(self, shard: str, arrays: ShardArrays, compression: Compression | None = None) -> EncodedShard:
-        """Turn a shard into files, sharing memory with the arrays where that can be.
+        """Encode a shard as files, which share memory with the arrays where that is possible.
 
         Parameters
         ----------
-        shard : id
-        arrays : its content
-        compression : makes it an archive, which readers unpack as a whole instead of mapping it
-        """
-
-    @abstractmethod
-    def is_compressed(self, folder: Folder, shard: str, compression: Compression) -> bool:
-        """Whether a shard of this format is an archive of exactly this compression.
-
-        Raises
-        ------
-        SupportsetError
-            A file is absent or damaged.
+        shard : str
+            Id of the shard.
+        arrays : ShardArrays
+            Its content.
+        compression : Compression, optional
+            Make an archive: readers unpack it as a unit and do not map it.
         """
 
     @abstractmethod
     def locate(self, folder: Folder, shard: str) -> dict[str, Location]:
-        """Find the arrays' bytes by parsing the files, as a foreign reader would.
+        """Find the bytes of the arrays by parsing the files, as another program would.
 
         Raises
         ------
         SupportsetError
-            A file is absent or damaged, or an array is not stored uncompressed in one run.
+            A file is missing or damaged, or an array is not uncompressed and contiguous.
         """
 
-    @abstractmethod
     def decode(self, folder: Folder, shard: str, name: str) -> Array:
-        """Read a whole array through the format's own library, whatever its compression.
+        """Read one array completely. A format with archives reads it with the format's library.
 
         Raises
         ------
         SupportsetError
-            A file is absent or damaged.
+            A file is missing or damaged.
         """
+        location = self.locate(folder, shard)[name]
+        return location.view(fetched(folder.map(location.file))).copy()
 
-    def absent(self, folder: Folder, name: str, shard: str) -> SupportsetError:
-        """Error for a file of a shard that is not there."""
+    def is_compressed(self, folder: Folder, shard: str, compression: Compression) -> bool:
+        """Tell whether a shard of this format is an archive with exactly this compression.
+
+        Raises
+        ------
+        SupportsetError
+            A file is missing or damaged.
+        """
+        return False
+
+    def missing(self, folder: Folder, name: str, shard: str) -> SupportsetError:
+        """Make the error for a missing or empty file of a shard."""
         return SupportsetError(
-            f"{folder}/{name}: the file is gone or empty: "
+            f"{folder}/{name}: the file is missing or empty: "
             f"restore it, or delete {shard}.parquet to have its clips extracted again"
         )
-
-
-def shard_format(name: str) -> ShardFormat:
-    """Look up a shard format by its name.
-
-    Raises
-    ------
-    UsageError
-        Names the known ones.
-    """
-    from supportset.store.format.hdf5_shard import Hdf5Format  # here, because both modules import this one
-    from supportset.store.format.zarr_shard import ZarrFormat
-
-    formats: dict[str, ShardFormat] = {"zarr": ZarrFormat(), "hdf5": Hdf5Format()}
-    if name not in formats:
-        raise UsageError(f"shard format {name!r} is not known: use one of {', '.join(formats)}")
-    return formats[name]

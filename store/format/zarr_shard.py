@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from google_crc32c import value as crc32c
 
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, Parts, as_part, fetched
@@ -109,7 +110,7 @@ class ZarrFormat(ShardFormat):
     def _metadata(self, folder: Folder, shard: str, node: str) -> tuple[dict[str, Any], str]:
         content = folder.read(f"{node}/zarr.json")
         if content is None:
-            raise self.absent(folder, f"{node}/zarr.json", shard)
+            raise self.missing(folder, f"{node}/zarr.json", shard)
         try:
             metadata = json.loads(content)
             chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
@@ -121,25 +122,11 @@ class ZarrFormat(ShardFormat):
 
     def _data(self, folder: Folder, shard: str, name: str) -> memoryview:
         if not folder.size(name):
-            raise self.absent(folder, name, shard)
+            raise self.missing(folder, name, shard)
         return fetched(folder.map(name))
 
 
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli) of some bytes; for shard indexes, which are short."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    return crc ^ 0xFFFFFFFF
-
-
-def _crc_entry(byte: int) -> int:
-    for _ in range(8):
-        byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
-    return byte
-
-
-_CRC_TABLE = [_crc_entry(byte) for byte in range(256)]
+FORMAT = ZarrFormat()
 
 
 def _sharded(array: Array) -> tuple[dict[str, Any], Parts]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from supportset.store.files import TEMPORARY, StorePath, open_folder, store_path
 from supportset.store.format.card import CARD
 from supportset.store.format.index import index_name, shard_of
+from supportset.store.format.registry import shard_suffixes
 
 SHARDS = "shards"
 LOG = "log"  # of the runs that wrote the set, one file each: told, and read by nothing here
 
 _LOG_FILE = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.jsonl")
-_SHARD = re.compile(r"([0-9a-f]{16})\.(zarr|h5)")
+_SHARD = re.compile(r"([0-9a-f]{16})(\.\w+)")
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ def find_leftovers(path: str | StorePath) -> list[Leftover]:
     if LOG in beside and LOG not in root.stamps():  # a folder
         logs = [name for name in root.child(LOG).names() if not _LOG_FILE.fullmatch(name)]
         found += [(_kind(name, set()), place / LOG, name) for name in logs]
-    names = set(folder.names())
+    names, suffixes = set(folder.names()), shard_suffixes()
     for name in names:
         match = _SHARD.fullmatch(name)
-        if match is None:
+        if match is None or match[2] not in suffixes:
             found.append((None if shard_of(name) else _kind(name, set()), place / SHARDS, name))
         elif index_name(match[1]) not in names and folder.size(index_name(match[1])) is None:
             found.append(("orphan", place / SHARDS, name))

@@ -11,7 +11,8 @@ import pyarrow as pa
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, StorePath, fetched, open_folder
 from supportset.store.format.index import ShardIndex, effective, index_name, read_all
-from supportset.store.format.shard import Array, Location, shard_format
+from supportset.store.format.registry import shard_format
+from supportset.store.format.shard import Array, Location
 from supportset.store.maintain.orphans import SHARDS
 from supportset.store.write.replacement import (
     commit,

@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import Folder, LocalFolder, StorePath, open_folder, store_path
 from supportset.store.format.card import CARD, load_card
-from supportset.store.format.index import OK, ShardIndex, Vanished, index_name, read_index, shard_of
-from supportset.store.format.shard import shard_format
+from supportset.store.format.index import ShardIndex, Vanished, has_features, index_name, read_index, shard_of
 from supportset.store.maintain.file_check import FileCheck
 from supportset.store.maintain.orphans import SHARDS, find_leftovers
 from supportset.store.maintain.repair import salvage
@@ -224,7 +223,7 @@ def _index(folder: Folder, shard: str) -> tuple[ShardIndex, pa.Table] | Supports
 def _check_shard(folder: Folder, check: FileCheck, index: ShardIndex, rows: pa.Table) -> tuple[list[Problem], int]:
     """Compare a shard's files with its index; say also how many bytes were read."""
     if says := _contradiction(index, rows):
-        clips = tuple(rows.filter(pc.equal(rows["status"], OK))["clip_id"].to_pylist())
+        clips = tuple(rows.filter(has_features(rows))["clip_id"].to_pylist())
         mend = f"delete it and run the same `extract` again: only these {len(clips):,} clips are redone"
         return [Problem("index", f"{folder}/{index_name(index.shard)}", says, mend, clips)], 0
     problems = []
@@ -236,8 +235,7 @@ def _check_shard(folder: Folder, check: FileCheck, index: ShardIndex, rows: pa.T
             Problem(kind, f"{folder}/{file.name}", says, _mend(len(clips)), clips, index.shard)
             for file, kind, says in faults
         ]
-    root = shard_format(index.shard_format).root(index.shard)
-    for name in sorted(set(folder.files(root)) - {file.name for file in index.files}):
+    for name in sorted(set(folder.files(index.root) if index.files else ()) - {file.name for file in index.files}):
         mend = "harmless, move it away"
         problems.append(Problem("foreign", f"{folder}/{name}", "is no file of the shard", mend, harmless=True))
     unread = {file.name for file, kind, _ in faults if kind != "content"}

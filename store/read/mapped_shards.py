@@ -11,7 +11,8 @@ from supportset.store.files import Folder, MappedFile, disk_reads
 from supportset.store.files.mapping import LocalMapping
 from supportset.store.files.memory import copy_rows
 from supportset.store.format.index import ShardIndex, StoredFile, index_name
-from supportset.store.format.shard import Array, shard_format
+from supportset.store.format.registry import shard_format
+from supportset.store.format.shard import Array
 from supportset.store.read.joined_shards import JoinedShards
 from supportset.store.read.padding import packed_rows
 

@@ -84,14 +84,6 @@ def _inner_name(names: list[str]) -> str | None:
     return next(iter(first)) if alike else None
 
 
-def open_container(path: Path, naming: Naming) -> ClipArrays:
-    """Open a file by its suffix, one of :data:`CONTAINERS`."""
-    try:
-        return CONTAINERS[path.suffix.lower()](path, naming)
-    except Fault as fault:
-        raise SupportsetError(f"{path}: {fault.message}") from None
-
-
 def _open_npz(path: Path, naming: Naming) -> ClipArrays:
     file = reading(lambda: np.load(path, allow_pickle=False))
     if isinstance(file, np.ndarray):

@@ -18,7 +18,8 @@ from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, StorePath, open_folder, store_path
 from supportset.store.format.card import load_card
 from supportset.store.format.index import ShardIndex, read_all
-from supportset.store.format.shard import Compression, ShardArrays, ShardFormat, shard_format
+from supportset.store.format.registry import shard_format
+from supportset.store.format.shard import Compression, ShardArrays, ShardFormat
 from supportset.store.write.replacement import (
     DamagedShard,
     checked_arrays,

@@ -14,6 +14,7 @@ import xxhash
 
 from supportset.store.errors import UsageError
 from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.format.registry import DEFAULT_FORMAT
 from supportset.store.transfer.clip import Form
 from supportset.store.transfer.sources import ClipArrays
 
@@ -57,7 +58,7 @@ class ImportOptions:
     dtype: str | None = None
     trim_zeros: bool = False
     replace: bool = False
-    shard_format: str = "zarr"
+    shard_format: str = DEFAULT_FORMAT
 
     def __post_init__(self) -> None:
         if not re.search(r"[A-Za-z0-9]", self.name) or not self.name.isprintable():

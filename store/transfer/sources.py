@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import hash_file, local_path, telling
+from supportset.store.files import hash_file, telling
 from supportset.store.format.shard import Array
 from supportset.store.transfer.arrays import DAMAGE, NUMPY_FILES, TORCH_FILES, Fault, one_line, parse_file
 from supportset.store.write.writer import Source
@@ -216,7 +216,7 @@ class OneTable(OneFile):
             if len(table) != count:
                 raise UsageError(f"{path}: has {len(table):,} rows, {ids} names {count:,} clips: they must be as many")
             return None
-        bounds = _load_table(offsets)
+        bounds = load_table(offsets)
         if bounds.ndim != 1 or bounds.dtype.kind not in "iu" or len(bounds) != count + 1:
             raise UsageError(f"{offsets}: {bounds.dtype} {bounds.shape}: must be {count + 1:,} integers for {ids}")
         rows: list[int] = bounds.tolist()
@@ -233,48 +233,6 @@ class OneTable(OneFile):
     def _array(self, clip_id: str) -> Array:
         row = self._row[clip_id]
         return np.array(self._table[row] if self._bounds is None else self._table[slice(*self._bounds[row : row + 2])])
-
-
-def open_source(path: str | Path, naming: Naming | None = None) -> ClipArrays:
-    """Open features that other programs wrote.
-
-    Parameters
-    ----------
-    path : a folder of one ``.npy``/``.npz``/``.pt`` a clip, at any depth; an ``.h5``/``.hdf5`` file of one dataset a
-        clip (or one group a clip with a dataset in it); an ``.npz``, ``.safetensors`` or ``.pt`` file of one array a
-        clip; an ``.npy`` array (N, D) or (N, T, D) with ``ids.txt`` beside it, or (ΣT, D) with ``offsets.npy`` too
-    naming : how clip ids come from names
-
-    Raises
-    ------
-    UsageError
-        Nothing of the kind is there; two names that stand for one clip; an id list that does not fit.
-    SupportsetError
-        The file is damaged as a whole.
-    """
-    from supportset.store.transfer.containers import CONTAINERS, open_container  # which imports this module
-
-    path, naming = local_path(path, "copy it to a local folder first"), naming or Naming()
-    if path.is_dir():
-        names = {entry.name for entry in os.scandir(path)}
-        if not {VALUES, IDS} <= names or Path(VALUES).stem in read_ids(path / IDS):
-            return FolderOfFiles(path, naming)
-        path = path / VALUES
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file or folder: check the path of the features")
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        ids = naming.only or path.with_name(IDS)
-        if not ids.is_file():
-            raise UsageError(f"{path}: one array needs a list of its clips, one a line: name it with --id-list")
-        offsets = path.with_name(OFFSETS)
-        return OneTable(path, _load_table(path), ids, offsets if offsets.is_file() and offsets != path else None)
-    if suffix in CONTAINERS:
-        return open_container(path, naming)
-    raise UsageError(
-        f"{path}: {suffix or 'no suffix'}: features are imported from a folder of .npy, .npz or .pt files, "
-        f"or from a file {', '.join(('.npy', *CONTAINERS))}"
-    )
 
 
 def read_ids(path: Path) -> list[str]:
@@ -301,7 +259,7 @@ def read_ids(path: Path) -> list[str]:
     return list(seen)
 
 
-def _load_table(path: Path) -> Array:
+def load_table(path: Path) -> Array:
     try:
         table: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGE as error:

@@ -27,7 +27,8 @@ from supportset.store.format.index import (
     shard_of,
     write_index,
 )
-from supportset.store.format.shard import ARRAYS, Array, Compression, ShardArrays, shard_format
+from supportset.store.format.registry import shard_format
+from supportset.store.format.shard import ARRAYS, Array, Compression, ShardArrays
 
 
 class DamagedShard(SupportsetError):  # noqa: N818 - named for what it tells
@@ -49,8 +50,7 @@ def checked_arrays(folder: Folder, index: ShardIndex, rows: pa.Table, then: str)
     DamagedShard
         A file is gone or has another size, or a clip does not fit its checksums.
     """
-    stored_as = shard_format(index.shard_format)
-    there = folder.files(stored_as.root(index.shard))
+    there = folder.files(index.root)
     for file in index.files:
         if (size := there.get(file.name)) != file.size:
             told = "is gone" if size is None else f"has {size} bytes, its index says {file.size}"
@@ -59,7 +59,7 @@ def checked_arrays(folder: Folder, index: ShardIndex, rows: pa.Table, then: str)
         found = {
             name: index.arrays[name].view(fetched(folder.map(index.arrays[name].file)))
             if name in index.arrays
-            else stored_as.decode(folder, index.shard, name)
+            else shard_format(index.shard_format).decode(folder, index.shard, name)
             for name in ARRAYS
         }
     except SupportsetError as error:
@@ -68,7 +68,7 @@ def checked_arrays(folder: Folder, index: ShardIndex, rows: pa.Table, then: str)
     if not (whole := intact(rows, arrays.values, arrays.timestamps)).all():
         clip_id = rows["clip_id"][int(np.flatnonzero(~whole)[0])].as_py()
         raise DamagedShard(
-            f"{folder}/{stored_as.root(index.shard)}: the features of clip {clip_id!r} do not fit their checksum: "
+            f"{folder}/{index.root}: the features of clip {clip_id!r} do not fit their checksum: "
             f"restore the shard, then {then}"
         )
     return arrays
@@ -274,4 +274,4 @@ def remove_shard(folder: Folder, shard: str) -> None:
         return
     folder.remove(index_name(shard))
     if index.files:
-        folder.remove(shard_format(index.shard_format).root(shard))
+        folder.remove(index.root)

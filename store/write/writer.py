@@ -14,10 +14,8 @@ import pyarrow as pa
 
 from supportset.store.errors import InvalidFeatures, SupportsetError
 from supportset.store.files import StorePath, open_folder, store_path
-from supportset.store.format import shard as shards
 from supportset.store.format.card import CARD, FeatureCard
 from supportset.store.format.index import (
-    OK,
     ShardIndex,
     StoredFile,
     describe,
@@ -26,7 +24,10 @@ from supportset.store.format.index import (
     read_all,
     write_index,
 )
+from supportset.store.format.registry import DEFAULT_FORMAT
+from supportset.store.format.registry import shard_format as find_format
 from supportset.store.format.shard import Array, Location, ShardArrays
+from supportset.store.format.status import OK, WITH_FEATURES
 from supportset.store.write.pending import PendingShard, Source
 from supportset.store.write.replacement import are_whole, remove_shard
 
@@ -68,14 +69,14 @@ class FeatureWriter:
         path: str | StorePath,
         card: FeatureCard,
         *,
-        shard_format: str = "zarr",
+        shard_format: str = DEFAULT_FORMAT,
         clips_per_shard: int = 500,
         seconds_per_shard: float = 300.0,
         bytes_per_shard: int = BYTES_PER_SHARD,
     ) -> None:
         self.path = store_path(path)
         self.card = card
-        self._format = shards.shard_format(shard_format)
+        self._format = find_format(shard_format)
         self._limits = clips_per_shard, seconds_per_shard, bytes_per_shard
         self._root = open_folder(path)
         card.claim(self._root)
@@ -107,8 +108,8 @@ class FeatureWriter:
         timestamps : (T, 2) seconds: start and end of each step; in a set of kind ``text`` its position in tokens
         source : the file they were computed from
         seconds : time spent
-        status : ``ok``; a clip with features has no other
-        message : remarks, such as the number of damaged frames
+        status : ``ok``, or ``damaged`` for features of what a damaged file still gives
+        message : remarks, such as the number of lost frames
 
         Raises
         ------
@@ -120,9 +121,9 @@ class FeatureWriter:
         SupportsetError
             The clip was added before, or the full shard could not be written.
         """
-        if status != OK:
-            raise ValueError(f"clip {clip_id!r}: features come with the status ok, not {status!r}; use fail()")
-        self._add_row(clip_id, OK, message, source, seconds, self._pending.place(clip_id, values, timestamps))
+        if status not in WITH_FEATURES:
+            raise ValueError(f"clip {clip_id!r}: features have the status ok or damaged, not {status!r}; use fail()")
+        self._add_row(clip_id, status, message, source, seconds, self._pending.place(clip_id, values, timestamps))
 
     def fail(
         self, clip_id: str, status: str, message: str, *, source: Source | None = None, seconds: float = 0.0

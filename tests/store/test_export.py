@@ -19,7 +19,8 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.exporting import FORMS, export_features
 from supportset.store.transfer.import_card import ImportOptions
 from supportset.store.transfer.importing import import_features
-from supportset.store.transfer.sources import Naming, open_source
+from supportset.store.transfer.opening import open_source
+from supportset.store.transfer.sources import Naming
 from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import DIM, FORMATS, Clip, card, clip, clips, write
 

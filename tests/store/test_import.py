@@ -18,7 +18,8 @@ from supportset.store.read.catalog import list_feature_sets
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.import_card import ImportOptions
 from supportset.store.transfer.importing import ImportSummary, import_features
-from supportset.store.transfer.sources import Naming, open_source
+from supportset.store.transfer.opening import open_source
+from supportset.store.transfer.sources import Naming
 from tests.store.foreign import WRITERS, Arrays, arrays, npy_folder
 from tests.store.samples import FORMATS
 

@@ -19,7 +19,8 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.arrays import Fault, parse_file
 from supportset.store.transfer.import_card import ImportOptions
 from supportset.store.transfer.importing import ImportSummary, import_features
-from supportset.store.transfer.sources import Naming, open_source
+from supportset.store.transfer.opening import open_source
+from supportset.store.transfer.sources import Naming
 from tests.store.foreign import arrays, hdf5, npy_folder
 from tests.store.test_import import assert_holds, run
 

@@ -129,7 +129,7 @@ def test_absent_files_are_named(tmp_path: Path) -> None:
     (path,) = (tmp_path / "shards").glob("*.zarr")
     for name in ("values/c.0.0", "values/zarr.json"):
         (path / name).unlink()
-        with pytest.raises(SupportsetError, match=f"{name}: the file is gone"):
+        with pytest.raises(SupportsetError, match=f"{name}: the file is missing"):
             ZarrFormat().locate(LocalFolder(tmp_path / "shards"), path.stem)
 
 
