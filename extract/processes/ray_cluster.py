@@ -46,7 +46,7 @@ class EngineHost:
 
     def __init__(self, order: Order) -> None:
         self._engines = LocalEngines(order)
-        self._engine = self._engines.start(order.settings.device)
+        self._engine = self._engines.start(order.settings.execution.device)
 
     def exchange(self, answers: Sequence[Answer], interrupt: bool) -> tuple[str, list[Message | Gone]]:
         """Pass answers on, and come back with the machine's name and what the process says, soon or a little later."""
@@ -106,7 +106,7 @@ class RayEngines:
     """
 
     def __init__(self, order: Order, address: str, processes: int | None = None) -> None:
-        kind = order.settings.device
+        kind = order.settings.execution.device
         check_wishes(kind, processes)
         self._own = _connect(address)
         self._running: list[RayEngine] = []

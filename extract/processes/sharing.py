@@ -78,8 +78,6 @@ def share_on_ray(
     backbone: Backbone,
     recipe: Recipe,
     dataset: Dataset,
-    address: str,
-    processes: int | None,
     rows: Rows,
     shown: Progress,
 ) -> None:
@@ -89,7 +87,8 @@ def share_on_ray(
     The other parameters are those of :func:`share_among_devices`.
     """
     order = Order(settings, backbone.given, recipe.hash, os.getcwd(), dataset.info, seal_when_orphaned=False)
-    engines = RayEngines(order, address, processes)
+    address = settings.execution.ray or "local"
+    engines = RayEngines(order, address, settings.execution.processes)
     each = "a GPU and " if engines.gpus else ""
     shown.note(f"extract: {_processes(engines.places, engines.cores, each)} on the Ray cluster at {address}")
     _conduct(engines, engines.places, work, rows, shown)

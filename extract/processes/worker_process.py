@@ -52,8 +52,10 @@ class Order:
     tables: dict[str, Any] | None = None
     seal_when_orphaned: bool = True
 
-    def with_settings(self, **changes: Any) -> Order:
-        """The same with other settings."""
+    def with_settings(self, device: str = "", **changes: Any) -> Order:
+        """The same with another device, or other settings."""
+        if device:
+            changes["execution"] = replace(self.settings.execution, device=device)
         return replace(self, settings=replace(self.settings, **changes))
 
 
@@ -220,7 +222,7 @@ def run_ordered(order: Order, chunks: ChunkSource, shown: Progress) -> None:
     if order.tables is not None:
         _check_store(settings, order.tables, here)
     backbone = load_backbone(order.backbone)
-    if make_recipe(backbone, settings.sampling, settings.dtype).hash != order.recipe:
+    if make_recipe(backbone, settings.sampling, settings.execution.dtype).hash != order.recipe:
         raise SupportsetError(
             f"{order.backbone}: has other weights or another transform on {here} than where the run was started; "
             "give all machines the same file and the same versions"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.options import Execution
 from supportset.extract.outcome import Outcome
 from supportset.extract.pipeline.recipe import make_recipe
 from supportset.extract.processes import worker_process as engine_process
@@ -38,20 +39,9 @@ def settings_of(root: Path, **changes: Any) -> Settings:
         dataset="films",
         videos_root=root / "videos",
         sampling=SAMPLING,
-        dtype="float32",
-        shard_format="zarr",
-        clips_per_shard=500,
-        seconds_per_shard=300.0,
-        device="cpu",
-        precision="fp32",
-        decoder="pyav",
+        execution=Execution(device="cpu", decoder="pyav", dtype="float32", workers=1, batch_size=4, timeout=60.0),
         clips=6,
         cores=1,
-        workers=1,
-        batch_size=4,
-        timeout=60.0,
-        keep_damaged=True,
-        stop_on_error=False,
     )
     return replace(settings, **changes)
 

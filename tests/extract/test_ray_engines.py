@@ -27,14 +27,13 @@ CODE = """
 import sys
 from pathlib import Path
 from supportset.extract.backbones import load_backbone
-from supportset.extract.run import extract
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from supportset.store.errors import SupportsetError
 
 root = Path(sys.argv[1])
 try:
-    extract(
+    extract_with(
         open_dataset(root / "features", "films"), root / "features", root / "videos", load_backbone("fake:0.1"),
         Sampling(fps=5.0), ray="local", processes=2, workers=1, batch_size=2, dtype="float32",
     )

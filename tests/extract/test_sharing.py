@@ -23,12 +23,12 @@ import pytest
 from supportset.extract.backbones import load_backbone
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.progress.summary import Summary
-from supportset.extract.run import extract
 from supportset.store.errors import UsageError
 from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import dataset_of, expected_features
 from tests.extract.films import write_video
 from tests.extract.plugin import ROOT, install
+from tests.extract.runs import extract_with
 
 COUNT = 16
 SAMPLING = Sampling(fps=5.0)
@@ -36,14 +36,13 @@ CODE = """
 import sys
 from pathlib import Path
 from supportset.extract.backbones import load_backbone
-from supportset.extract.run import extract
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from supportset.store.errors import SupportsetError
 
 root = Path(sys.argv[1])
 try:
-    extract(
+    extract_with(
         open_dataset(root / "features", "films"), root / "features", root / "videos", load_backbone("fake:0.5"),
         Sampling(fps=5.0), processes=2, workers=1, batch_size=2, device="cpu", dtype="float32",
     )
@@ -84,7 +83,7 @@ def run(tmp_path: Path, films: Path, more: dict[str, str | None] | None = None, 
     dataset = dataset_of(tmp_path / "features", paths() | (more or {}), **SPANS)
     backbone = load_backbone(options.pop("backbone", "fake:0"))
     options = {"processes": 2, "workers": 1, "device": "cpu", "dtype": "float32", "max_failures": 1.0} | options
-    return extract(dataset, tmp_path / "features", tmp_path / "videos", backbone, SAMPLING, **options)
+    return extract_with(dataset, tmp_path / "features", tmp_path / "videos", backbone, SAMPLING, **options)
 
 
 def check(tmp_path: Path, summary: Summary) -> None:
