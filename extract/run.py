@@ -14,8 +14,8 @@ from supportset.extract.decode.sampling import Sampling
 from supportset.extract.options import Execution, Selection
 from supportset.extract.pipeline.devices import cores_of_machine, pick_devices
 from supportset.extract.pipeline.recipe import fit_sampling, make_card, make_recipe
-from supportset.extract.processes.extraction import OnlyChunk, Settings, run_engine
-from supportset.extract.processes.ray_cluster import check_wishes
+from supportset.extract.processes.extraction import OnlyChunk, Settings, run_extraction
+from supportset.extract.processes.ray_cluster import check_ray_options
 from supportset.extract.processes.sharing import share_among_devices, share_on_ray
 from supportset.extract.progress.interrupted import Interrupted, sigterm_interrupts
 from supportset.extract.progress.progress import Progress
@@ -112,7 +112,7 @@ def extract(
                 elif len(devices) > 1:
                     share_among_devices(*job, devices, lambda: _rows(path, clips), shown)
                 else:
-                    run_engine(OnlyChunk(one_chunk(work)), settings, backbone, shown)
+                    run_extraction(OnlyChunk(one_chunk(work)), settings, backbone, shown)
             except KeyboardInterrupt:
                 there = count_statuses(_rows(path, clips))
                 told = ", ".join(f"{count:,} {status}" for status, count in there.items()) or "none"
@@ -142,7 +142,7 @@ def check_places(execution: Execution) -> list[str]:
     """
     if execution.ray is None:
         return pick_devices(execution.device, execution.processes)
-    check_wishes(execution.device, execution.processes)
+    check_ray_options(execution.device, execution.processes)
     return [execution.device]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides how an engine works; it can be sent to another process.
+    """What decides how a worker process works; it can be sent to another process.
 
     Attributes
     ----------
@@ -42,9 +42,9 @@ class Settings:
     execution : Execution
         With one device, and a decoder that works there.
     clips : int
-        How many there are to do, for all engines together.
+        How many there are to do, for all processes together.
     cores : int
-        Cores that the engine may use.
+        Cores that the process may use.
     """
 
     root: str | StorePath
@@ -57,7 +57,7 @@ class Settings:
 
 
 class ChunkSource(Protocol):
-    """Where an engine gets its work from."""
+    """Where a worker process gets its work from."""
 
     def wait(self) -> Chunk | None:
         """The first chunk of a round, when everything before is sealed; None: the run is over."""
@@ -69,7 +69,7 @@ class ChunkSource(Protocol):
 
 
 class OnlyChunk:
-    """The source of an engine that works alone."""
+    """The source of a worker process that works alone."""
 
     def __init__(self, chunk: Chunk) -> None:
         self._chunk: Chunk | None = chunk
@@ -111,7 +111,7 @@ class _Feed(Sequence[Task]):
         return self._tasks[number]
 
 
-def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, shown: Progress) -> None:
+def run_extraction(source: ChunkSource, settings: Settings, backbone: Backbone, shown: Progress) -> None:
     """Extract chunk after chunk until the source has no more; everything is sealed then.
 
     Rounds of chunks go through one pipeline without a gap. On an exception, an interrupt too, what is complete is

@@ -25,7 +25,7 @@ def extract_with(
     backbone: Backbone,
     sampling: Sampling | None = None,
     *,
-    progress: bool = False,
+    progress: bool = True,
     **options: Any,
 ) -> Summary:
     """Extract with the fields of ``Selection`` and ``Execution`` by name."""

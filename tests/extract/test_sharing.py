@@ -99,7 +99,7 @@ def check(tmp_path: Path, summary: Summary) -> None:
         np.testing.assert_allclose(stored.read_timestamps([clip]), times)
 
 
-def engines_of(pid: int) -> list[psutil.Process]:
+def processes_of(pid: int) -> list[psutil.Process]:
     """The extraction processes that a process has started."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
@@ -133,7 +133,7 @@ def killing_one(tmp_path: Path) -> Iterator[None]:
 
     def kill() -> None:
         wait_for(lambda: sealed(tmp_path))
-        engines_of(os.getpid())[0].kill()
+        processes_of(os.getpid())[0].kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -169,10 +169,10 @@ def test_a_stopped_run_stores_what_is_complete(
     assert process.stderr is not None
     while "text: unreadable" not in process.stderr.readline():
         assert process.poll() is None
-    engines = engines_of(process.pid)
+    processes = processes_of(process.pid)
     process.send_signal(number)
     _, told = process.communicate(timeout=120)
-    wait_for(lambda: not any(engine.is_running() for engine in engines))
+    wait_for(lambda: not any(process.is_running() for process in processes))
     if number != signal.SIGKILL:
         assert process.returncode == 130
         assert "the same command goes on from there" in told.splitlines()[-1]
