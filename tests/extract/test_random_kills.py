@@ -31,6 +31,7 @@ import supportset.store.format.zarr_shard
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from tests.extract.fakes import MeanColour
+from tests.extract.runs import extract_with
 from tests.extract.fragile import Slow
 
 

@@ -26,6 +26,7 @@ COUNT = 12
 CODE = """
 import sys
 from pathlib import Path
+from tests.extract.runs import extract_with
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from supportset.store.errors import SupportsetError

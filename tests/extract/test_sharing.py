@@ -36,6 +36,7 @@ CODE = """
 import sys
 from pathlib import Path
 from supportset.extract.backbones import load_backbone
+from tests.extract.runs import extract_with
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from supportset.store.errors import SupportsetError
