@@ -33,13 +33,13 @@ from tests.extract.test_scheduler import Shown
 SAMPLING = Sampling(fps=5.0)
 
 
-def settings_of(root: Path, **changes: Any) -> Settings:
+def settings_of(root: Path, device: str = "cpu", **changes: Any) -> Settings:
     settings = Settings(
         root=root / "features",
         dataset="films",
         videos_root=root / "videos",
         sampling=SAMPLING,
-        execution=Execution(device="cpu", decoder="pyav", dtype="float32", workers=1, batch_size=4, timeout=60.0),
+        execution=Execution(device=device, decoder="pyav", dtype="float32", workers=1, batch_size=4, timeout=60.0),
         clips=6,
         cores=1,
     )
