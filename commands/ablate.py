@@ -8,7 +8,7 @@ from supportset.commands.options import device_option, json_option, print_json, 
 
 
 @click.command("ablate")
-@click.argument("grid", type=click.Path(dir_okay=False))
+@click.argument("grid", type=click.Path())
 @store_option
 @click.option("--out", help="The study's folder, with what is finished of it.  [default: runs/NAME, NAME the grid's]")
 @click.option(
@@ -32,8 +32,8 @@ def ablate_command(
 ) -> None:
     """Run the variants of GRID over its seeds, and write one table: Markdown, JSON and a plot.
 
-    GRID is a TOML file (see configs/ablations/). Every finished run leaves a small file; the same command goes on where
-    the study was broken off, and makes those runs anew whose configuration has changed.
+    GRID is a TOML file, or one of the names that `configs` lists. Every finished run leaves a small file. The same
+    command continues an interrupted study, and makes those runs again whose configuration has changed.
     """
     from supportset.train.ablation.grid import load_grid
     from supportset.train.ablation.markdown import markdown

@@ -12,7 +12,6 @@ import click
 
 from supportset.commands.options import device_option
 
-ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 8  # queries on the contact sheet
 
 
@@ -35,9 +34,9 @@ class Stages:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Everything goes here."
 )
-@click.option("--config", type=click.Path(), help="Of the training.  [default: configs/demo.toml]")
+@click.option("--config", default="demo", show_default=True, help="Configuration of the training: a file or a name.")
 @device_option
-def demo_command(out: Path, config: str | None, device: str) -> None:
+def demo_command(out: Path, config: str, device: str) -> None:
     """Render a small captioned world, extract its features, train, evaluate, and draw a contact sheet.
 
     A second run finds the videos and the shards there and trains anew on them.
@@ -50,6 +49,7 @@ def demo_command(out: Path, config: str | None, device: str) -> None:
     from supportset.train.evaluate import describe, evaluate
     from supportset.train.loop.training import train
 
+    settings = load_config(config)  # first: a mistake ends the command before anything is rendered
     stages = Stages()
     data, store, run = out / "world", out / "features", out / "runs" / time.strftime("%Y%m%d-%H%M%S")
     with stages.stage("render", "moving shapes as real H.264 files, each with five captions"):
@@ -60,7 +60,7 @@ def demo_command(out: Path, config: str | None, device: str) -> None:
     with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
         extract(tables, store, data, load_backbone("efficientnet_lite:0"), Sampling(frames=4), device=device)
     with stages.stage("train", "the support-set bottleneck and the text encoder, from the shards alone"):
-        train(load_config(config or ROOT / "configs" / "demo.toml"), store, run, device=device)
+        train(settings, store, run, device=device)
     with stages.stage("evaluate", "held-out clips, in combinations that training has not shown"):
         result = evaluate(run, store=store, device=device)
         click.echo(describe(result))

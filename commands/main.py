@@ -23,6 +23,7 @@ VERBS = {
     "report": "supportset.commands.report",
     "search": "supportset.commands.search",
     "store": "supportset.commands.store",
+    "configs": "supportset.commands.configs",
     "datasets": "supportset.commands.known",
     "backbones": "supportset.commands.known",
     "protocols": "supportset.commands.known",

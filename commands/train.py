@@ -8,7 +8,7 @@ from supportset.commands.options import device_option, json_option, print_json, 
 
 
 @click.command("train")
-@click.argument("config", type=click.Path(dir_okay=False))
+@click.argument("config", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @store_option
 @click.option("--out", help="Run folder.  [default: runs/NAME, NAME being the configuration's]")
@@ -20,7 +20,7 @@ def train_command(
 ) -> None:
     """Train on stored features; no video is opened.
 
-    CONFIG is a TOML file (see configs/); KEY=VALUE overrides one of its values, such as optim.epochs=5.
+    CONFIG is a TOML file, or one of the names that `configs` lists. KEY=VALUE overrides a value: optim.epochs=5.
 
     On several GPUs: torchrun --nproc_per_node 4 cli.py train CONFIG (see docs/training.md).
     """

@@ -1,19 +1,32 @@
-"""The names of what can happen to a clip, or a caption, as they stand in the index of a feature set."""
+"""How one clip ended: the one type that passes from the decoder to the writer's row."""
 
 from __future__ import annotations
 
-OK = "ok"
-MISSING = "missing"  # no file at the clip's path; looked for again by every run
-UNREADABLE = "unreadable"  # not a video or an image, or nothing of it can be decoded
-NO_VIDEO = "no_video"  # a media file without a picture stream (audio, subtitles)
-TOO_SHORT = "too_short"  # no frame within the clip's start and end
-DAMAGED = "damaged"  # frames are lost: a cut or corrupt file
-OVERFLOW = "overflow"  # a feature value does not fit the stored dtype
-TIMEOUT = "timeout"  # decoding made no progress for too long
-CRASHED = "crashed"  # the decoder took its process down
-OUT_OF_MEMORY = "out_of_memory"
-EMPTY = "empty"  # a caption without a word, so without a token
-ERROR = "error"  # anything else, with the exception's text
+from dataclasses import dataclass
+
+from supportset.store.format.status import OK
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a clip, or a caption, ended.
+
+    Attributes
+    ----------
+    status : str
+        A value of :mod:`supportset.store.format.status`.
+    message : str
+        What is wrong, in one line; with ``ok`` a note, mostly empty.
+    """
+
+    status: str = OK
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", " ".join(self.message.split()))
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.message}" if self.message else self.status
 
 
 class DecodeError(Exception):
@@ -21,16 +34,12 @@ class DecodeError(Exception):
 
     Attributes
     ----------
-    status : str
-        One of the names of this module.
-    message : str
-        What is wrong, in one line, for the index and the user.
+    outcome : Outcome
     """
 
     def __init__(self, status: str, message: str) -> None:
-        self.status = status
-        self.message = " ".join(message.split())
-        super().__init__(status, self.message)
+        self.outcome = Outcome(status, message)
+        super().__init__(status, self.outcome.message)
 
     def __str__(self) -> str:
-        return f"{self.status}: {self.message}"
+        return str(self.outcome)

@@ -174,7 +174,7 @@ def _strip(hit: Hit) -> Image.Image:
     except DecodeError as error:
         # A damaged file is told only after the frames that it does have.
         if not frames:
-            return _blank(f"{error.status}: {hit.path.name}")
+            return _blank(f"{error.outcome.status}: {hit.path.name}")
     if len(frames) == _SAMPLED:
         frames = [frames[index] for index in _SHOWN]
     strip = Image.new("RGB", (_STRIP, THUMB), BACKING)

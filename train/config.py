@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from supportset.store.errors import UsageError
+from supportset.train.known_configs import find_config
 
 
 class Section(BaseModel):
@@ -221,7 +222,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
     Parameters
     ----------
-    path : path of a TOML file
+    path : path of a TOML file, or the name of a configuration that comes with the package, such as ``demo``
     overrides : ``section.key=value`` strings; the value is read as TOML, or as a plain string where that fails
 
     Raises
@@ -229,6 +230,7 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     UsageError
         Absent or malformed file, unknown key (with the nearest known one), value of a wrong type or range.
     """
+    path = find_config(path)
     tree = read_toml(path)
     for override in overrides:
         _apply(tree, override)
@@ -240,8 +242,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such configuration file; those shipped are in configs/") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{path}: not readable as TOML: {error}") from None
 

@@ -17,6 +17,7 @@ from benchmarks.timing import Contender, interleave
 from supportset.extract.backbones import load_backbone
 from supportset.extract.backbones.base import Backbone
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.outcome import Outcome
 from supportset.extract.pipeline.batch_size import pick_batch_size
 from supportset.extract.pipeline.forward import describe_device, pick_device
 from supportset.extract.pipeline.pipeline import Plan as Sizes
@@ -25,8 +26,8 @@ from supportset.extract.pipeline.recipe import make_card, make_recipe
 from supportset.extract.pipeline.recorder import Recorder
 from supportset.extract.progress.progress import Progress
 from supportset.extract.work.selection import Clip, Task
-from supportset.extract.workers.decode_worker import Job, Setup
-from supportset.extract.workers.pool import ClipEnd, DecodePool, StepFrames
+from supportset.extract.workers.decode_worker import ClipResult, Job, Setup
+from supportset.extract.workers.pool import DecodePool, StepFrames
 from supportset.store.write.writer import FeatureWriter, Source
 
 _LEAST = 0.9
@@ -43,15 +44,15 @@ class _DecodedFrames(DecodePool):
         super().__init__(setup, workers=0)
         self._frames = frames
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[StepFrames | ClipEnd]:
+    def run(self, jobs: Iterator[Job]) -> Iterator[StepFrames | ClipResult]:
         """Yield the steps of all jobs."""
         for job in jobs:
             for step in range(_STEPS):
                 if self._stopped:
                     return
                 picture = self._frames[(job.number * _STEPS + step) % len(self._frames)]
-                yield StepFrames(job, picture[None], step, step + 1)
-            yield ClipEnd(job, "ok", "", 0.0, None)
+                yield StepFrames(job.number, picture[None], step, step + 1)
+            yield ClipResult(job.number, Outcome(), 0.0)
 
 
 def measure(plan: Plan) -> Figure:

@@ -26,8 +26,8 @@ from supportset.extract.backbones.base import Backbone
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.pipeline.batch_size import default_batch_size
 from supportset.extract.pipeline.pipeline import Plan as Sizes
-from supportset.extract.workers.decode_worker import Job
-from supportset.extract.workers.pool import ClipEnd, DecodePool, StepFrames
+from supportset.extract.workers.decode_worker import ClipResult, Job
+from supportset.extract.workers.pool import DecodePool, StepFrames
 
 _MOST_TIME = 1 / 0.85
 _LEAST_OF_GAIN = 0.85
@@ -162,8 +162,8 @@ class _Bench:
         steps = 0
         for event in pool.run(jobs):
             steps += isinstance(event, StepFrames)
-            if isinstance(event, ClipEnd) and event.status != "ok":
-                raise RuntimeError(f"{event.job.path}: {event.status}: {event.message}")
+            if isinstance(event, ClipResult) and event.outcome.status != "ok":
+                raise RuntimeError(f"{self._films[event.number]}: {event.outcome}")
         return steps
 
     def forward(self, steps: int) -> None:

@@ -1,7 +1,7 @@
 """Where parameters come from: a hub that may be out of reach, or a file that may be the wrong one.
 
-Libraries tell of both in many ways (retries in the log, a traceback, or not at all: a partly filled model). Here they
-become one line each.
+Libraries report both in many ways: retries in the log, a traceback, or a partly filled model and no word. Here each
+becomes one line.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import pickle
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from supportset.store.errors import UsageError
 
-# What the libraries raise on files that are not what they should be: configurations of other types included
+# What the libraries raise on files that are damaged or of another kind, configurations included
 _UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError,
                TypeError, AttributeError, AssertionError)  # fmt: skip
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:
-    """Say what an exception says, in one short line."""
+    """Return the message of an exception as one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -39,7 +39,7 @@ def quiet_libraries() -> Iterator[None]:
     """Keep the model libraries from writing to the log and adding handlers to it while they load."""
     root, names = logging.getLogger(), ("huggingface_hub", "transformers", "timm", "open_clip")
     before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
-    # open_clip logs through the root logger itself, which makes it grow a handler for good where it has none
+    # open_clip logs through the root logger itself, which adds a handler for good where there is none
     handler = None if root.handlers else logging.lastResort
     if handler:
         root.addHandler(handler)
@@ -63,10 +63,10 @@ def _refuse(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def from_hub(name: str, mend: str, kind: str = "backbone") -> Iterator[None]:
-    """Guard the calls that may download: what fails inside becomes a UsageError that names the mend.
+def from_hub(name: str, fix: str, kind: str = "backbone") -> Iterator[None]:
+    """Turn failures of calls that may download into a UsageError that names the fix.
 
-    A hub whose name does not resolve is not tried again and again: only its local cache is asked.
+    If the hub's name does not resolve, only its local cache is used, without retries.
     """
     from huggingface_hub import constants
 
@@ -77,8 +77,8 @@ def from_hub(name: str, mend: str, kind: str = "backbone") -> Iterator[None]:
             yield
     except _UNREADABLE + _network_errors() as error:
         raise UsageError(
-            f"{kind} {name}: its weights are neither a local path nor to be had from the hub "
-            f"({first_line(error)}): download them where there is a network and name them by path, {mend}"
+            f"{kind} {name}: its weights are not a local path and cannot be downloaded from the hub "
+            f"({first_line(error)}): download them where there is a network and name them by path, {fix}"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = offline
@@ -86,7 +86,7 @@ def from_hub(name: str, mend: str, kind: str = "backbone") -> Iterator[None]:
 
 @contextmanager
 def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
-    """Guard the calls that read ``path``: what fails inside becomes a UsageError that names the file."""
+    """Turn failures of calls that read ``path`` into a UsageError that names the file."""
     try:
         with quiet_libraries():
             yield
@@ -100,25 +100,25 @@ def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a ``.safetensors`` file or one that ``torch.save`` wrote, without running its pickles.
 
-    A dict found under ``state_dict`` or ``model`` is unwrapped, and a ``module.`` before all names is taken off.
+    A dict under ``state_dict`` or ``model`` is unwrapped, and a ``module.`` in front of all names is removed.
     """
     loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError("it holds something else than a state dict")
+        raise ValueError("it holds no state dict")
     wrapped = all(name.startswith("module.") for name in loaded)
     return {name.removeprefix("module.") if wrapped else name: value for name, value in loaded.items()}
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ...] = ()) -> None:
-    """Load ``state`` into ``model``, every entry of both; names that start with one of ``ignore`` may be left over.
+    """Load ``state`` into ``model``, every entry of both; names that start with one of ``ignore`` may remain unused.
 
     Raises
     ------
     ValueError
-        If an entry is missing, left over, or of another shape.
+        If an entry is missing, unused, or of another shape.
     """
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(state) - {name for name in wanted if name.endswith("num_batches_tracked")})
@@ -133,7 +133,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ..
 
 
 def only_file(folder: Path) -> Path:
-    """Return the one weights file of a folder, preferring safetensors; ValueError where there is none or a choice."""
+    """Return the one weights file of a folder, preferring safetensors; ValueError if there is none or more than one."""
     for suffixes in ((".safetensors",), (".bin", ".pt", ".pth")):
         found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
         if len(found) == 1:
@@ -143,9 +143,21 @@ def only_file(folder: Path) -> Path:
     raise ValueError("it holds no .safetensors, .bin, .pt or .pth file")
 
 
+def split_folder(model: str, path: Path | None) -> tuple[str, Path | None]:
+    """Read ``FAMILY:FOLDER``: a model name that is a folder becomes the path, with an empty model name."""
+    folder = Path(model).expanduser()
+    return ("", folder) if path is None and model and folder.is_dir() else (model, path)
+
+
+def refuse_missing(names: Iterable[str]) -> None:
+    """Raise ValueError if a library filled a model only partly: ``names`` are the parameters that the file lacks."""
+    if missing := sorted(names):
+        raise ValueError(f"the weights lack {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
+
+
 def _resolves(address: str) -> bool:
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True  # the proxy resolves names, we need not be able to
+        return True  # the proxy resolves names
     try:
         socket.getaddrinfo(urlsplit(address).hostname, 443)
     except OSError:
@@ -154,7 +166,7 @@ def _resolves(address: str) -> bool:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """The errors of the HTTP library that huggingface_hub uses: it changed from release to release."""
+    """The errors of the HTTP library that huggingface_hub uses, which differs between its releases."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))

@@ -1,7 +1,7 @@
 """How many frames each clip of a pass has lost to damage, as if each had been decoded alone.
 
-A clip answers for the frames that must be decoded for it: from the key frame before its first wanted frame to its last
-wanted one, without the stretches that it would seek over. Damage elsewhere in the file is not its own.
+Only the frames that must be decoded for a clip count: from the key frame before its first wanted frame to its last
+wanted one, without the stretches that it would seek over.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ _START = -(2**63)  # before every tick: the run begins with the file
 
 @dataclass
 class _Run:
-    """A stretch of frames decoded in one go for one clip, and what came of it; times in ticks."""
+    """A stretch of frames decoded without a seek for one clip, and its counts; times in ticks."""
 
     clip: int
     begin: int
     last: int
     first: int | None = None
     time: int = 0
-    whole: int = 0
+    good: int = 0
     complaints: int = 0
 
     def restart(self) -> None:
-        self.first, self.whole, self.complaints = None, 0, 0
+        self.first, self.good, self.complaints = None, 0, 0
 
 
 class ClipHealth:
-    """Listens to one decoding pass for several clips.
+    """Counts the frames of one decoding pass for several clips.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class ClipHealth:
     wanted : sequence of list of int
         Frame numbers of each clip, ascending.
     opened : callable
-        Called with a clip's place in ``wanted`` just before the first packet that it needs is decoded, once for each.
+        Called once for each clip, with its place in ``wanted``, before the first packet that it needs is decoded.
     """
 
     def __init__(self, index: FrameIndex, wanted: Sequence[list[int]], opened: Callable[[int], None]) -> None:
@@ -59,7 +59,7 @@ class ClipHealth:
         self._seen: set[int] = set()
 
     def packet(self, tick: int | None) -> None:
-        """Note that the packet with this presentation time is about to be decoded; None: the first one of the file.
+        """Note that the packet with this presentation time is decoded next; None: the first one of the file.
 
         A clip's decoding begins with one key frame, found by its exact time: flipped bits may give any other time.
         """
@@ -70,18 +70,18 @@ class ClipHealth:
                 self._opened(run.clip)
 
     def reach(self, tick: int) -> None:
-        """Note that all packets up to a presentation time are about to be decoded."""
+        """Note that all packets up to a presentation time are decoded next."""
         for begin in sorted(begin for begin in self._waiting if begin <= tick):
             self.packet(None if begin == _START else begin)
 
-    def frame(self, tick: int, whole: bool) -> None:
+    def frame(self, tick: int, good: bool) -> None:
         """Count a decoded frame."""
         ended = False
         for run in self._active:
             if tick >= run.begin:
                 run.first = tick if run.first is None else run.first
                 run.time = tick
-                run.whole, run.complaints = run.whole + whole, run.complaints + (not whole)
+                run.good, run.complaints = run.good + good, run.complaints + (not good)
                 ended |= tick >= run.last
         if ended:
             self._active = [run for run in self._active if run.time < run.last or run.first is None]
@@ -93,24 +93,21 @@ class ClipHealth:
                 run.complaints += 1
 
     def restart(self, begin: int | None = None) -> None:
-        """Forget what was counted of the runs that are not over: they are decoded once more.
-
-        ``begin``: only of those that begin with this key frame.
-        """
+        """Forget the counts of unfinished runs, which are decoded again; with ``begin`` only of those from this key."""
         for run in self._active:
             if begin is None or run.begin == begin:
                 run.restart()
 
     def of(self, clip: int) -> tuple[int, int]:
-        """Return the frames of a clip that did not come out whole, and how many should have come out.
+        """Return how many frames of a clip are lost, and how many were due.
 
-        Without complaints, packets that give no frame are none lost (VP8 hides some).
+        Without complaints, packets that give no frame are not lost (VP8 hides some).
         """
         lost = expected = 0
         for run in self._runs[clip]:
             if run.first is None:
                 continue
             due = self._index.shown_before(run.time + 1) - self._index.shown_before(run.first)
-            expected += max(due, run.whole + run.complaints)
-            lost += max(due - run.whole, run.complaints) if run.complaints else 0
+            expected += max(due, run.good + run.complaints)
+            lost += max(due - run.good, run.complaints) if run.complaints else 0
         return lost, expected

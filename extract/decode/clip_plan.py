@@ -11,7 +11,8 @@ import numpy as np
 
 from supportset.extract.decode.frame_index import FrameIndex
 from supportset.extract.decode.sampling import Sampling
-from supportset.extract.outcome import TOO_SHORT, DecodeError
+from supportset.extract.outcome import DecodeError
+from supportset.store.format.status import TOO_SHORT
 
 
 class Step(NamedTuple):
@@ -20,9 +21,11 @@ class Step(NamedTuple):
     Attributes
     ----------
     frames : (window, H, W, 3) uint8
-        RGB; what the transform makes of each frame where one was given.
-    start_s, end_s : float
-        The time the step stands for, in seconds from the clip's start.
+        RGB; the transform has been applied where there is one.
+    start_s : float
+        When the step begins, in seconds from the clip's start.
+    end_s : float
+        When it ends.
     """
 
     frames: np.ndarray
@@ -51,11 +54,11 @@ class ClipPlan:
     frames : int
         Frames of the file that belong to the clip, sampled or not.
     lost : int
-        Frames of the clip that are not to be had: passed over by the demuxer, and beyond the end of a cut file.
+        Frames of the clip that are lost: the demuxer passed over them, or they are beyond the end of a cut file.
     cut : bool
         Whether the clip reaches over the end of a cut file.
     note : str
-        On a clip that is whole but not as asked for; mostly empty.
+        On a clip that is complete but not as requested; mostly empty.
     """
 
     windows: list[Window]
@@ -72,14 +75,15 @@ class ClipPlan:
         Raises
         ------
         DecodeError
-            ``too_short`` if no frame lies between them.
+            ``too_short`` if no frame is between them.
         """
         begin = Fraction(0) if start_s is None else max(Fraction(0), _seconds(start_s))
         asked = index.duration if end_s is None else _seconds(end_s)
         end = min(index.duration, asked)
         if asked <= begin:
-            told = f"the clip ends at {float(asked):g} s, not after its start at {float(begin):g} s"
-            raise DecodeError(TOO_SHORT, told)
+            raise DecodeError(
+                TOO_SHORT, f"the clip ends at {float(asked):g} s, not after its start at {float(begin):g} s"
+            )
         if begin >= index.duration:
             length = float(index.duration)
             raise DecodeError(TOO_SHORT, f"the clip starts at {float(begin):g} s, but the video ends at {length:.2f} s")
@@ -101,7 +105,7 @@ class ClipPlan:
 
 
 class ClipAssembly:
-    """Puts the pictures of one clip together to steps, and holds no picture longer than a window needs it."""
+    """Joins the pictures of one clip into steps, and holds no picture longer than a window needs it."""
 
     def __init__(self, plan: ClipPlan) -> None:
         self.plan = plan
@@ -111,11 +115,11 @@ class ClipAssembly:
 
     @property
     def complete(self) -> bool:
-        """Whether all steps have been put together."""
+        """Whether all steps have been yielded."""
         return self._next is None
 
     def take(self, number: int, picture: np.ndarray) -> Iterator[Step]:
-        """Take the picture of a wanted frame, in ascending order, and yield the steps that are complete with it."""
+        """Take the picture of a wanted frame, in ascending order, and yield the steps that it completes."""
         self._held[number] = picture
         while self._next is not None and self._next.numbers[-1] <= number:
             window = self._next
@@ -126,4 +130,4 @@ class ClipAssembly:
 
 
 def _seconds(value: float) -> Fraction:
-    return Fraction(str(float(value)))  # the decimal in the table, not its binary neighbour
+    return Fraction(str(float(value)))  # the decimal in the table, not the nearest binary fraction

@@ -1,6 +1,6 @@
-"""From a file to the steps of its clips: the frames that the sampling rule picks, and no others, in bounded memory.
+"""Decode clips: from a file to the frames that the sampling rule picks, and no others, in bounded memory.
 
-:mod:`supportset.extract.decode.sampling` states which moments are picked. What a picture is:
+:mod:`supportset.extract.decode.sampling` states which moments are picked. A picture is defined as follows.
 
 *Pixels.* Frames are converted to 8-bit RGB by FFmpeg's ``scale`` filter with its defaults, at the coded size: the
 pixels of ``ffmpeg -pix_fmt rgb24``. Non-square pixels are kept: the picture is not stretched to its shape on a screen,
@@ -10,8 +10,8 @@ as ``ffmpeg`` does not without a filter. Rotation and mirroring that the file as
 
 *Animations.* A GIF is a video. Of an animated PNG, WebP or TIFF the first picture counts, as of a still image.
 
-*Several clips of one file* are decoded in one pass. Each gets the pictures that it would get alone, and answers only
-for damage among the frames that it would decode alone.
+*Several clips of one file* are decoded in one pass. Each gets the pictures, and counts the damage, that it would get
+and count alone.
 """
 
 from __future__ import annotations
@@ -20,30 +20,23 @@ import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from supportset.extract.decode.clip_health import ClipHealth
 from supportset.extract.decode.clip_plan import ClipAssembly, ClipPlan, Step
 from supportset.extract.decode.decoders import PYAV, picture_source
-from supportset.extract.decode.frame_index import Beat, FrameIndex, read_index
+from supportset.extract.decode.frame_index import FrameIndex, Heartbeat, read_index
 from supportset.extract.decode.images import is_image, read_image
 from supportset.extract.decode.sampling import Sampling
-from supportset.extract.outcome import DAMAGED, OK, UNREADABLE, DecodeError
+from supportset.extract.outcome import DecodeError, Outcome
+from supportset.store.format.status import DAMAGED, OK, UNREADABLE
 
 Picture = Callable[[np.ndarray], np.ndarray]
 Part = tuple[float | None, float | None]
 _IMAGE_SECONDS = Fraction(1)  # a still image has no duration: its one step is given a second
 
-__all__ = ["ClipEnded", "DecodeError", "Step", "decode_clip", "decode_clips"]
-
-
-class ClipEnded(NamedTuple):
-    """How a clip ended: a status of ``extract.outcome``, and a message or (``ok``) a note, mostly empty."""
-
-    status: str
-    message: str
+__all__ = ["DecodeError", "Outcome", "Step", "decode_clip", "decode_clips"]
 
 
 def decode_clip(
@@ -53,16 +46,22 @@ def decode_clip(
     sampling: Sampling | None = None,
     *,
     transform: Picture | None = None,
-    beat: Beat | None = None,
+    heartbeat: Heartbeat | None = None,
     decoder: str = PYAV,
 ) -> Generator[Step, None, str]:
     """Yield the steps of a clip in order; see :func:`decode_clips`.
 
     Parameters
     ----------
-    path, sampling, transform, beat, decoder : see :func:`decode_clips`
-    start_s, end_s : float, optional
-        The clip's part of the file in seconds from its first frame; None is the file's own start or end.
+    path : Path or str
+    start_s : float, optional
+        Where the clip begins, in seconds from the file's first frame; default: there.
+    end_s : float, optional
+        Where the clip ends, in the same seconds; default: at the end of the last frame.
+    sampling : Sampling, optional
+    transform : callable, optional
+    heartbeat : callable, optional
+    decoder : str
 
     Yields
     ------
@@ -71,23 +70,24 @@ def decode_clip(
     Returns
     -------
     str
-        A note on a clip that is whole but not as asked for (the video ends before the clip does), mostly empty.
+        A note on a clip that is complete but not as requested (the video ends before it), mostly empty.
 
     Raises
     ------
     DecodeError
         ``missing``, ``unreadable``, ``no_video`` or ``too_short`` before the first step. ``damaged`` **after** the last
-        step: all steps there are have been yielded, the caller keeps or drops them. In place of a frame
-        that is lost the one before it is used.
+        step: all steps have been yielded, and the caller keeps or drops them. The frame before it replaces a lost one.
     """
     note = ""
-    for _, item in decode_clips(path, [(start_s, end_s)], sampling, transform=transform, beat=beat, decoder=decoder):
+    for _, item in decode_clips(
+        path, [(start_s, end_s)], sampling, transform=transform, heartbeat=heartbeat, decoder=decoder
+    ):
         if isinstance(item, Step):
             yield item
         elif item.status == OK:
             note = item.message
         else:
-            raise DecodeError(item.status, item.message)
+            raise DecodeError(**vars(item))
     return note
 
 
@@ -97,11 +97,11 @@ def decode_clips(
     sampling: Sampling | None = None,
     *,
     transform: Picture | None = None,
-    beat: Beat | None = None,
+    heartbeat: Heartbeat | None = None,
     opened: Callable[[int], None] | None = None,
     decoder: str = PYAV,
-) -> Iterator[tuple[int, Step | ClipEnded]]:
-    """Decode several clips of one file in one pass over it; they may overlap, and come in any order.
+) -> Iterator[tuple[int, Step | Outcome]]:
+    """Decode several clips of one file in one pass over it; they may overlap, in any order.
 
     Memory does not grow with the length of the video: at most one window of (transformed) frames is held for each clip
     that is being put together.
@@ -111,13 +111,13 @@ def decode_clips(
     path : Path or str
         A video, or an image (a clip of one frame).
     parts : sequence of (start_s, end_s)
-        Each clip's part of the file in seconds from its first frame; None is the file's own start or end.
+        Each clip's part of the file, in seconds from its first frame; None: the file's start or end.
     sampling : Sampling, optional
         Default: one frame a second.
     transform : callable, optional
         Applied to each picked (H, W, 3) uint8 RGB frame, once.
-    beat : callable, optional
-        Called often while work goes on, as a sign of life.
+    heartbeat : callable, optional
+        Called often during the work.
     opened : callable, optional
         Called with a clip's place in ``parts`` just before the first packet that the clip needs is decoded.
     decoder : str
@@ -127,12 +127,12 @@ def decode_clips(
     ------
     place : int
         Of the clip in ``parts``.
-    item : Step or ClipEnded
-        Steps of a clip in order, those of different clips mixed; then its end, once. A clip that is ``damaged`` has
-        had all the steps there are; in place of a lost frame the one before it is used.
+    item : Step or Outcome
+        Steps of a clip in order, those of different clips mixed; then its outcome, once. A ``damaged`` clip has given
+        all its steps; the frame before it replaces a lost one.
     """
     path, sampling = Path(path), sampling or Sampling()
-    beat, transform, opened = beat or _nothing, transform or _as_is, opened or _ignore
+    heartbeat, transform, opened = heartbeat or _nothing, transform or _as_is, opened or _ignore
     left = set(range(len(parts)))
     try:
         _refuse_endless(path)
@@ -140,24 +140,24 @@ def decode_clips(
             picture = transform(read_image(path))
             for place in range(len(parts)):
                 yield place, Step(np.stack([picture] * sampling.window), 0.0, float(_IMAGE_SECONDS))
-                yield place, ClipEnded(OK, "")
+                yield place, Outcome()
             return
-        index = read_index(path, beat)
+        index = read_index(path, heartbeat)
         plans: dict[int, ClipPlan] = {}
         for place, (start_s, end_s) in enumerate(parts):
             try:
                 plans[place] = ClipPlan.make(index, start_s, end_s, sampling)
             except DecodeError as error:
                 left.discard(place)
-                yield place, ClipEnded(error.status, error.message)
+                yield place, error.outcome
         if plans:
-            for place, item in _decode_planned(path, index, plans, transform, beat, opened, decoder):
-                if isinstance(item, ClipEnded):
+            for place, item in _decode_planned(path, index, plans, transform, heartbeat, opened, decoder):
+                if isinstance(item, Outcome):
                     left.discard(place)
                 yield place, item
     except DecodeError as error:
         for place in sorted(left):
-            yield place, ClipEnded(error.status, error.message)
+            yield place, error.outcome
 
 
 def _decode_planned(
@@ -165,10 +165,10 @@ def _decode_planned(
     index: FrameIndex,
     plans: dict[int, ClipPlan],
     transform: Picture,
-    beat: Beat,
+    heartbeat: Heartbeat,
     opened: Callable[[int], None],
     decoder: str,
-) -> Iterator[tuple[int, Step | ClipEnded]]:
+) -> Iterator[tuple[int, Step | Outcome]]:
     places = list(plans)
     clips = [ClipAssembly(plan) for plan in plans.values()]
     health = ClipHealth(index, [plan.wanted for plan in plans.values()], lambda clip: opened(places[clip]))
@@ -178,7 +178,7 @@ def _decode_planned(
             takers.setdefault(number, []).append(clip)
     source = picture_source(decoder)
     last, made = None, np.empty(0, np.uint8)
-    for number, picture in source(path, index, sorted(takers), health, beat):
+    for number, picture in source(path, index, sorted(takers), health, heartbeat):
         if picture is not last:
             last, made = picture, transform(picture)
         for clip in takers[number]:
@@ -188,18 +188,18 @@ def _decode_planned(
                 yield places[clip], _ended(plans[places[clip]], *health.of(clip))
 
 
-def _ended(plan: ClipPlan, lost: int, expected: int) -> ClipEnded:
+def _ended(plan: ClipPlan, lost: int, expected: int) -> Outcome:
     lost, total = lost + plan.lost, max(expected, plan.frames) + plan.lost
     if lost:
         cause = "the file is cut short" if plan.cut else "corrupt data"
-        return ClipEnded(DAMAGED, f"{cause}: {lost} of {total} frames lost ({lost / total:.1%})")
+        return Outcome(DAMAGED, f"{cause}: {lost} of {total} frames lost ({lost / total:.1%})")
     if plan.cut:
-        return ClipEnded(DAMAGED, "the file is cut short, and does not tell how many frames are lost")
-    return ClipEnded(OK, plan.note)
+        return Outcome(DAMAGED, "the file is cut short, and does not say how many frames are lost")
+    return Outcome(OK, plan.note)
 
 
 def _refuse_endless(path: Path) -> None:
-    """Refuse pipes, sockets and devices: opening or reading one may wait for ever. What is absent is told later."""
+    """Refuse pipes, sockets and devices: opening or reading one may wait for ever."""
     try:
         mode = path.stat().st_mode
     except OSError:

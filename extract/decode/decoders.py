@@ -1,13 +1,13 @@
-"""The libraries that turn packets into pictures, by name.
+"""The decoders by name: the libraries that turn packets into pictures.
 
-Which frames are decoded is decided here and not by the library: ``frame_index.read_index`` and the sampling
-rule give frame numbers, whichever library then gets their pixels.
+The library does not choose the frames: ``frame_index.read_index`` and the sampling rule give frame numbers, and any
+library gets their pixels.
 
-``pyav`` is the default, and what ``auto`` means: it needs no FFmpeg besides its own, tells which frames are damaged,
-and no other was measured to be faster. ``torchcodec`` decodes on the CPU to the same pixels: equal under test with the
-same FFmpeg, and at most ``torchcodec_frames.TOLERANCE`` off. So the decoder is written into a card's
-provenance and changes no feature set's name. torchcodec does not tell of corrupt data inside a stream. A file that is
-cut, or that it refuses, is decoded by PyAV instead. ``nvdec`` is torchcodec on a CUDA device, and was not run so far.
+``pyav`` is the default and the meaning of ``auto``: it brings its FFmpeg, reports which frames are damaged, and no
+other was measured to be faster. ``torchcodec`` decodes on the CPU to the same pixels: equal under test with the same
+FFmpeg, else within ``torchcodec_frames.TOLERANCE``. So a card's provenance names the decoder, and no feature set's
+name depends on it. torchcodec does not report corrupt data inside a stream. PyAV decodes files that are cut, or that
+torchcodec refuses. ``nvdec`` is torchcodec on a CUDA device, and has not been run so far.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 
 from supportset.extract.decode.clip_health import ClipHealth
-from supportset.extract.decode.frame_index import Beat, FrameIndex
+from supportset.extract.decode.frame_index import FrameIndex, Heartbeat
 from supportset.extract.decode.frame_runs import wanted_pictures
 from supportset.store.errors import UsageError
 
 AUTO, PYAV, TORCHCODEC, NVDEC = "auto", "pyav", "torchcodec", "nvdec"
 DECODERS = (AUTO, PYAV, TORCHCODEC, NVDEC)
 
-PictureSource = Callable[[Path, FrameIndex, list[int], ClipHealth, Beat], Iterator[tuple[int, np.ndarray]]]
+PictureSource = Callable[[Path, FrameIndex, list[int], ClipHealth, Heartbeat], Iterator[tuple[int, np.ndarray]]]
 
 
 def pick_decoder(name: str) -> str:
-    """Turn a name from the command line into the decoder to use, once it is known to work here.
+    """Turn a name from the command line into a decoder that works on this machine.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def pick_decoder(name: str) -> str:
     Raises
     ------
     UsageError
-        If there is no such decoder, or it does not work on this machine.
+        There is no such decoder, or it does not work on this machine.
     """
     if name not in DECODERS:
         raise UsageError(f"decoder {name!r} is not one of {', '.join(DECODERS)}")
@@ -84,7 +84,7 @@ def describe_decoder(name: str) -> dict[str, Any]:
 
 
 def picture_source(name: str) -> PictureSource:
-    """Return what decodes wanted frames, see ``frame_runs.wanted_pictures``; ``nvdec:N`` is a device's."""
+    """Return the function of a decoder that does what ``frame_runs.wanted_pictures`` does."""
     if name == PYAV:
         return wanted_pictures
     from supportset.extract.decode import torchcodec_frames

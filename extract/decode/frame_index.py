@@ -23,9 +23,10 @@ import numpy as np
 from supportset.extract.decode.damage.lost_frames import find_lost
 from supportset.extract.decode.damage.truncation import is_cut_short
 from supportset.extract.decode.timeline import MAY_JUMP, FrameClock, decode_packet, nominal_duration, read_packets
-from supportset.extract.outcome import MISSING, NO_VIDEO, UNREADABLE, DecodeError
+from supportset.extract.outcome import DecodeError
+from supportset.store.format.status import MISSING, NO_VIDEO, UNREADABLE
 
-Beat = Callable[[], None]
+Heartbeat = Callable[[], None]
 _LAST = 3  # packets: what is corrupt among these has no end; what is corrupt before is told by the decoding pass
 _WRONG = Fraction(10)  # seconds behind the stated end, and twice the stated length
 _MATROSKA = "matroska,webm"
@@ -123,14 +124,14 @@ def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def read_index(path: Path, beat: Beat) -> FrameIndex:
+def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
     """Read the times of all frames of a video.
 
     Parameters
     ----------
     path : Path
         The video file.
-    beat : callable
+    heartbeat : callable
         Called for every packet, as a sign of life.
 
     Raises
@@ -145,7 +146,7 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
         matroska = container.format.name.startswith(_MATROSKA)
         try:
             for packet in read_packets(container, stream):
-                beat()
+                heartbeat()
                 if matroska:
                     places.add(packet.pos or 0)
                 if not packet.size or packet.is_discard:
@@ -166,7 +167,7 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
         declared = _declared_end(container, stream)
         counted = stream.frames if container.format.name == "avi" else 0
     if not timed:
-        ticks = _count_frames(path, beat)
+        ticks = _count_frames(path, heartbeat)
         ends = array("q", [tick + nominal for tick in ticks[-1:]])
     if not len(ticks):
         raise DecodeError(UNREADABLE, "the video stream holds no frame")
@@ -184,11 +185,11 @@ def read_index(path: Path, beat: Beat) -> FrameIndex:
     if matroska and timed:
         length = None if cut or declared is None else int(declared / base)
         with suppress(OSError):  # the decoding pass will see to it
-            gone = find_lost(path, places, found, end, length, beat)
+            gone = find_lost(path, places, found, end, length, heartbeat)
     return FrameIndex(found, end, base, seekable_to, timed, cut, missing if cut else 0, place, gone)
 
 
-def _count_frames(path: Path, beat: Beat) -> array[int]:
+def _count_frames(path: Path, heartbeat: Heartbeat) -> array[int]:
     """Decode a file without timestamps (a raw stream) once, to know its frames."""
     ticks = array("q")
     with open_video(path) as (container, stream):
@@ -196,7 +197,7 @@ def _count_frames(path: Path, beat: Beat) -> array[int]:
         try:
             for packet in read_packets(container, stream):
                 for frame in decode_packet(packet) or ():
-                    beat()
+                    heartbeat()
                     ticks.append(clock.time(frame))
         except OSError:
             pass  # what was read so far counts; the decoding pass ends at the same place

@@ -10,15 +10,16 @@ import av.error
 import numpy as np
 
 from supportset.extract.decode.clip_health import ClipHealth
-from supportset.extract.decode.frame_index import Beat, FrameIndex, open_video
+from supportset.extract.decode.frame_index import FrameIndex, Heartbeat, open_video
 from supportset.extract.decode.pictures import PictureMaker
 from supportset.extract.decode.seek_plan import Run, split_runs
 from supportset.extract.decode.timeline import FrameClock, decode_packet, read_packets
-from supportset.extract.outcome import UNREADABLE, DecodeError
+from supportset.extract.outcome import DecodeError
+from supportset.store.format.status import UNREADABLE
 
 
 def wanted_pictures(
-    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, beat: Beat
+    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, heartbeat: Heartbeat
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (number, picture) for each wanted frame number, in order; for a lost frame the one shown before it.
 
@@ -35,14 +36,14 @@ def wanted_pictures(
         Ascending, each once.
     health : ClipHealth
         Told of each packet and frame.
-    beat : callable
+    heartbeat : callable
         Called for every packet.
 
     Yields
     ------
     number : int
     picture : (H, W, 3) uint8
-        RGB, upright; the same array where one frame stands for several numbers.
+        RGB, upright; the same array where one frame serves several numbers.
 
     Raises
     ------
@@ -50,25 +51,25 @@ def wanted_pictures(
         ``unreadable`` if nothing can be decoded.
     """
     maker, last, picture = PictureMaker(), None, np.empty((0, 0, 3), np.uint8)
-    for number, frame in _wanted_frames(path, index, wanted, health, beat):
+    for number, frame in _wanted_frames(path, index, wanted, health, heartbeat):
         if frame is not last:
             last, picture = frame, maker.rgb(frame)
         yield number, picture
 
 
 class _BadSeekError(Exception):
-    """The file does not go on as its index says."""
+    """After the seek, the file differs from its index."""
 
 
 def _wanted_frames(
-    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, beat: Beat
+    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, heartbeat: Heartbeat
 ) -> Iterator[tuple[int, Any]]:
     done, early = 0, False
     with open_video(path) as (container, stream):
         for run in split_runs(index, wanted):
             for place in _places(index, run, early):
                 try:
-                    for item in _decode_run(container, stream, index, run, place, health, beat):
+                    for item in _decode_run(container, stream, index, run, place, health, heartbeat):
                         done += 1
                         yield item
                     break
@@ -80,7 +81,7 @@ def _wanted_frames(
     if done < len(wanted):
         health.restart()
         with open_video(path) as (container, stream):
-            yield from _decode_run(container, stream, index, Run(None, wanted[done:]), None, health, beat)
+            yield from _decode_run(container, stream, index, Run(None, wanted[done:]), None, health, heartbeat)
 
 
 def _places(index: FrameIndex, run: Run, early: bool) -> list[int | None]:
@@ -95,12 +96,18 @@ def _places(index: FrameIndex, run: Run, early: bool) -> list[int | None]:
 
 
 def _decode_run(
-    container: Any, stream: Any, index: FrameIndex, run: Run, place: int | None, health: ClipHealth, beat: Beat
+    container: Any,
+    stream: Any,
+    index: FrameIndex,
+    run: Run,
+    place: int | None,
+    health: ClipHealth,
+    heartbeat: Heartbeat,
 ) -> Iterator[tuple[int, Any]]:
     wanted = iter(run.wanted)
     number: int | None = next(wanted)
     shown = None
-    for frame, time in _frames(container, stream, index, run.key, place, health, beat):
+    for frame, time in _frames(container, stream, index, run.key, place, health, heartbeat):
         while number is not None and int(index.ticks[number]) < time:
             yield number, frame if shown is None else shown
             number = next(wanted, None)
@@ -126,7 +133,7 @@ def _frames(
     key: int | None,
     place: int | None,
     health: ClipHealth,
-    beat: Beat,
+    heartbeat: Heartbeat,
 ) -> Iterator[tuple[Any, int]]:
     """Decode from ``place`` and give what is shown from a key frame on: (frame, its tick), in the order shown."""
     clock = FrameClock(stream, index.end if index.timed else None)
@@ -139,7 +146,7 @@ def _frames(
             raise _BadSeekError from error
     started, corrupt = key is None, set()
     for packet in _packets(container, stream):
-        beat()
+        heartbeat()
         if packet.pts is not None:
             health.packet(packet.pts)
         if packet.is_corrupt:  # a part of it is missing, as the container says; many decoders do not mind

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from supportset.extract.outcome import DAMAGED, MISSING, UNREADABLE, DecodeError
+from supportset.extract.outcome import DecodeError
+from supportset.store.format.status import DAMAGED, MISSING, UNREADABLE
 
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _STREAMS = {".mjpeg", ".mjpg"}  # many JPEGs in a row: a video
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file's first bytes are those of a JPEG, PNG, BMP, TIFF or WebP, whatever its name.
+    """Whether the file's first bytes are those of a JPEG, PNG, BMP, TIFF or WebP; its name does not count.
 
     An animated GIF is a video; so is what cannot be opened (the video reader says why).
     """

@@ -1,4 +1,4 @@
-"""Which moments of a clip become steps of its features.
+"""The sampling rule: which moments of a clip become steps of its features.
 
 The rule
 --------
@@ -6,17 +6,17 @@ Time zero of a video is the moment its first frame is shown. A clip is the half-
 that time, cut at the end of the last frame; without a start and an end it is the whole video. Its length is d.
 
 *Steps.* With ``fps`` = F, step k covers [k/F, (k+1)/F) from the clip's start, and there is a step for every k whose
-middle (k + 1/2)/F does not lie after the clip's end; the last step ends where the clip ends. A clip shorter than half a
+middle (k + 1/2)/F is not after the clip's end; the last step ends where the clip ends. A clip shorter than half a
 step is one step. With ``frames`` = N the clip is cut into N equal steps, or into as many as it has frames where
 those are fewer. A clip that would have more than ``max_steps`` steps at F is cut into ``max_steps`` equal steps instead
 (thinned evenly, never cut off).
 
 *Frames.* The frame of a step is the one being shown just before the step's middle: the last frame of the clip whose
 presentation time is smaller than the middle, or the clip's first frame if there is none. On a whole video this is what
-``ffmpeg -vf fps=F`` selects. Where F is above the video's own rate, a frame stands for several steps.
+``ffmpeg -vf fps=F`` selects. Where F is above the video's own rate, a frame serves several steps.
 
 *Windows.* For a clip model a step has ``window`` frames, ``stride`` frames of the video apart (1: consecutive frames).
-The frame above is the window's middle: window // 2 frames of it lie after and the rest before. A window that
+The frame above is the window's middle: window // 2 frames follow it and the rest are before it. A window that
 reaches over an end of the clip is moved inside; in a clip shorter than the window it starts with the first frame, and
 the last frame is repeated.
 
@@ -34,7 +34,7 @@ from supportset.store.errors import UsageError
 
 
 class Span(NamedTuple):
-    """One step: seconds from the clip's start, and the moment whose frame stands for it."""
+    """One step: its start and end in seconds from the clip's start, and the moment whose frame it shows."""
 
     start: Fraction
     end: Fraction
@@ -115,7 +115,7 @@ class Sampling:
         """
         if self.fps is None:
             return _equal(duration, min(self.frames or 1, frames))
-        rate = Fraction(str(self.fps))  # the decimal the user wrote, not its binary neighbour
+        rate = Fraction(str(self.fps))  # the decimal that the user wrote, not the nearest binary fraction
         count = max(1, math.floor(duration * rate + Fraction(1, 2)))
         if count > self.max_steps or duration * rate < Fraction(1, 2):
             return _equal(duration, min(count, self.max_steps))

@@ -1,4 +1,4 @@
-"""Where seeking to a key frame is cheaper than decoding on."""
+"""Where a seek to a key frame is cheaper than decoding the frames before it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SEEK_GAIN = 12  # frames: seeking forward costs about as much as decoding some 
 
 
 class Run(NamedTuple):
-    """Frames decoded in one go, after a seek to a key frame (its presentation time) or from the file's start."""
+    """Frames decoded after one seek to a key frame (its presentation time), or from the file's start."""
 
     key: int | None
     wanted: list[int]

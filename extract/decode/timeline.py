@@ -1,4 +1,4 @@
-"""One timeline for the packets and frames of a stream, where its own timestamps have gaps, jumps or errors."""
+"""One timeline for the packets and frames of a stream, also where its timestamps have gaps, jumps or errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import av.error
 
-MAY_JUMP = ("mpegts", "mpeg")  # streams that may be joined or go over midnight: their clock may be set anew
-_FORWARD, _BACK = Fraction(10), Fraction(1, 10)  # seconds: what is further off is a jump, as for the ffmpeg program
+MAY_JUMP = ("mpegts", "mpeg")  # streams that may be joined or run past midnight: their clock may jump
+_FORWARD, _BACK = Fraction(10), Fraction(1, 10)  # seconds: a larger step is a jump, as for the ffmpeg program
 
 
 def nominal_duration(stream: Any) -> int:
@@ -19,15 +19,15 @@ def nominal_duration(stream: Any) -> int:
 
 
 def read_packets(container: Any, stream: Any) -> Iterator[Any]:
-    """Yield the packets of a stream to the end of what can be read.
+    """Yield the packets of a stream up to the last that can be read.
 
-    In MPEG streams, where clocks are set anew, a jump by more than ten seconds, or back, is closed: the packets follow
-    on one another.
+    In MPEG streams, whose clock may jump, a jump by more than ten seconds, or back, is closed: each packet follows the
+    one before it.
 
     Raises
     ------
     FFmpegError, OSError
-        Where the file cannot be read on.
+        Where the file cannot be read further.
     """
     if container.format.name not in MAY_JUMP:
         yield from container.demux(stream)
@@ -47,7 +47,7 @@ def read_packets(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def decode_packet(packet: Any) -> list[Any] | None:
-    """Return the frames that come out of the decoder, or None if it refuses the packet."""
+    """Return the frames that the decoder gives, or None if it refuses the packet."""
     try:
         return list(packet.decode())
     except av.error.FFmpegError:
@@ -55,9 +55,9 @@ def decode_packet(packet: Any) -> list[Any] | None:
 
 
 class FrameClock:
-    """Gives each decoded frame its time: never earlier than the frame before it, counted where the file has none.
+    """Gives each decoded frame its time: never before the frame before it, and counted where the file has none.
 
-    AVI files with B-frames carry guessed timestamps that can run backwards; the order of the decoder is right.
+    AVI files with B-frames have guessed timestamps that can run backwards; the decoder's order is right.
 
     Parameters
     ----------
@@ -81,5 +81,5 @@ class FrameClock:
         return self._last
 
     def is_wrong(self, frame: Any) -> bool:
-        """Whether the frame claims to be shown after the video's end."""
+        """Whether the frame's time is after the video's end."""
         return frame.pts is not None and self._end is not None and frame.pts >= self._end

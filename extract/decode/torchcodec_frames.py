@@ -14,36 +14,36 @@ import numpy as np
 
 from supportset.extract.decode import frame_runs
 from supportset.extract.decode.clip_health import ClipHealth
-from supportset.extract.decode.frame_index import Beat, FrameIndex, open_video
+from supportset.extract.decode.frame_index import FrameIndex, Heartbeat, open_video
 from supportset.extract.decode.pictures import is_mirrored
 from supportset.extract.decode.timeline import decode_packet, read_packets
 
 TOLERANCE = 2  # of 255: how far a pixel may be from PyAV's; it was 0 where both used the same FFmpeg
-_TOGETHER = 8  # frames of one request: memory is bounded, and the decoder still goes on from where it is
+_TOGETHER = 8  # frames of one request: bounds the memory, and the decoder still continues from its position
 
 
 def wanted_pictures(
-    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, beat: Beat, *, device: str = "cpu"
+    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, heartbeat: Heartbeat, *, device: str = "cpu"
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield what ``frame_runs.wanted_pictures`` does; PyAV takes over where torchcodec does not get on.
+    """Yield what ``frame_runs.wanted_pictures`` does; PyAV replaces torchcodec where that fails.
 
     That is: a file that is cut or has lost frames (only PyAV tells which), a container without a trustworthy index, a
-    picture to be mirrored (torchcodec only turns), and whatever torchcodec refuses or gives another time than the
-    index says.
+    picture to be mirrored (torchcodec only turns), and a file that torchcodec refuses or gives
+    other times than the index.
 
     Parameters
     ----------
-    path, index, wanted, health, beat : see :func:`supportset.extract.decode.frame_runs.wanted_pictures`
+    path, index, wanted, health, heartbeat : see :func:`supportset.extract.decode.frame_runs.wanted_pictures`
     device : str
         ``cpu``, or a CUDA device; pictures come to the CPU either way, where the transform is.
     """
     done = 0
     if index.timed and len(index.keys) and not index.cut and not len(index.gone) and not _mirrored(path):
-        for number, picture in _decode(path, index, wanted, health, beat, device):
+        for number, picture in _decode(path, index, wanted, health, heartbeat, device):
             done += 1
             yield number, picture
     if done < len(wanted):
-        yield from frame_runs.wanted_pictures(path, index, wanted[done:], health, beat)
+        yield from frame_runs.wanted_pictures(path, index, wanted[done:], health, heartbeat)
 
 
 def why_not(device: str) -> str:
@@ -64,12 +64,12 @@ def why_not(device: str) -> str:
 
 
 def _decode(
-    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, beat: Beat, device: str
+    path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, heartbeat: Heartbeat, device: str
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the frames that torchcodec gives; fewer than wanted where it gives up."""
     from torchcodec.decoders import VideoDecoder
 
-    beat()
+    heartbeat()
     try:
         decoder = VideoDecoder(
             str(path),
@@ -84,7 +84,7 @@ def _decode(
     for start in range(0, len(wanted), _TOGETHER):
         numbers = wanted[start : start + _TOGETHER]
         health.reach(int(index.ticks[numbers[-1]]))
-        beat()
+        heartbeat()
         try:
             batch = decoder.get_frames_at(numbers)
         except (RuntimeError, ValueError):

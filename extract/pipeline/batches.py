@@ -11,8 +11,8 @@ from typing import Self
 
 import torch
 
-from supportset.extract.workers.decode_worker import Job
-from supportset.extract.workers.pool import ClipEnd, DecodePool, StepFrames
+from supportset.extract.workers.decode_worker import ClipResult, Job
+from supportset.extract.workers.pool import DecodePool, StepFrames
 
 _BUFFERS = 4  # one being filled, one ready, two in the model (the one before is read back while the next is computed)
 _ENDS = 256  # so many more ends than steps fit, of clips without a step: then a batch goes on though it is not full
@@ -30,13 +30,13 @@ class Batch:
     rows : list of (job number, start_s, end_s)
         What each of the N steps in the buffer is. N is the batch size but for the last batch, and where many clips fail
         one after another; it may be 0 then.
-    ends : list of ClipEnd
+    ends : list of ClipResult
         Jobs whose last step is in this batch or an earlier one.
     """
 
     buffer: torch.Tensor
     rows: list[tuple[int, float, float]] = field(default_factory=list)
-    ends: list[ClipEnd] = field(default_factory=list)
+    ends: list[ClipResult] = field(default_factory=list)
 
     @property
     def frames(self) -> torch.Tensor:
@@ -112,7 +112,7 @@ class BatchStream:
         for event in self._pool.run(self._jobs):
             if isinstance(event, StepFrames):
                 room[len(batch.rows)] = event.frames
-                batch.rows.append((event.job.number, event.start_s, event.end_s))
+                batch.rows.append((event.number, event.start_s, event.end_s))
             else:
                 batch.ends.append(event)
             if len(batch.rows) == self._size or len(batch.ends) == self._size + _ENDS:

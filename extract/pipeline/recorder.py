@@ -9,17 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from supportset.extract.outcome import DAMAGED, OK, OVERFLOW
+from supportset.extract.outcome import Outcome
 from supportset.extract.pipeline.batches import Batch
 from supportset.extract.progress.progress import Progress
 from supportset.extract.progress.stage_timing import Spent
-from supportset.extract.work.selection import Clip, Task
-from supportset.extract.workers.pool import ClipEnd
+from supportset.extract.work.selection import Task
+from supportset.extract.workers.decode_worker import ClipResult
 from supportset.store.errors import SupportsetError, ValueOverflow
+from supportset.store.format.status import DAMAGED, OK, OVERFLOW
 from supportset.store.write.writer import FeatureWriter
 
 _PENDING_CLIPS, _PENDING_BYTES = 64, 64 * 2**20  # on their way to the writer; beyond these the run waits for the disk
@@ -38,7 +39,7 @@ class Recorder:
         By job number.
     progress : Progress
     keep_damaged : bool
-        Whether a damaged clip's features are stored, with the damage as their message, or dropped.
+        Whether the features of a damaged clip are stored or dropped.
     stop_on_error : bool
         Whether the first clip that fails ends the run (after it is recorded).
 
@@ -65,11 +66,6 @@ class Recorder:
         self._pending_bytes = 0
         self.waited = 0.0
 
-    def fail(self, clips: list[Clip], status: str, message: str) -> None:
-        """Record clips that were not tried."""
-        for clip in clips:
-            self._submit(self._thread.submit(self._writer.fail, clip.clip_id, status, message), 0)
-
     def take(self, batch: Batch, features: np.ndarray) -> None:
         """Take the features of a batch of N steps, and write the clips that are complete with it.
 
@@ -92,10 +88,9 @@ class Recorder:
             self._spans.setdefault(number, []).extend(spans)
             start += len(spans)
         self._progress.frames(len(batch.rows) * batch.buffer.shape[1])
-        for end_of_clip in batch.ends:
-            number = end_of_clip.job.number
-            values, spans = self._features.pop(number, []), self._spans.pop(number, [])
-            future = self._thread.submit(self._write, self._tasks[number], end_of_clip, values, spans)
+        for end in batch.ends:
+            values, spans = self._features.pop(end.number, []), self._spans.pop(end.number, [])
+            future = self._thread.submit(self._write, self._tasks[end.number], end, values, spans)
             self._submit(future, sum(part.nbytes for part in values))
 
     def flush(self) -> None:
@@ -131,23 +126,20 @@ class Recorder:
         finally:
             self.waited += time.monotonic() - since
 
-    def _write(self, task: Task, end: ClipEnd, values: list[np.ndarray], spans: list[tuple[float, float]]) -> None:
-        clip_id, source = task.clip.clip_id, replace(task.source, hash=end.hash)
-        status, message = end.status, end.message
-        kept = status == DAMAGED and self._keep_damaged and bool(values)
-        if status == OK or kept:
-            told = f"{DAMAGED}: {message}" if kept else message
+    def _write(self, task: Task, end: ClipResult, values: list[np.ndarray], spans: list[tuple[float, float]]) -> None:
+        clip_id, outcome = task.clip.clip_id, end.outcome
+        about: Any = {"source": replace(task.source, hash=end.hash), "seconds": end.seconds}
+        kept = outcome.status == OK or (outcome.status == DAMAGED and self._keep_damaged and bool(values))
+        if kept:
             try:
-                self._writer.add(
-                    clip_id, np.concatenate(values), np.array(spans), source=source, seconds=end.seconds, message=told
-                )
+                self._writer.add(clip_id, np.concatenate(values), np.array(spans), **vars(outcome), **about)
             except ValueOverflow as error:
-                status, message, kept = OVERFLOW, str(error), False
-        if status != OK and not kept:
-            self._writer.fail(clip_id, status, message, source=source, seconds=end.seconds)
-        self._progress.clip(status, clip_id, message)
-        if self._stop_on_error and status != OK and not kept:
+                kept, outcome = False, Outcome(OVERFLOW, str(error))
+        if not kept:
+            self._writer.fail(clip_id, **vars(outcome), **about)
+        self._progress.clip(outcome.status, clip_id, outcome.message)
+        if self._stop_on_error and not kept:
             raise SupportsetError(
-                f"clip {clip_id!r} ({task.source.path}) is {status}: {message}; what was done before is stored; "
-                "--on-error skip goes on past such clips"
+                f"clip {clip_id!r} ({task.source.path}) is {outcome}; clips before it are stored; "
+                "--on-error skip continues past such clips"
             )

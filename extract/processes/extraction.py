@@ -155,10 +155,10 @@ def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, show
         if settings.compile:
             compile_for(backbone, batch_size, shown.note)
         while (chunk := source.wait()) is not None:
-            for verdict in chunk.verdicts:
-                writer.fail(verdict.clip.clip_id, verdict.status, verdict.message, source=verdict.source)
-                if verdict.source is not None:  # one of the clips that the run counts
-                    shown.clip(verdict.status, verdict.clip.clip_id, verdict.message)
+            for item in chunk.settled:
+                writer.fail(item.clip.clip_id, **vars(item.outcome), source=item.source)
+                if item.source is not None:  # one of the clips that the run counts
+                    shown.clip(item.outcome.status, item.clip.clip_id, item.outcome.message)
             if chunk.tasks:
                 clips = len(chunk.tasks) if chunk.alone else settings.clips
                 sizes = (

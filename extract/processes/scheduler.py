@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from supportset.extract.outcome import MISSING
 from supportset.extract.processes.local import Engine, Engines, Gone
 from supportset.extract.processes.worker_process import Advance, Ask, Begun, Finished, Message, Note
 from supportset.extract.progress.progress import Progress
 from supportset.extract.work.chunks import ChunkBoard
 from supportset.store.errors import SupportsetError
+from supportset.store.format.status import MISSING
 
 Settled = Callable[[Collection[str]], Mapping[str, tuple[str, str]]]
 
@@ -164,7 +164,7 @@ class _Conductor:
         if engine in self._waiting:
             self._waiting.remove(engine)
         suspect = gone.suspect and finished is None
-        settled = self._settled(self._board.in_hand(engine))
+        settled = self._settled(self._board.held_by(engine))
         for clip_id, (status, told) in settled.items():
             if status != MISSING and self._board.through(clip_id):
                 self._shown.clip(status, clip_id, told)

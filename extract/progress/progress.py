@@ -18,10 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from supportset.extract.outcome import OK
 from supportset.extract.progress.interrupted import Interrupted
 from supportset.extract.progress.run_log import RunLog, command_line
 from supportset.extract.progress.stage_timing import Pace, Spent
+from supportset.store.format.status import OK
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal
 _LOG_SECONDS = 30.0  # between entries of the log

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from supportset.extract.outcome import DAMAGED, MISSING, OK
+from supportset.store.format.index import has_features
+from supportset.store.format.status import MISSING, OK
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,8 @@ class Summary:
 
 
 def count_statuses(rows: pa.Table) -> dict[str, int]:
-    """Count the rows of an index by status; features of damaged clips count as ``damaged``."""
-    counts = Counter(
-        DAMAGED if status == OK and message.startswith(f"{DAMAGED}:") else status
-        for status, message in zip(rows["status"].to_pylist(), rows["message"].to_pylist(), strict=True)
-    )
+    """Count the rows of an index by status, ``ok`` first."""
+    counts = Counter(rows["status"].to_pylist())
     return dict(sorted(counts.items(), key=lambda item: (item[0] != OK, item[0])))
 
 
@@ -69,7 +68,7 @@ def exit_code(rows: pa.Table, max_failures: float, strict: bool) -> int:
         0 or 1.
     """
     statuses = Counter(rows["status"].to_pylist())
-    present = statuses.total() - statuses[MISSING]
     if strict:
-        return int(set(count_statuses(rows)) != {OK})
-    return int(present - statuses[OK] > max_failures * present)
+        return int(set(statuses) != {OK})
+    present = statuses.total() - statuses[MISSING]
+    return int(present - pc.sum(has_features(rows)).as_py() > max_failures * present)

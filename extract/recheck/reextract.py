@@ -19,7 +19,7 @@ import torch
 
 from supportset.extract.decode.clips import decode_clip
 from supportset.extract.decode.sampling import Sampling
-from supportset.extract.outcome import DAMAGED, OK, DecodeError
+from supportset.extract.outcome import DecodeError
 from supportset.extract.pipeline.forward import Forward, describe_device
 from supportset.extract.pipeline.recipe import fit_sampling
 from supportset.extract.recheck.recorded import Makers, recorded_sampling
@@ -27,6 +27,7 @@ from supportset.extract.recheck.tolerance import tolerance
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import hash_file
 from supportset.store.format.dataset import Dataset
+from supportset.store.format.status import DAMAGED
 from supportset.store.read.feature_set import FeatureSet
 
 if TYPE_CHECKING:
@@ -190,8 +191,8 @@ def reextract(
 def _shuffled(feature_set: FeatureSet, seed: int, exclude: Collection[str]) -> Iterator[dict[str, Any]]:
     """The rows of the clips that have features, in an order that the seed decides, whatever shards they lie in."""
     rows = feature_set.rows()
-    status, ids = rows["status"].to_pylist(), rows["clip_id"].to_pylist()
-    place = {clip_id: i for i, clip_id in enumerate(ids) if status[i] == OK and clip_id not in exclude}
+    lengths, ids = rows["length"].to_pylist(), rows["clip_id"].to_pylist()
+    place = {clip_id: i for i, clip_id in enumerate(ids) if lengths[i] and clip_id not in exclude}
     chosen = sorted(place)
     random.Random(seed).shuffle(chosen)
     return (rows.slice(place[clip_id], 1).to_pylist()[0] for clip_id in chosen)
@@ -278,7 +279,7 @@ def _extract(
             if len(held) == many:
                 flush()
     except DecodeError as error:
-        if error.status != DAMAGED or not times:
+        if error.outcome.status != DAMAGED or not times:
             raise
     flush()
     return np.concatenate(values), np.array(times)

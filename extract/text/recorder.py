@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from supportset.extract.outcome import EMPTY, OK, OVERFLOW
+from supportset.extract.outcome import Outcome
 from supportset.extract.progress.progress import Progress
 from supportset.store.errors import ValueOverflow
 from supportset.store.format.dataset import Caption
+from supportset.store.format.status import EMPTY, OK, OVERFLOW
 from supportset.store.write.writer import FeatureWriter, Source
 
 if TYPE_CHECKING:
@@ -70,21 +71,21 @@ class TextRecorder:
 
     def _write(self, block: Block, features: list[NDArray[np.float32]]) -> None:
         for (caption, tokens), values in zip(block, features, strict=True):
-            status, message = OK, ""
+            outcome = Outcome()
             if len(tokens.ids) < tokens.whole:
-                message = f"cut: {len(tokens.ids)} of {tokens.whole} tokens"
+                outcome = Outcome(OK, f"cut: {len(tokens.ids)} of {tokens.whole} tokens")
                 self.cut += 1
             if not len(values):
-                status, message = EMPTY, "the tokenizer finds no token in it"
+                outcome = Outcome(EMPTY, "the tokenizer finds no token in it")
             else:
                 try:
                     times = token_positions(len(tokens.ids), self._encoder.pooled)
-                    self._writer.add(caption.caption_id, values, times, source=_source(caption), message=message)
+                    self._writer.add(caption.caption_id, values, times, source=_source(caption), **vars(outcome))
                 except ValueOverflow as error:
-                    status, message = OVERFLOW, str(error)
-            if status != OK:
-                self._writer.fail(caption.caption_id, status, message, source=_source(caption))
-            self._shown.clip(status, caption.caption_id, message)
+                    outcome = Outcome(OVERFLOW, str(error))
+            if outcome.status != OK:
+                self._writer.fail(caption.caption_id, **vars(outcome), source=_source(caption))
+            self._shown.clip(outcome.status, caption.caption_id, outcome.message)
 
 
 def token_positions(count: int, pooled: bool) -> NDArray[np.float64]:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from supportset.extract.outcome import EMPTY, OK
 from supportset.extract.pipeline.forward import describe_device, pick_device
 from supportset.extract.progress.interrupted import Interrupted, sigterm_interrupts
 from supportset.extract.progress.progress import Progress
@@ -25,6 +24,7 @@ from supportset.store.format.card import is_feature_set
 from supportset.store.format.dataset import Caption, Dataset
 from supportset.store.format.index import SCHEMA
 from supportset.store.format.registry import shard_format as check_shard_format
+from supportset.store.format.status import EMPTY, OK
 from supportset.store.read.catalog import feature_set_path
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from supportset.extract.outcome import EMPTY, OK
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Caption, Dataset
+from supportset.store.format.status import EMPTY, OK
 
 
 @dataclass(frozen=True)

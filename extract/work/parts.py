@@ -1,4 +1,4 @@
-"""``--shard i/n``: the part of a dataset's clips that one of several independent runs takes on."""
+"""``--shard i/n``: the part of a dataset's clips that one of several independent runs extracts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ C = TypeVar("C", bound=OfFile)
 
 
 def group_by_file(clips: Iterable[C]) -> list[list[C]]:
-    """Put the clips of each file together, files in the order of their first clip; a clip without one is alone."""
+    """Group the clips by file, in the order of their first clip; a clip without a file is a group."""
     groups: dict[object, list[C]] = {}
     for number, clip in enumerate(clips):
         groups.setdefault(number if clip.path is None else clip.path, []).append(clip)
@@ -30,14 +30,14 @@ def group_by_file(clips: Iterable[C]) -> list[list[C]]:
 def take_part(clips: Sequence[C], part: int, parts: int) -> list[C]:
     """Take the ``part``-th (from 1) of ``parts`` shares of the clips, in the order of the clips.
 
-    The clips of one file are in one share, so that it is decoded once. Apart from that the shares are as equal as can
-    be: files go, those with most clips first, to the share that has the fewest clips by then. Only the clips decide,
-    not what is done already or on disk, so all machines share alike.
+    The clips of one file are in one share, so that it is decoded once. The shares are otherwise as equal as possible:
+    each file, those with most clips first, joins the share with the fewest clips. Only the clips decide, not what is
+    done or on disk, so all machines share the work the same way.
 
     Raises
     ------
     UsageError
-        If there is no such share, or too few files for all of them to have one.
+        There is no such share, or there are too few files for all of them.
 
     Examples
     --------

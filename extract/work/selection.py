@@ -1,4 +1,4 @@
-"""Which clips a run is asked for, and which of them are still to be done."""
+"""Which clips a run selects, and which of them are still to do."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from supportset.extract.outcome import MISSING, OK
 from supportset.extract.work.parts import take_part
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Dataset
+from supportset.store.format.status import MISSING
 from supportset.store.write.writer import Source
 
 
@@ -42,10 +42,14 @@ class Work:
 
     Attributes
     ----------
-    tasks : clips with a file and without features; those of one file side by side, in the order of their starts
-    absent : clips without a file, to be recorded as missing
-    found : how many of the selected clips have a file
-    done : how many of the selected clips have features that are up to date, or a failure that is not retried
+    tasks : sequence of Task
+        Clips with a file and without features; those of one file adjacent, in the order of their starts.
+    absent : list of Clip
+        Clips without a file, to record as missing.
+    found : int
+        How many of the selected clips have a file.
+    done : int
+        How many of the selected clips have features of their file as it is, or a failure that is not retried.
     """
 
     tasks: Sequence[Task]
@@ -66,18 +70,19 @@ def select_clips(
     Parameters
     ----------
     dataset : Dataset
-    protocol, split : str, optional
-        Only clips of this protocol, of this split (of any protocol that has it).
+    protocol : str, optional
+        Only clips of this protocol.
+    split : str, optional
+        Only clips of this split (of any protocol that has it).
     limit : int, optional
         Only the first clips of these.
     shard : (i, n), optional
-        Of the clips that are left, the i-th (from 1) of n parts: they are disjoint, and together everything. See
-        :func:`supportset.extract.work.parts.take_part`.
+        Of the remaining clips, the i-th (from 1) of n disjoint parts: :func:`supportset.extract.work.parts.take_part`.
 
     Raises
     ------
     UsageError
-        An unknown protocol or split, a part that there is not, or no clip at all.
+        An unknown protocol, split or part, or no clip at all.
     """
     columns = (dataset.clips[name].to_pylist() for name in ("clip_id", "path", "start_s", "end_s"))
     clips = [Clip(*row) for row in zip(*columns, strict=True)]
@@ -97,10 +102,10 @@ def select_clips(
 
 
 def plan_work(clips: Iterable[Clip], videos_root: Path, rows: pa.Table, *, retry_failed: bool = False) -> Work:
-    """Compare what is wanted with what the index has and what is on disk.
+    """Compare the selected clips with the index and the disk.
 
-    A clip is left alone if the index has its features, or a failure (which ``retry_failed`` tries again). A clip whose
-    file has another size or time than the index says is done again in any case. A missing clip is always looked for;
+    A clip is skipped if the index has its features, or a failure (which ``retry_failed`` tries again). A clip whose
+    file has another size or time than the index says is always done again. A missing clip is always looked for;
     features of a clip whose file is gone stay.
 
     Parameters
@@ -114,17 +119,17 @@ def plan_work(clips: Iterable[Clip], videos_root: Path, rows: pa.Table, *, retry
     known = _known(rows)
     tasks, absent, found, done = [], [], 0, 0
     for clip in clips:
-        status, size, mtime = known.get(clip.clip_id, (None, None, None))
+        status, steps, size, mtime = known.get(clip.clip_id, (None, 0, None, None))
         source = _source(clip, videos_root)
         if source is None:
-            if status in (OK, MISSING):
+            if steps or status == MISSING:
                 done += 1
             else:
                 absent.append(clip)
             continue
         found += 1
         changed = size is not None and (size, mtime) != (source.size, source.mtime_ns)
-        if status is None or status == MISSING or changed or (retry_failed and status != OK):
+        if status is None or status == MISSING or changed or (retry_failed and not steps):
             tasks.append(Task(clip, source))
         else:
             done += 1
@@ -141,12 +146,12 @@ class HasPath(Protocol):
 
 
 def require_videos(clips: Iterable[HasPath], videos_root: Path) -> None:
-    """Check, before anything is written, that there is something to extract.
+    """Check, before anything is written, that a clip has a file.
 
     Raises
     ------
     UsageError
-        The folder is not there, or not one of the clips has a file in it.
+        The folder does not exist, or no clip has a file in it.
     """
     if not videos_root.is_dir():
         raise UsageError(f"{videos_root}: no such folder of videos; --videos DIR names the right one")
@@ -156,12 +161,12 @@ def require_videos(clips: Iterable[HasPath], videos_root: Path) -> None:
             return
         count += 1
     raise UsageError(
-        f"{videos_root}: holds no video of the {count:,} clips asked for; --videos DIR names the folder that does"
+        f"{videos_root}: holds no video of the {count:,} selected clips; --videos DIR names the right folder"
     )
 
 
 def _by_file(tasks: list[Task]) -> list[Task]:
-    """Put the clips of one file side by side, at the place of the first of them."""
+    """Make the clips of one file adjacent, at the place of the first of them."""
     files: dict[str, list[Task]] = {}
     for task in tasks:
         files.setdefault(task.source.path, []).append(task)
@@ -184,9 +189,10 @@ def _members(dataset: Dataset, protocol: str | None, split: str | None) -> set[s
     return members
 
 
-def _known(rows: pa.Table) -> dict[str, tuple[Any, Any, Any]]:
-    columns = [rows[name].to_pylist() for name in ("clip_id", "status", "source_size", "source_mtime_ns")]
-    return {clip_id: (status, size, mtime) for clip_id, status, size, mtime in zip(*columns, strict=True)}
+def _known(rows: pa.Table) -> dict[str, tuple[Any, ...]]:
+    """Status, steps, size and time of the source file, by clip."""
+    names = ("clip_id", "status", "length", "source_size", "source_mtime_ns")
+    return {row[0]: row[1:] for row in zip(*(rows[name].to_pylist() for name in names), strict=True)}
 
 
 def _source(clip: HasPath, videos_root: Path) -> Source | None:
@@ -200,5 +206,5 @@ def _source(clip: HasPath, videos_root: Path) -> Source | None:
 
 
 def rows_of(rows: pa.Table, clips: Iterable[Clip]) -> pa.Table:
-    """Those rows of an index that belong to the clips."""
+    """Select the rows of an index that belong to the clips."""
     return rows.filter(pc.is_in(rows["clip_id"], pa.array([clip.clip_id for clip in clips], pa.string())))

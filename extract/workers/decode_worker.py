@@ -1,8 +1,7 @@
-"""A decode worker: a process of its own that turns clips of files into frames in shared memory.
+"""A decode worker process: it decodes clips into frames in shared memory.
 
-Started by ``workers.pool`` as ``python -m supportset.extract.workers.decode_worker SOCKET MEMORY``. It loads PyAV,
-Pillow and
-NumPy, and decodes on one thread; torch only where torchcodec is the decoder.
+``workers.pool`` starts it as ``python -m supportset.extract.workers.decode_worker SOCKET MEMORY``. It loads PyAV,
+Pillow and NumPy, and decodes on one thread. It loads torch only where torchcodec is the decoder.
 """
 
 from __future__ import annotations
@@ -24,16 +23,17 @@ import numpy as np
 from supportset.extract.decode.clips import Step, decode_clips
 from supportset.extract.decode.decoders import PYAV
 from supportset.extract.decode.sampling import Sampling
-from supportset.extract.outcome import DAMAGED, ERROR, OK, OUT_OF_MEMORY
+from supportset.extract.outcome import Outcome
 from supportset.extract.workers.frame_ring import FrameRing
 from supportset.extract.workers.retries import Job
 from supportset.store.errors import SupportsetError
 from supportset.store.files import hash_file
+from supportset.store.format.status import DAMAGED, ERROR, OK, OUT_OF_MEMORY
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is told once.
+    """What a worker receives once, at its start.
 
     Attributes
     ----------
@@ -41,11 +41,11 @@ class Setup:
     transform : callable
         Applied to each picked frame.
     shape : tuple of int
-        Of one step in the shared memory.
+        Shape of one step in the shared memory, (window, h, w, 3).
     slots : int
         Steps that the shared memory holds.
     decoder : str
-        A name of :mod:`supportset.extract.decode.decoders`, known to work here.
+        A decoder of :mod:`supportset.extract.decode.decoders` that works on this machine.
     """
 
     sampling: Sampling
@@ -57,7 +57,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Begun:
-    """Message to the main process: what is decoded from now on is needed by this job."""
+    """Message to the main process: this job needs what is decoded from here."""
 
     number: int
 
@@ -72,36 +72,26 @@ class Arrived:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """Message to the main process: no more steps of this job will come.
+class ClipResult:
+    """Message to the main process, which passes it on to the writer: this job has given all its steps.
+
+    A bare :class:`Outcome` in its place ends a pass of several clips; the main process decides which of them fail.
 
     Attributes
     ----------
     number : int
         The job.
-    status : str
-        ``ok``; ``damaged`` (the steps that came are what could be had); or why there are no features.
-    message : str
+    outcome : Outcome
     seconds : float
-        Spent by the worker.
+        Time that the worker spent on the job.
     hash : str or None
-        Of the source file; None if it could not be read.
+        Hash of the source file; None if it cannot be read.
     """
 
     number: int
-    status: str
-    message: str
+    outcome: Outcome
     seconds: float
     hash: str | None = None
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Message to the main process: a pass of several clips stopped here; which of them fail is decided there."""
-
-    status: str
-    message: str
-    seconds: float
 
 
 class Worker:
@@ -115,7 +105,7 @@ class Worker:
         self._hashed: tuple[str, str] | None = None
 
     def run(self) -> None:
-        """Work on passes until the main process says that there are no more, or is gone."""
+        """Decode passes until the main process sends None or ends."""
         while True:
             while not self._passes:
                 if not self._listen():
@@ -125,7 +115,7 @@ class Worker:
     def _decode(self, jobs: tuple[Job, ...]) -> None:
         """Decode the clips of one file, all in one pass."""
         self._ring.job = jobs[0].number
-        began, seconds = time.monotonic(), _SharedSeconds(len(jobs))
+        seconds = _SharedSeconds(len(jobs))
 
         def begin(place: int) -> None:
             seconds.open(place)
@@ -137,7 +127,7 @@ class Worker:
                 [(job.start_s, job.end_s) for job in jobs],
                 self._setup.sampling,
                 transform=self._transform,
-                beat=self._ring.beat,
+                heartbeat=self._ring.heartbeat,
                 opened=begin,
                 decoder=self._setup.decoder,
             ):
@@ -149,20 +139,20 @@ class Worker:
                 spent = seconds.close(place)
                 if not seconds.left:
                     self._ring.job = None
-                self._link.send(Ended(number, item.status, item.message, spent, content))
+                self._link.send(ClipResult(number, item, spent, content))
         except MemoryError:
-            status, message = OUT_OF_MEMORY, "the decode worker ran out of memory"
+            outcome = Outcome(OUT_OF_MEMORY, "the decode worker ran out of memory")
         except (BrokenPipeError, ConnectionResetError, EOFError):
             raise  # the main process is gone
-        except Exception as error:  # whatever a file provokes costs its clips, not the run
-            status, message = ERROR, " ".join(f"{type(error).__name__}: {error}".split())
+        except Exception as error:  # any error of a file costs its clips, not the run
+            outcome = Outcome(ERROR, f"{type(error).__name__}: {error}")
         else:
             return
         self._ring.job = None
-        self._link.send(Failed(status, message, time.monotonic() - began))
+        self._link.send(outcome)
 
     def _transform(self, picture: np.ndarray) -> np.ndarray:
-        self._ring.beat()
+        self._ring.heartbeat()
         return self._setup.transform(picture)
 
     def _send(self, message: Arrived, frames: np.ndarray) -> None:
@@ -177,10 +167,10 @@ class Worker:
         self._link.send(message)
 
     def _listen(self) -> bool:
-        """Take one message: the jobs of a pass, a number of slots that are free again, or None for the end."""
+        """Receive one message: the jobs of a pass, a number of free slots, or None for the end."""
         self._ring.waiting = True
         message = self._link.recv()
-        self._ring.beat()
+        self._ring.heartbeat()
         self._ring.waiting = False
         if isinstance(message, tuple):
             self._passes.append(message)
@@ -198,7 +188,7 @@ class Worker:
 
 
 class _SharedSeconds:
-    """Shares the time of a pass out: each stretch of it among the clips that are open then."""
+    """Divide the time of a pass: each stretch among the clips that are open then."""
 
     def __init__(self, clips: int) -> None:
         self._spent, self.left, self._open = [0.0] * clips, set(range(clips)), set[int]()
@@ -209,7 +199,7 @@ class _SharedSeconds:
         self._open.add(place)
 
     def close(self, place: int) -> float:
-        """Return the seconds of a clip that has ended."""
+        """Return the seconds of a finished clip."""
         self._share()
         self.left.discard(place)
         self._open.discard(place)
@@ -224,9 +214,9 @@ class _SharedSeconds:
 
 
 def main(socket: int, memory: int) -> None:
-    """Run a worker on the two open files that it inherited."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
-    gc.freeze()  # what is loaded stays: collections need not look at it again
+    """Run a worker on the two open files that it inherits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    gc.freeze()  # collections need not look at the loaded modules again
     threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
     link = Connection(socket)
     try:
@@ -239,7 +229,7 @@ def main(socket: int, memory: int) -> None:
 
 
 def _leave_with_parent(parent: int) -> None:
-    """End the process when its parent is gone, even from within a decoder that never returns."""
+    """End the process when its parent is gone, even inside a decoder that never returns."""
     while os.getppid() == parent:
         time.sleep(2)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""Memory that a decode worker and the main process share: a ring of frame slots, and signs of life.
+"""Memory that a decode worker and the main process share: a ring of frame slots, and a heartbeat.
 
-The memory has no name in the file system. It goes to the worker as an open file and is gone when both processes are,
-however they end. Which slots are full is not kept here: that travels over the worker's pipe.
+The memory has no name in the file system. The worker inherits it as an open file, and it ends with both processes.
+Which slots are full is not stored here: the pipe carries that.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from math import prod
 import numpy as np
 
 _HEADER = 64  # bytes: three 64-bit counters, and the slots begin on a cache line
-_BEATS, _WAITING, _JOB = range(3)
+_HEARTBEATS, _WAITING, _JOB = range(3)
 
 
 class FrameRing:
-    """Slots for steps of one shape, filled by the worker and emptied by the main process in turn.
+    """Slots for steps of one shape: the worker fills them, the main process empties them, both in turn.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class FrameRing:
 
     @staticmethod
     def create(shape: tuple[int, ...], slots: int) -> int:
-        """Make the shared file and return its descriptor; the caller closes it."""
+        """Make the shared file and return its descriptor, which the caller closes."""
         if hasattr(os, "memfd_create"):
             file = os.memfd_create("supportset-frames")
         else:
@@ -47,22 +47,22 @@ class FrameRing:
         return file
 
     def slot(self, number: int) -> np.ndarray:
-        """Return the slot of the step with this running number."""
+        """Return the slot of the step with this serial number."""
         slot: np.ndarray = self._slots[number % len(self._slots)]
         return slot
 
-    def beat(self) -> None:
-        """Worker: show a sign of life."""
-        self._counters[_BEATS] += 1
+    def heartbeat(self) -> None:
+        """Count one heartbeat of the worker."""
+        self._counters[_HEARTBEATS] += 1
 
     @property
-    def beats(self) -> int:
-        """Signs of life so far."""
-        return int(self._counters[_BEATS])
+    def heartbeats(self) -> int:
+        """Heartbeats so far."""
+        return int(self._counters[_HEARTBEATS])
 
     @property
     def waiting(self) -> bool:
-        """Whether the worker waits for the main process (for a job, or for a free slot)."""
+        """Whether the worker waits for the main process: for a job or a free slot."""
         return bool(self._counters[_WAITING])
 
     @waiting.setter
@@ -71,7 +71,7 @@ class FrameRing:
 
     @property
     def job(self) -> int | None:
-        """Number of the job that the worker has begun and not ended."""
+        """Number of the job that the worker has begun and not finished."""
         return int(self._counters[_JOB]) - 1 if self._counters[_JOB] else None
 
     @job.setter

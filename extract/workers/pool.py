@@ -1,8 +1,8 @@
-"""Decode workers seen from the main process: jobs in, frames and outcomes out, whatever happens to a worker.
+"""Decode workers as the main process sees them: jobs in, frames and outcomes out, also when a worker dies.
 
-Each worker is a process with a pipe and a ring of frame slots of its own, and shares no lock with anybody: when one is
-killed, nothing of the others is touched. Frames stay in the ring until they are taken, so a slow consumer stops the
-workers, and memory is bounded by the slots, never by a video.
+Each worker process has its pipe and its ring of frame slots, and shares no lock: a killed worker does not touch the
+others. Frames stay in the ring until they are taken. So a slow consumer stops the workers, and the slots bound the
+memory, not the length of a video.
 """
 
 from __future__ import annotations
@@ -22,49 +22,40 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from supportset.extract.outcome import CRASHED, TIMEOUT
-from supportset.extract.workers.decode_worker import Arrived, Begun, Ended, Failed, Job, Setup
+from supportset.extract.outcome import Outcome
+from supportset.extract.workers.decode_worker import Arrived, Begun, ClipResult, Job, Setup
 from supportset.extract.workers.frame_ring import FrameRing
 from supportset.extract.workers.retries import Pass, group_jobs
 from supportset.store.errors import SupportsetError
+from supportset.store.format.status import CRASHED, TIMEOUT
 
-_AHEAD = 4  # clips a worker has in hand, so that it never waits for the next one
+_AHEAD = 4  # clips that a worker holds, so that it never waits for the next one
 _POLL_SECONDS = 0.5
 _START_SECONDS = 300.0  # for imports from a slow network disk
-_IDLE_DEATHS = 5  # workers in a row that die without a clip to blame
+_IDLE_DEATHS = 5  # workers in a row that die without a clip
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class StepFrames(NamedTuple):
-    """A decoded step. ``frames`` is a view of shared memory: copy it before asking for the next event."""
+    """A decoded step of a job. ``frames`` is a view of shared memory: copy it before the next event."""
 
-    job: Job
+    number: int
     frames: np.ndarray
     start_s: float
     end_s: float
 
 
-class ClipEnd(NamedTuple):
-    """The end of a job: all its steps have been yielded before. See ``decode_worker.Ended``."""
-
-    job: Job
-    status: str
-    message: str
-    seconds: float
-    hash: str | None
-
-
 class DecodePool:
-    """A fixed number of decode workers, replaced when they die.
+    """A fixed number of decode workers; one that dies is replaced.
 
     Parameters
     ----------
     setup : Setup
-        Sampling, transform, shape of a step, and slots of each worker.
+        What each worker receives.
     workers : int
         Processes, each with one decoding thread.
     timeout : float
-        Seconds a clip may go without any progress (not: take in all) before its worker is killed.
+        Seconds without a heartbeat after which a worker is killed; a clip may take longer in all.
 
     Examples
     --------
@@ -77,8 +68,8 @@ class DecodePool:
     def __init__(self, setup: Setup, workers: int, timeout: float = 600.0) -> None:
         self._setup, self._timeout = setup, timeout
         self._workers: list[_Process] = []
-        self._again: deque[Pass] = deque()  # what failed passes left
-        self._delivered: dict[int, int] = {}  # steps of clips that have not ended
+        self._again: deque[Pass] = deque()  # what failed passes leave
+        self._delivered: dict[int, int] = {}  # steps of unfinished jobs
         self._idle_deaths = 0
         self._stopped = False
         try:
@@ -88,21 +79,21 @@ class DecodePool:
             self.close()
             raise SupportsetError(f"a decode worker could not be started: {error}; try fewer --workers") from error
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[StepFrames | ClipEnd]:
-        """Decode all jobs; yields the steps of each in order, then its end. Steps of different jobs are mixed.
+    def run(self, jobs: Iterator[Job]) -> Iterator[StepFrames | ClipResult]:
+        """Decode all jobs. Yield the steps of each in order, then how it ended; steps of different jobs are mixed.
 
-        Adjacent jobs of one file are decoded in one pass over it. A worker that dies or hangs costs the clip it was at,
-        which ends as ``crashed`` or ``timeout``; ``workers.retries`` tells what becomes of the others of its pass.
+        Adjacent jobs of one file are decoded in one pass over it. A worker that dies or hangs costs the clip that it
+        decodes, which ends as ``crashed`` or ``timeout``. ``workers.retries`` says which other clips are tried again.
 
         Parameters
         ----------
         jobs : iterator of Job
-            Each with a number of its own.
+            Their numbers are unique.
 
         Raises
         ------
         SupportsetError
-            If workers cannot start.
+            Workers cannot start.
         """
         passes, left = group_jobs(jobs), True
         while not self._stopped:
@@ -126,16 +117,16 @@ class DecodePool:
 
     @property
     def blocked(self) -> float:
-        """Share of the workers that wait for room for a step at this moment; may be asked from another thread."""
+        """Share of the workers that now wait for a free slot; safe from another thread."""
         workers = list(self._workers)
         return sum(worker.ring.waiting and worker.ring.job is not None for worker in workers) / max(1, len(workers))
 
     def stop(self) -> None:
-        """Make :meth:`run` end soon, whatever is left; may be called from another thread than runs it."""
+        """Make :meth:`run` end soon, with jobs left; safe from another thread."""
         self._stopped = True
 
     def close(self) -> None:
-        """Stop all workers at once; running clips are dropped."""
+        """Kill all workers; clips being decoded are dropped."""
         for worker in self._workers:
             worker.stop()
         self._workers = []
@@ -148,8 +139,8 @@ class DecodePool:
     ) -> None:
         self.close()
 
-    def _receive(self, worker: _Process) -> Generator[StepFrames | ClipEnd, None, bool]:
-        """Yield what a worker has sent so far; returns False when it is dead."""
+    def _receive(self, worker: _Process) -> Generator[StepFrames | ClipResult, None, bool]:
+        """Yield what a worker has sent so far; return False when it is dead."""
         freed = 0
         try:
             while worker.link.poll() and freed < self._setup.slots:
@@ -162,25 +153,26 @@ class DecodePool:
                     number, frames = message.number, worker.ring.slot(worker.received)
                     worker.received += 1
                     freed += 1
-                    if worker.passes[0].step(number) == self._delivered.get(number, 0):  # else: given before a failure
+                    if worker.passes[0].step(number) == self._delivered.get(
+                        number, 0
+                    ):  # else: delivered before a failure
                         self._delivered[number] = self._delivered.get(number, 0) + 1
-                        yield StepFrames(worker.passes[0].jobs[number], frames, message.start_s, message.end_s)
-                elif isinstance(message, Ended):
-                    yield self._end(worker.passes[0].end(message.number), message)
+                        yield StepFrames(number, frames, message.start_s, message.end_s)
+                elif isinstance(message, ClipResult):
+                    worker.passes[0].end(message.number)
                     if not worker.passes[0].jobs:
                         worker.passes.popleft()
-                elif isinstance(message, Failed):
-                    yield from self._fail(
-                        worker.passes.popleft(), message.status, message.message, worker.at_work_for()
-                    )
+                    yield self._finish(message)
+                elif isinstance(message, Outcome):
+                    yield from self._fail(worker.passes.popleft(), message, worker.at_work_for())
         except (EOFError, ConnectionResetError):
             return False
         if freed:
             worker.give(freed)
         return True
 
-    def _replace(self, place: int, hanging: str | None) -> Iterator[ClipEnd]:
-        """Put a new worker in the place of a dead or hanging one; it takes over the passes that were not begun."""
+    def _replace(self, place: int, hanging: str | None) -> Iterator[ClipResult]:
+        """Replace a dead or hanging worker; the new one gets the passes that were not begun."""
         old = self._workers[place]
         code = old.stop() if hanging else old.join()
         if not old.started:
@@ -192,32 +184,32 @@ class DecodePool:
         else:
             words = old.last_words()
             message = hanging or f"the decode worker died: {_how(code)}" + (f": {words}" if words else "")
-            status = TIMEOUT if hanging else CRASHED
-            yield from self._fail(old.passes.popleft(), status, message, old.at_work_for())
+            outcome = Outcome(TIMEOUT if hanging else CRASHED, message)
+            yield from self._fail(old.passes.popleft(), outcome, old.at_work_for())
         self._workers[place] = new = _Process(self._setup)
         for rest in old.passes:
             new.give(Pass.of(rest.jobs.values()))
 
-    def _fail(self, failed: Pass, status: str, message: str, seconds: float) -> Iterator[ClipEnd]:
+    def _fail(self, failed: Pass, outcome: Outcome, seconds: float) -> Iterator[ClipResult]:
         """End the clips that a failed pass costs, and put the others back."""
-        blamed, again = failed.after_failure()
+        lost, again = failed.after_failure()
         self._again.extend(again)
-        for job in blamed:
-            yield self._end(job, Ended(job.number, status, message, seconds / len(blamed)))
+        for job in lost:
+            yield self._finish(ClipResult(job.number, outcome, seconds / len(lost)))
 
-    def _end(self, job: Job, end: Ended) -> ClipEnd:
+    def _finish(self, finished: ClipResult) -> ClipResult:
         self._idle_deaths = 0
-        self._delivered.pop(job.number, None)
-        return ClipEnd(job, end.status, end.message, end.seconds, end.hash)
+        self._delivered.pop(finished.number, None)
+        return finished
 
 
 class _Process:
-    """One worker process: its pipe, its ring, the passes it holds, and what it said last on standard error."""
+    """One worker process: its pipe, its ring, the passes it holds, and its standard error."""
 
     def __init__(self, setup: Setup) -> None:
         ours, theirs = socket.socketpair()
         memory = FrameRing.create(setup.shape, setup.slots)
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         paths = [os.path.abspath(path) for path in sys.path]
         try:
             self._process = subprocess.Popen(
@@ -233,7 +225,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._words,
-                process_group=0,  # Ctrl-C on the terminal is for the main process only
+                process_group=0,  # the main process handles Ctrl-C on the terminal
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict.fromkeys(_THREADS, "1"),
             )
             self.ring = FrameRing(memory, setup.shape, setup.slots)
@@ -244,38 +236,38 @@ class _Process:
         self.passes: deque[Pass] = deque()
         self.started = False
         self.received = 0
-        self._beats, self._since = 0, time.monotonic()
+        self._heartbeats, self._since = 0, time.monotonic()
         self._job_since: tuple[int | None, float] = (None, time.monotonic())
         with suppress(BrokenPipeError, ConnectionResetError):
             self.link.send(setup)
 
     @property
     def clips(self) -> int:
-        """Clips that the worker has in hand."""
+        """Number of clips that the worker holds."""
         return sum(len(one.jobs) for one in self.passes)
 
     def give(self, message: Pass | int) -> None:
-        """Send a pass, or a number of slots that are free again; a worker that is dead is noticed when read from."""
+        """Send a pass, or a number of free slots; reading from a dead worker will notice its death."""
         if isinstance(message, Pass):
             self.passes.append(message)
         with suppress(BrokenPipeError, ConnectionResetError):
             self.link.send(tuple(message.jobs.values()) if isinstance(message, Pass) else message)
 
     def silent_for(self) -> float:
-        """Seconds without a sign of life while the worker had something to do."""
-        now, beats, job = time.monotonic(), self.ring.beats, self.ring.job
-        if beats != self._beats or self.ring.waiting or (self.started and job is None):
-            self._beats, self._since = beats, now
+        """Seconds without a heartbeat while the worker has something to do."""
+        now, heartbeats, job = time.monotonic(), self.ring.heartbeats, self.ring.job
+        if heartbeats != self._heartbeats or self.ring.waiting or (self.started and job is None):
+            self._heartbeats, self._since = heartbeats, now
         if job != self._job_since[0]:
             self._job_since = job, now
         return now - self._since
 
     def at_work_for(self) -> float:
-        """Seconds since the worker was first seen at its present job."""
+        """Seconds since the worker was first seen at its current job."""
         return time.monotonic() - self._job_since[1]
 
     def join(self) -> int:
-        """Wait for a process that has closed its pipe; returns its exit code."""
+        """Wait for a process that has closed its pipe; return its exit code."""
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -290,7 +282,7 @@ class _Process:
         return self.join()
 
     def last_words(self) -> str:
-        """The end of what the process wrote to standard error, in one line."""
+        """The end of the standard error, in one line."""
         self._words.seek(0, os.SEEK_END)
         self._words.seek(max(0, self._words.tell() - 400))
         return " ".join(self._words.read().decode(errors="replace").split())[-300:]
@@ -298,5 +290,5 @@ class _Process:
 
 def _how(code: int) -> str:
     if code == -9:
-        return "killed by signal 9 (perhaps by the system, for want of memory)"
+        return "killed by signal 9 (perhaps by the system, which ran out of memory)"
     return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,13 +1,12 @@
-"""Clips of one file are decoded together: how they are grouped, and what happens when a pass fails.
+"""Passes over a file for several of its clips, and which of these are retried when a pass fails.
 
-A pass that is killed, hangs or raises costs as few clips as it can:
+A pass that is killed, hangs or raises costs as few clips as possible:
 
-* Before any clip was begun, the file itself is to blame (it is being opened and its packets read, as for each of its
-  clips alone): all clips of the pass fail.
-* With one clip begun and not ended, that clip fails. With several, any may be to blame: each is decoded again alone.
-* The clips not begun go on, together, in a pass of their own; with no clip begun they are decoded again alone.
+* Before any clip is begun, the file itself fails (it is being opened, as for each of its clips): all clips fail.
+* With one clip begun and not finished, that clip fails. With several, each is decoded again alone.
+* Clips that are not begun are decoded together in a new pass; with no clip begun, each is decoded again alone.
 
-Steps that a clip has given already are not given again. So a poisonous place in a file costs the clips that need it.
+Steps that a clip has delivered are not delivered again. So a place that kills the decoder costs the clips that need it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
-_TOGETHER = 256  # clips of one pass; bounds the memory of clips that overlap, and shares very long lists among workers
+_TOGETHER = 256  # clips of one pass: bounds the memory of overlapping clips, and divides long lists among workers
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,12 @@ class Job:
     Attributes
     ----------
     number : int
-        Not negative; the job's name within a run.
+        Not negative, and unique within a run.
     path : str
-        The file.
-    start_s, end_s : float or None
-        The clip's part of it.
+    start_s : float or None
+        Where the clip begins in the file; None: at its start.
+    end_s : float or None
+        Where the clip ends; None: at the end of the file.
     """
 
     number: int
@@ -41,7 +41,7 @@ class Job:
 
 
 class Aftermath(NamedTuple):
-    """What a failed pass leaves: jobs that fail with it, and passes to try again."""
+    """What a failed pass leaves: jobs that fail with it, and passes to retry."""
 
     failed: list[Job]
     again: list[Pass]
@@ -49,20 +49,20 @@ class Aftermath(NamedTuple):
 
 @dataclass
 class Pass:
-    """Jobs of one file, in the hands of one worker.
+    """Jobs of one file that one worker decodes together.
 
     Attributes
     ----------
     name : int
         Number of its first job.
     jobs : dict of int to Job
-        By number, those not ended yet.
+        Unfinished jobs, by number.
     planned : bool
-        Whether anything has been heard of a clip: the file has then been opened and its packets read.
+        Whether a message about a clip has arrived: the file is then open and its packets are read.
     begun : set of int
         Numbers of jobs that need what has been decoded so far.
     given : dict of int to int
-        Steps that each job has given in this pass.
+        Steps that each job has delivered in this pass.
     """
 
     name: int
@@ -73,30 +73,30 @@ class Pass:
 
     @classmethod
     def of(cls, jobs: Iterable[Job]) -> Pass:
-        """A pass that has not begun."""
+        """Make a pass that has not begun."""
         numbered = {job.number: job for job in jobs}
         return cls(next(iter(numbered)), numbered)
 
     def begin(self, number: int) -> None:
-        """Note that what is decoded from now on is needed by a job."""
+        """Note that a job needs what is decoded from here."""
         self.planned = True
         self.begun.add(number)
 
     def step(self, number: int) -> int:
-        """Count a step of a job; returns how many there were in this pass before it."""
+        """Count a step of a job; return how many steps came before it in this pass."""
         self.planned = True
         before = self.given.get(number, 0)
         self.given[number] = before + 1
         return before
 
     def end(self, number: int) -> Job:
-        """Take out a job that has ended."""
+        """Remove a finished job."""
         self.planned = True
         self.begun.discard(number)
         return self.jobs.pop(number)
 
     def after_failure(self) -> Aftermath:
-        """Divide the jobs that have not ended; see the module's text."""
+        """Divide the unfinished jobs by the rule of this module."""
         left = list(self.jobs.values())
         if len(left) == 1 or not self.planned:
             return Aftermath(left, [])
@@ -116,7 +116,7 @@ def group_jobs(jobs: Iterable[Job]) -> Iterator[Pass]:
     Parameters
     ----------
     jobs : iterable of Job
-        Taken one ahead.
+        Read one job ahead.
     """
     for _, same in groupby(jobs, key=lambda job: job.path):
         together: list[Job] = []

@@ -24,12 +24,12 @@ from supportset.store.files import Folder, hash_parts, part_sizes
 from supportset.store.format.card import check_format
 from supportset.store.format.row_hash import hash_rows
 from supportset.store.format.shard import EncodedShard, Location
+from supportset.store.format.status import DAMAGED, OK
 
 FORMAT = "supportset-shard-index"
 FORMAT_VERSION = 1
 METADATA = b"supportset"
 METADATA_HASH = b"supportset_hash"
-OK = "ok"
 
 SCHEMA = pa.schema(
     [
@@ -195,6 +195,7 @@ def _parse(folder: Folder, shard: str, content: bytes | None, columns: list[str]
                 raise ValueError(f"its column {column.name} is of type {column.type}, not {expected}")
         if columns is None and hash_rows(table) != data["rows"]:
             raise ValueError("its rows do not match their hash")
+        table = _with_damaged(table)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         fix = "restore the file, or delete it to have its clips extracted again"
@@ -202,6 +203,25 @@ def _parse(folder: Folder, shard: str, content: bytes | None, columns: list[str]
     if index.shard != shard:
         raise SupportsetError(f"{folder}/{name}: is the index of shard {index.shard}: rename it back")
     return index, table
+
+
+def has_features(rows: pa.Table) -> pa.ChunkedArray:
+    """Which rows of an index have features: those with steps, whether ``ok`` or ``damaged``."""
+    return pc.greater(rows["length"], 0)
+
+
+def _with_damaged(rows: pa.Table) -> pa.Table:
+    """Give kept damaged clips their status: before 0.2.0 they were ``ok``, with ``damaged: `` before the message."""
+    if not {"status", "message"} <= set(rows.column_names):
+        return rows
+    prefix = f"{DAMAGED}: "
+    old = pc.and_(pc.equal(rows["status"], OK), pc.starts_with(rows["message"], prefix))
+    if not pc.any(old).as_py():
+        return rows
+    said = pc.if_else(old, pc.utf8_slice_codeunits(rows["message"], len(prefix)), rows["message"])
+    for name, column in (("status", pc.if_else(old, DAMAGED, rows["status"])), ("message", said)):
+        rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), column)
+    return rows
 
 
 def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[ShardIndex], list[pa.Table]]:
@@ -232,12 +252,12 @@ def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[Sha
 
 
 def effective(table: pa.Table, shard: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Select one row a clip: ``ok`` before failures, then the higher generation, then the higher shard id.
+    """Select one row a clip: features before failures, then the higher generation, then the higher shard id.
 
     Parameters
     ----------
     table : pyarrow.Table
-        Rows with at least ``clip_id``, ``status`` and ``generation``.
+        Rows with at least ``clip_id``, ``length`` and ``generation``.
     shard : (rows,) array
         The rank of each row's shard id.
 
@@ -250,8 +270,8 @@ def effective(table: pa.Table, shard: np.ndarray[Any, Any]) -> np.ndarray[Any, A
     code = clip.indices.to_numpy(zero_copy_only=False)
     if len(clip.dictionary) == len(code):
         return np.arange(len(code))
-    ok = pc.equal(table["status"], OK).to_numpy(zero_copy_only=False)
+    features = has_features(table).to_numpy(zero_copy_only=False)
     generation = table["generation"].to_numpy()
-    order = np.lexsort((shard, generation, ok, code))
+    order = np.lexsort((shard, generation, features, code))
     last = np.flatnonzero(np.diff(code[order], append=-1))
     return order[last]

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import Folder, LocalFolder, StorePath, open_folder, store_path
 from supportset.store.format.card import CARD, load_card
-from supportset.store.format.index import OK, ShardIndex, Vanished, index_name, read_index, shard_of
+from supportset.store.format.index import ShardIndex, Vanished, has_features, index_name, read_index, shard_of
 from supportset.store.maintain.file_check import FileCheck
 from supportset.store.maintain.orphans import SHARDS, find_orphans
 from supportset.store.maintain.repair import read_intact
@@ -238,7 +238,7 @@ def _index(folder: Folder, shard: str) -> tuple[ShardIndex, pa.Table] | Supports
 def _check_shard(folder: Folder, check: FileCheck, index: ShardIndex, rows: pa.Table) -> tuple[list[Problem], int]:
     """Compare a shard's files with its index; say also how many bytes were read."""
     if says := _contradiction(index, rows):
-        clips = tuple(rows.filter(pc.equal(rows["status"], OK))["clip_id"].to_pylist())
+        clips = tuple(rows.filter(has_features(rows))["clip_id"].to_pylist())
         fix = f"delete it and run the same `extract` again: only these {len(clips):,} clips are redone"
         return [Problem("index", f"{folder}/{index_name(index.shard)}", says, fix, clips)], 0
     problems = []

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from supportset.store.files import Folder
-from supportset.store.format.index import OK, SCHEMA, ShardIndex, Vanished, effective, read_all, read_index
+from supportset.store.format.index import SCHEMA, ShardIndex, Vanished, effective, has_features, read_all, read_index
 from supportset.store.format.shard import Array
+from supportset.store.format.status import OK
 
 _NUMBERS = ("shard", "offset", "length", "checksum", "timestamps_checksum")
 
@@ -64,9 +65,9 @@ class ClipTable:
         """
         indexes, tables = read_all(shards)
         rows = effective_rows(tables)
-        ok = rows.filter(pc.equal(rows["status"], OK)).rename_columns({"shard_rank": "shard"})
-        numbers = {name: ok[name].to_numpy() for name in _NUMBERS}
-        return cls(indexes, ok["clip_id"].combine_chunks(), **numbers, statuses=_count(rows["status"]), rows=rows)
+        found = rows.filter(has_features(rows)).rename_columns({"shard_rank": "shard"})
+        numbers = {name: found[name].to_numpy() for name in _NUMBERS}
+        return cls(indexes, found["clip_id"].combine_chunks(), **numbers, statuses=_count(rows["status"]), rows=rows)
 
     def to_arrow(self) -> pa.Table:
         """Return the columns without :attr:`rows`."""

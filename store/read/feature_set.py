@@ -21,7 +21,7 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import StorePath, as_part, disk_reads, open_folder, store_path
 from supportset.store.files.memory import empty_aligned
 from supportset.store.format.card import FeatureCard, Recipe, load_card
-from supportset.store.format.index import OK, index_name
+from supportset.store.format.index import has_features, index_name
 from supportset.store.format.shard import Array
 from supportset.store.read.clip_table import ClipTable
 from supportset.store.read.index_cache import open_clip_table
@@ -358,11 +358,11 @@ class FeatureSet:
 
 def _with_places(rows: pa.Table, places: Array) -> pa.Table:
     """The rows, with new shards and offsets of the clips that have features."""
-    ok = pc.equal(rows["status"], OK).to_numpy()
+    found = has_features(rows).to_numpy()
     for number, column in enumerate(("shard_rank", "offset")):
         numbers = pc.fill_null(rows[column], 0).to_numpy().copy()
-        numbers[ok] = places[:, number]
-        mask = ~ok if column == "offset" else None
+        numbers[found] = places[:, number]
+        mask = ~found if column == "offset" else None
         at = rows.column_names.index(column)
         rows = rows.set_column(at, rows.schema.field(at), pa.array(numbers, mask=mask))
     return rows

@@ -23,7 +23,7 @@ NAME = ".index.arrow"  # in the feature set's folder; with a dot, as it is not a
 SHARDS_WORTH_IT = 16  # fewer index files are read in some milliseconds
 
 _METADATA = b"supportset"
-_VERSION = 1
+_VERSION = 2  # 1 counted kept damaged clips as ok
 _HASH_BYTES = 16
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from supportset.store.format.index import has_features
 from supportset.store.read.feature_set import FeatureSet
 
 
@@ -22,7 +23,7 @@ def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
     """
     rows = feature_set.rows()
     about = rows.select(["clip_id", "status", "message"])
-    ok = pc.equal(rows["status"], "ok")
+    found = has_features(rows)
     steps = int(feature_set.lengths(feature_set.clip_ids).sum())
     return {
         "path": str(feature_set.path),
@@ -31,8 +32,8 @@ def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
         "clips": len(feature_set),
         "steps": steps,
         "bytes": steps * feature_set.dim * feature_set.dtype.itemsize,
-        "failures": about.filter(pc.invert(ok)).to_pylist(),
-        "remarks": about.filter(pc.and_(ok, pc.not_equal(pc.fill_null(rows["message"], ""), ""))).to_pylist(),
+        "failures": about.filter(pc.invert(found)).to_pylist(),
+        "remarks": about.filter(pc.and_(found, pc.not_equal(pc.fill_null(rows["message"], ""), ""))).to_pylist(),
     }
 
 

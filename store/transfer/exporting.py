@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from typing import IO, Any, Literal
 
 import h5py
 import numpy as np
+import pyarrow.compute as pc
 import xxhash
 
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import TEMPORARY, as_part, local_path, sync_folder, telling
-from supportset.store.format.index import OK
+from supportset.store.format.index import has_features
 from supportset.store.format.shard import Array
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.arrays import import_torch
@@ -171,8 +173,13 @@ def export_features(
         len(ids),
         steps,
         steps * features.dim * features.dtype.itemsize,
-        {status: count for status, count in features.statuses().items() if status != OK},
+        _without_features(features),
     )
+
+
+def _without_features(features: FeatureSet) -> dict[str, int]:
+    rows = features.rows()
+    return dict(Counter(rows.filter(pc.invert(has_features(rows)))["status"].to_pylist()))
 
 
 _ARRAYS: dict[str, Literal["values", "timestamps"]] = {"features": "values", "timestamps": "timestamps"}

@@ -12,7 +12,7 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import StorePath
 from supportset.store.format.card import FeatureCard, is_feature_set
 from supportset.store.format.dataset import Dataset, list_datasets, open_dataset
-from supportset.store.format.index import OK
+from supportset.store.format.status import OK
 from supportset.store.read.catalog import feature_set_path, list_feature_sets
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.arrays import Fault
@@ -159,7 +159,7 @@ class _Job:
         todo, others = [], []
         for clip_id in self._source.ids:
             row = self._rows.get(clip_id)
-            if row is None or row["status"] != OK:
+            if row is None or row["length"] == 0:
                 todo.append(clip_id)
                 continue
             try:
@@ -253,7 +253,7 @@ def _known_ids(tables: Dataset | None, kind: str) -> set[str] | None:
 def _rows_of(path: StorePath) -> dict[str, Row]:
     if not is_feature_set(path):
         return {}
-    columns = ["clip_id", "status", "message", "checksum", "timestamps_checksum"]
+    columns = ["clip_id", "length", "status", "message", "checksum", "timestamps_checksum"]
     table = FeatureSet.open(path).rows().select([*columns, *_ORIGIN, "source_hash"])
     return {row["clip_id"]: row for row in table.to_pylist()}
 

@@ -16,7 +16,6 @@ from supportset.store.errors import InvalidFeatures, SupportsetError
 from supportset.store.files import StorePath, open_folder, store_path
 from supportset.store.format.card import CARD, FeatureCard
 from supportset.store.format.index import (
-    OK,
     ShardIndex,
     StoredFile,
     describe,
@@ -28,6 +27,7 @@ from supportset.store.format.index import (
 from supportset.store.format.registry import DEFAULT_FORMAT
 from supportset.store.format.registry import shard_format as find_format
 from supportset.store.format.shard import Array, Location, ShardArrays
+from supportset.store.format.status import OK, WITH_FEATURES
 from supportset.store.write.pending import PendingShard, Source
 from supportset.store.write.replacement import are_complete, remove_shard
 
@@ -121,9 +121,9 @@ class FeatureWriter:
         seconds : float, default 0.0
             Time spent.
         status : str, default OK
-            ``ok``; a clip with features has no other.
+            ``ok``, or ``damaged`` for features of the intact part of a damaged file.
         message : str, default ''
-            Remarks, such as the number of damaged frames.
+            Remarks, such as the number of lost frames.
 
         Raises
         ------
@@ -135,9 +135,9 @@ class FeatureWriter:
         SupportsetError
             The clip was added before, or the full shard could not be written.
         """
-        if status != OK:
-            raise ValueError(f"clip {clip_id!r}: features come with the status ok, not {status!r}; use fail()")
-        self._add_row(clip_id, OK, message, source, seconds, self._pending.place(clip_id, values, timestamps))
+        if status not in WITH_FEATURES:
+            raise ValueError(f"clip {clip_id!r}: features have the status ok or damaged, not {status!r}; use fail()")
+        self._add_row(clip_id, status, message, source, seconds, self._pending.place(clip_id, values, timestamps))
 
     def fail(
         self, clip_id: str, status: str, message: str, *, source: Source | None = None, seconds: float = 0.0

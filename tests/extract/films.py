@@ -157,16 +157,16 @@ def pick(frames: list[tuple[Fraction, np.ndarray]], moment: Fraction) -> np.ndar
 
 
 def steps_of(path: Path, sampling: Sampling, start: float | None = None, end: float | None = None) -> list[Step]:
-    """Decode a clip that must be whole."""
+    """Decode a clip that must be complete."""
     return list(decode_clip(path, start, end, sampling))
 
 
 def outcome_of(path: Path, sampling: Sampling | None = None, **span: Any) -> tuple[str, str, list[Step]]:
-    """Decode a clip, whatever comes: (status, message, steps that came out)."""
+    """Decode a clip: (status, message, steps that came out)."""
     steps = []
     try:
         for step in decode_clip(path, sampling=sampling, **span):
             steps.append(step)
     except DecodeError as error:
-        return error.status, error.message, steps
+        return error.outcome.status, error.outcome.message, steps
     return "ok", "", steps

@@ -1,4 +1,4 @@
-"""Sharing work among processes: every clip is handed out, none is forgotten when a process is lost."""
+"""Sharing work among processes: every clip is given out, and none is forgotten when a process is lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def work_of(sizes: list[tuple[int, int]], absent: int = 0) -> Work:
 
 
 def ids(chunk: Chunk) -> list[str]:
-    return [task.clip.clip_id for task in chunk.tasks] + [verdict.clip.clip_id for verdict in chunk.verdicts]
+    return [task.clip.clip_id for task in chunk.tasks] + [item.clip.clip_id for item in chunk.settled]
 
 
 FILES = st.lists(st.tuples(st.sampled_from([0, 1000, 10**6, 10**9]), st.integers(1, 4)), max_size=80)
@@ -88,7 +88,7 @@ def test_nothing_is_forgotten_whatever_dies(
             stored += sealed
             for clip in clips[: dice.randint(0, len(clips))]:
                 board.through(clip)
-            assert board.in_hand(process) == clips
+            assert board.held_by(process) == clips
             assert board.lost(process, stored, suspect=dice.random() < 0.5) == len(clips) - len(sealed)
             held[next(names)] = []
         elif (chunk := board.take(process)) is not None:
@@ -126,10 +126,10 @@ def test_a_clip_that_kills_is_tried_late_then_alone_then_given_up() -> None:
     alone = take_all(board, "c")
     assert [(ids(chunk), chunk.tries) for chunk in alone] == [(["1-0"], 2)]
     lose(board, "c", suspect=True)
-    (verdict,) = take_all(board, "d")[0].verdicts
-    assert (verdict.clip.clip_id, verdict.status) == ("1-0", "crashed")
-    assert verdict.message == "3 extraction processes died with this clip in hand"
-    assert verdict.source is not None
+    (settled,) = take_all(board, "d")[0].settled
+    assert (settled.clip.clip_id, settled.outcome.status) == ("1-0", "crashed")
+    assert settled.outcome.message == "3 extraction processes died while they held this clip"
+    assert settled.source is not None
     board.sealed("d")
     assert board.over
 

@@ -102,7 +102,7 @@ def worker(stored: list[str], die: Callable[[list[str]], Gone | None]) -> Callab
                 yield Finished()
                 yield Gone("exit code 0", suspect=True)
             while chunk is not None:
-                for clip in [verdict.clip for verdict in chunk.verdicts] + [task.clip for task in chunk.tasks]:
+                for clip in [item.clip for item in chunk.settled] + [task.clip for task in chunk.tasks]:
                     held.append(clip.clip_id)
                     if engine.interrupted:
                         stored.extend(held)
@@ -111,7 +111,7 @@ def worker(stored: list[str], die: Callable[[list[str]], Gone | None]) -> Callab
                     if (gone := die(held)) is not None:
                         stored.extend(held[: len(held) // 2])
                         yield gone
-                    if not chunk.verdicts:
+                    if not chunk.settled:
                         yield Advance(1, (("ok", clip.clip_id, ""),), Spent())
                 if chunk.alone:
                     break

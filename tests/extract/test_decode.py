@@ -143,10 +143,10 @@ def test_seeking_gives_the_same_pixels(
         nonlocal packets
         packets += 1
 
-    list(decode_clip(film, 1.3, None, Sampling(frames=3), beat=count))
+    list(decode_clip(film, 1.3, None, Sampling(frames=3), heartbeat=count))
     counted_with, packets = packets, 0
     monkeypatch.setattr(seek_plan, "_SEEK_GAIN", 10**9)
-    without = list(decode_clip(film, 1.3, None, Sampling(frames=3), beat=count))
+    without = list(decode_clip(film, 1.3, None, Sampling(frames=3), heartbeat=count))
     assert len(with_seeks) == len(without) == 3
     for k, (one, other) in enumerate(zip(with_seeks, without, strict=True)):
         moment = Fraction("1.3") + (end - Fraction("1.3")) * (2 * k + 1) / 6
@@ -171,7 +171,7 @@ def test_frames_that_come_late_are_sought_from_the_key_frame_before(tmp_path: Pa
 
     rate = 300 / float(frames[-1][0] + frames[1][0])
     start, end = 200 / rate, 290 / rate
-    steps = list(decode_clip(film, start, end, Sampling(frames=3), beat=count))
+    steps = list(decode_clip(film, start, end, Sampling(frames=3), heartbeat=count))
     for k, step in enumerate(steps):
         moment = Fraction(start) + Fraction(end - start) * (2 * k + 1) / 6
         np.testing.assert_array_equal(step.frames[0], pick(frames, moment))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from supportset.extract.readers.base import Reader
-from supportset.extract.readers.demo import DemoReader
+from supportset.extract.readers.datasets.demo import DemoReader
 from supportset.store.errors import UsageError
 
 NUMBERS = {"train": 5, "validation": 1, "test": 2}
@@ -92,7 +92,7 @@ def test_videos_may_lie_elsewhere(data: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_rendered_beside_videos_that_lie_elsewhere(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="leave --videos away"):
+    with pytest.raises(UsageError, match="leave --videos out"):
         DemoReader().read(tmp_path / "data", tmp_path)
     assert not (tmp_path / "data").exists()
 
@@ -116,6 +116,6 @@ def test_an_annotation_with_something_missing_is_one_line(data: Path, hurt) -> N
     world = json.loads(path.read_text())
     hurt(world)
     path.write_text(json.dumps(world))
-    with pytest.raises(UsageError, match=r"annotations\.json: .*remove it") as caught:
+    with pytest.raises(UsageError, match=r"annotations\.json: .*remove the file") as caught:
         DemoReader().read(data)
     assert "\n" not in str(caught.value)

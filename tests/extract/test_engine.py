@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.outcome import Outcome
 from supportset.extract.pipeline.recipe import make_recipe
 from supportset.extract.processes import worker_process as engine_process
 from supportset.extract.processes.extraction import Settings, run_engine
 from supportset.extract.processes.worker_process import Advance, Answer, Ask, Finished, Message, Note, Order
 from supportset.extract.progress.stage_timing import Spent
-from supportset.extract.work.chunks import Chunk, Verdict
+from supportset.extract.work.chunks import Chunk, Settled
 from supportset.extract.work.selection import Clip, Task, plan_work
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.index import SCHEMA
@@ -85,8 +86,8 @@ def path_of(root: Path) -> Path:
 
 
 def test_chunks_of_a_round_run_together_and_rounds_are_sealed(tmp_path: Path, tasks: list[Task]) -> None:
-    gone = Verdict(Clip("gone", None, None, None), "missing", "no file")
-    deadly = Verdict(Clip("red", "red.png", None, None), "crashed", "3 died", tasks[0].source)
+    gone = Settled(Clip("gone", None, None, None), Outcome("missing", "no file"))
+    deadly = Settled(Clip("red", "red.png", None, None), Outcome("crashed", "3 died"), tasks[0].source)
     source = Rounds(
         path_of(tmp_path),
         [Chunk((), (gone, deadly))],

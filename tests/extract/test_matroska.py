@@ -1,4 +1,4 @@
-"""Matroska and WebM files with broken structure: a demuxer goes on behind it without a word, the outcome tells."""
+"""Matroska and WebM files with broken structure: a demuxer continues behind it silently, the outcome says so."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def with_sound(path: Path, pictures: range = range(50), sounds: int = 50, **opti
     return path
 
 
-def spoil(film: Path, at: int, value: bytes) -> None:
+def overwrite(film: Path, at: int, value: bytes) -> None:
     data = bytearray(film.read_bytes())
     data[at : at + len(value)] = value
     film.write_bytes(data)
@@ -128,7 +128,7 @@ def test_a_kind_that_nobody_knows_is_a_lost_frame(tmp_path: Path, plain: bytes) 
 def test_a_wrong_length_loses_the_rest_of_the_cluster(tmp_path: Path, plain: bytes) -> None:
     film = copied(plain, tmp_path)
     block = blocks_of(film)[30]
-    spoil(film, size_of(film, block), b"\x1f\xff\xff\xff")
+    overwrite(film, size_of(film, block), b"\x1f\xff\xff\xff")
     left = len(packets_of(film))
     assert left <= 90
     status, message, _ = outcome_of(film)
@@ -141,7 +141,7 @@ def test_a_wrong_length_loses_the_rest_of_the_cluster(tmp_path: Path, plain: byt
 def test_only_clips_with_lost_frames_are_damaged(tmp_path: Path, plain: bytes) -> None:
     """Frames 30 to 39 are lost, the rest of their cluster: 1.2 to 1.6 s."""
     film = copied(plain, tmp_path)
-    spoil(film, size_of(film, blocks_of(film)[30]), b"\x1f\xff\xff\xff")
+    overwrite(film, size_of(film, blocks_of(film)[30]), b"\x1f\xff\xff\xff")
     assert read_index(film, lambda: None).gone.tolist() == [number * 40 for number in range(30, 40)]
     assert outcome_of(film, start_s=0.0, end_s=1.1)[0] == "ok"
     assert outcome_of(film, start_s=1.0, end_s=1.4)[1] == "corrupt data: 5 of 10 frames lost (50.0%)"
@@ -153,7 +153,7 @@ def test_a_block_that_the_demuxer_refuses(tmp_path: Path) -> None:
     """Its flags say that it holds several frames, and their lengths make no sense."""
     film = write_video(tmp_path / "a.webm", FRAMES, codec="libvpx-vp9", options={"cpu-used": "8"}, muxer=CLUSTERS)
     block = blocks_of(film)[40]
-    spoil(film, block.begin + 3, b"\x06\xff\xff\xff\xff")
+    overwrite(film, block.begin + 3, b"\x06\xff\xff\xff\xff")
     left = len(packets_of(film))
     assert left < FRAMES - 5
     status, message, _ = outcome_of(film)
@@ -164,7 +164,7 @@ def test_a_block_that_the_demuxer_refuses(tmp_path: Path) -> None:
 def test_the_end_may_be_lost(tmp_path: Path, plain: bytes) -> None:
     film = copied(plain, tmp_path)
     first, last = blocks_of(film)[60], blocks_of(film)[-1]
-    spoil(film, first.begin - 8, bytes(last.end - first.begin + 8))
+    overwrite(film, first.begin - 8, bytes(last.end - first.begin + 8))
     status, message, _ = outcome_of(film)
     assert status == "damaged"
     lost, total = lost_and_all(message)
@@ -174,7 +174,7 @@ def test_the_end_may_be_lost(tmp_path: Path, plain: bytes) -> None:
 def test_where_the_beginning_is_lost_every_clip_has_other_frames(tmp_path: Path, plain: bytes) -> None:
     film = copied(plain, tmp_path)
     blocks = blocks_of(film)
-    spoil(film, blocks[0].begin - 4, bytes(blocks[20].end - blocks[0].begin + 4))
+    overwrite(film, blocks[0].begin - 4, bytes(blocks[20].end - blocks[0].begin + 4))
     for part in ({}, {"start_s": 1.0, "end_s": 2.0}):
         status, message, _ = outcome_of(film, **part)
         assert status == "damaged"
@@ -187,25 +187,25 @@ def test_gaps_of_a_screen_recording_are_none(tmp_path: Path) -> None:
 
 
 def unknown_kind(film: Path, block: Stretch) -> None:
-    spoil(film, size_of(film, block) - 1, b"\xf6")
+    overwrite(film, size_of(film, block) - 1, b"\xf6")
 
 
 @pytest.mark.parametrize(
-    ("pictures", "spoilt"), [(range(50), 20), (range(50), 100), (range(75, 120), 20)], ids=["beside", "after", "before"]
+    ("pictures", "lost"), [(range(50), 20), (range(50), 100), (range(75, 120), 20)], ids=["beside", "after", "before"]
 )
-def test_lost_sound_is_no_lost_frame(tmp_path: Path, pictures: range, spoilt: int) -> None:
+def test_lost_sound_is_no_lost_frame(tmp_path: Path, pictures: range, lost: int) -> None:
     """Neither beside the pictures, nor where there are none any more or yet."""
     film = with_sound(tmp_path / "a.mkv", pictures, 150)
     assert outcome_of(film)[:2] == ("ok", "")
     sound = [part for part in stretches(film) if part.track == 2]
-    unknown_kind(film, sound[spoilt * 2])  # of 20 ms each
+    unknown_kind(film, sound[lost * 2])  # of 20 ms each
     assert [part for part in stretches(film) if part.track is None]
     assert outcome_of(film)[:2] == ("ok", "")
 
 
 def test_a_lost_index_is_no_lost_frame(tmp_path: Path) -> None:
     film = with_sound(tmp_path / "a.mkv", sounds=150)
-    spoil(film, film.read_bytes().rindex(b"\x1c\x53\xbb\x6b"), b"\x1c\x53\xbb\x6a")
+    overwrite(film, film.read_bytes().rindex(b"\x1c\x53\xbb\x6b"), b"\x1c\x53\xbb\x6a")
     assert [part for part in stretches(film) if part.track is None]
     assert outcome_of(film)[:2] == ("ok", "")
 
@@ -296,11 +296,11 @@ def test_times_beyond_all_bounds(tmp_path: Path, plain: bytes) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_nothing_is_lost_without_a_word(tmp_path: Path, plain: bytes, seed: int) -> None:
-    """Whatever bytes are hit: the frames that the outcome speaks of are those of the whole film."""
+    """With any bytes hit, the frames that the outcome names are those of the intact film."""
     film = copied(plain, tmp_path)
     length = film.stat().st_size
     for at in np.random.default_rng(seed).integers(length // 6, length * 5 // 6, 8):
-        spoil(film, int(at), bytes([film.read_bytes()[at] ^ 0x55]))
+        overwrite(film, int(at), bytes([film.read_bytes()[at] ^ 0x55]))
     left = len(packets_of(film))
     status, message, _ = outcome_of(film)
     if status == "ok":

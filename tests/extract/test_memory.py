@@ -15,13 +15,14 @@ import torch
 
 from supportset.extract.decode.clips import decode_clip
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.outcome import Outcome
 from supportset.extract.pipeline import batches
 from supportset.extract.pipeline.batches import Batch, BatchStream
 from supportset.extract.pipeline.recorder import Recorder
 from supportset.extract.progress.progress import Progress
 from supportset.extract.work.selection import Clip, Task
 from supportset.extract.workers.decode_worker import Job
-from supportset.extract.workers.pool import ClipEnd, StepFrames
+from supportset.extract.workers.pool import ClipResult, StepFrames
 from supportset.store.write.writer import Source
 from tests.extract.films import write_video
 
@@ -46,9 +47,9 @@ class FailingClips:
     def __init__(self, clips: int) -> None:
         self.clips = clips
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[StepFrames | ClipEnd]:
+    def run(self, jobs: Iterator[Job]) -> Iterator[StepFrames | ClipResult]:
         for number in range(self.clips):
-            yield ClipEnd(Job(number, "x"), "unreadable", "no header", 0.0, None)
+            yield ClipResult(number, Outcome("unreadable", "no header"), 0.0)
 
     def stop(self) -> None:
         pass
@@ -87,7 +88,7 @@ def test_what_waits_for_the_disk_is_bounded(clips: int, size: int, most: int) ->
     def feed() -> None:
         with Recorder(writer, tasks, Progress(clips, quiet=True), True, False) as taker:
             for number in range(clips):
-                end = ClipEnd(Job(number, "x"), "ok", "", 0.0, None)
+                end = ClipResult(number, Outcome(), 0.0)
                 batch = Batch(torch.empty((1, 1, 2, 2, 3), dtype=torch.uint8), [(number, 0.0, 1.0)], [end])
                 taker.take(batch, np.zeros((1, size), np.float32))
                 handed.append(number)

@@ -1,4 +1,4 @@
-"""``--shard i/n``: parts that are disjoint, whole, the same everywhere, equal, and never share a file."""
+"""``--shard i/n``: parts that are disjoint, complete, the same everywhere, equal, and never share a file."""
 
 from __future__ import annotations
 

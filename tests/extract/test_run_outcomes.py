@@ -128,13 +128,8 @@ def test_stop_on_the_first_error(tmp_path: Path, videos: Path, films: Films) -> 
     ],
 )
 def test_exit_codes(statuses: list[str], max_failures: float, strict: bool, code: int) -> None:
-    kept = [status == "damaged and kept" for status in statuses]
-    rows = pa.table(
-        {
-            "status": ["ok" if good else status for good, status in zip(kept, statuses, strict=True)],
-            "message": ["damaged: 3 frames" if good else "" for good in kept],
-        }
-    )
+    lengths = [int(status in ("ok", "damaged and kept")) for status in statuses]
+    rows = pa.table({"status": [status.split()[0] for status in statuses], "length": lengths})
     assert exit_code(rows, max_failures, strict) == code
 
 

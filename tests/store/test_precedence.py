@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from supportset.store.files import LocalFolder
-from supportset.store.format.index import OK, ShardIndex, effective, index_name, read_all, read_index, write_index
+from supportset.store.format.index import ShardIndex, effective, index_name, read_all, read_index, write_index
+from supportset.store.format.status import DAMAGED, OK, WITH_FEATURES
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, recipe, write
@@ -67,8 +68,8 @@ def naive(rows: list[tuple[str, str, int, int]]) -> set[tuple[str, str, int, int
     best: dict[str, tuple[str, str, int, int]] = {}
     for clip_id, status, generation, shard in rows:
         there = best.get(clip_id)
-        key = (status == OK, generation, shard)
-        if there is None or key > (there[1] == OK, there[2], there[3]):
+        key = (status in WITH_FEATURES, generation, shard)
+        if there is None or key > (there[1] in WITH_FEATURES, there[2], there[3]):
             best[clip_id] = (clip_id, status, generation, shard)
     return set(best.values())
 
@@ -78,15 +79,15 @@ def test_rule_against_a_naive_one(seed: int) -> None:
     rng = random.Random(seed)
     rows = sorted(
         {
-            (f"c{rng.randrange(6)}", shard): (rng.choice([OK, "missing"]), rng.randrange(3))
+            (f"c{rng.randrange(6)}", shard): (rng.choice([OK, DAMAGED, "missing"]), rng.randrange(3))
             for shard in range(6)
             for _ in range(rng.randrange(5))
         }.items(),
         key=lambda item: item[0][1],
     )
     flat = [(clip_id, status, generation, shard) for (clip_id, shard), (status, generation) in rows]
-    names = ("clip_id", "status", "generation")
-    table = pa.table({name: pa.array([row[i] for row in flat]) for i, name in enumerate(names)})
+    columns = {"clip_id": [row[0] for row in flat], "generation": [row[2] for row in flat]}
+    table = pa.table(columns | {"length": [int(row[1] in WITH_FEATURES) for row in flat]})
     if flat:
         chosen = effective(table, np.array([row[3] for row in flat]))
         assert sorted(flat[i] for i in chosen) == sorted(naive(flat))

@@ -13,7 +13,7 @@ import zarr
 from supportset.store.errors import SupportsetError
 from supportset.store.files import LocalFolder
 from supportset.store.format.shard import ShardArrays
-from supportset.store.format.zarr_shard import ZarrFormat, crc32c
+from supportset.store.format.shards.zarr import ZarrFormat, crc32c
 from tests.store.contract import ShardFormatContract
 from tests.store.samples import clips, write
 

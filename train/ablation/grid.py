@@ -1,7 +1,7 @@
 """The grid of a study: which variants of a configuration, which seeds, which folds, and what is searched before.
 
 name = "objective"                     # of the study; default: the file's name
-base = "../flickr8k.toml"              # the configuration that variants change, from the grid's folder
+base = "../flickr8k.toml"              # what variants change: a path from the grid's folder, or a name
 seeds = [0, 1, 2, 3, 4]
 split = "dev"                          # reported; default: as `eval`. With folds: the held-out fold
 folds = 5                              # cross-validation by source video; default: none
@@ -38,6 +38,7 @@ from pydantic import Field
 
 from supportset.store.errors import UsageError
 from supportset.train.config import Config, Section, parse_config, read_toml, validated
+from supportset.train.known_configs import GRIDS, find_config
 
 Metric = Literal["t2v/R@1", "t2v/R@5", "t2v/R@10", "v2t/R@1", "v2t/R@5", "v2t/R@10", "rsum"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -136,11 +137,11 @@ def load_grid(path: str | Path) -> Grid:
         Absent or malformed file, unknown key, a variant or a combination of values that is no configuration, fewer
         combinations than trials, searched keys that change nothing for a variant.
     """
-    path = Path(path)
+    path = find_config(path, GRIDS)
     file = validated(GridFile, read_toml(path), str(path))
     if len(set(file.seeds)) < len(file.seeds):
         raise UsageError(f"{path}: seeds = {file.seeds}: a seed stands there twice")
-    base = read_toml(path.parent / file.base)
+    base = read_toml(find_config(file.base, GRIDS, beside=path.parent))
     variants = []
     for name, tree in file.variants.items():
         if not _NAME.fullmatch(name):

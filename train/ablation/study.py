@@ -45,6 +45,11 @@ class StudyRuns:
     chosen: dict[tuple[str, int | None], dict[str, Any]] = field(default_factory=dict)
     failed: dict[RunKey, str] = field(default_factory=dict)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every run of the grid is finished."""
+        return len(self.runs) == len(self.grid.variants) * len(self.grid.seeds) * len(self.grid.fold_numbers)
+
     def values(self, variant: Variant, fold: int | None) -> dict[str, Any] | None:
         """The searched values that a run of the table uses; None while they are not known."""
         search = self.grid.search

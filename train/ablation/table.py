@@ -21,7 +21,7 @@ from supportset.evaluate.paired_tests import (
 )
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.train.ablation.grid import Grid, Variant
-from supportset.train.ablation.results import RunKey, StudyFolder, stamped, unpacked_ranks
+from supportset.train.ablation.results import RunKey, StudyFolder, read_ranks, stamped
 from supportset.train.ablation.study import StudyRuns, trial_score
 
 
@@ -103,7 +103,7 @@ def _counted(study: StudyRuns, key: RunKey) -> tuple[Any, Any]:
     clips, of_query = study.folder.read_items(name)
     hits, queries = [], []
     for way in WAYS:
-        ranks = unpacked_ranks(result["ranks"][way], study.folder.path / key.path)
+        ranks = read_ranks(result["ranks"][way], study.folder.path / key.path)
         if len(ranks) != len(of_query[way]):
             raise SupportsetError(f"{study.folder.path / key.path}: damaged ranks; delete it to have it made anew")
         found, asked = count_hits(ranks, of_query[way], len(clips))
@@ -269,7 +269,13 @@ def _notes(study: StudyRuns, hits: Mapping[str, Hits]) -> list[str]:
 
 
 def write_tables(study: StudyRuns, table: Mapping[str, Any]) -> list[str]:
-    """Write ``table.json``, ``table.md`` and ``plot.png`` into the study's folder; their paths."""
+    """Write ``table.json``, ``table.md`` and ``plot.png`` into the study's folder, and pack a complete study.
+
+    Returns
+    -------
+    list of str
+        Paths of the tables and the plot.
+    """
     from supportset.train.ablation.markdown import markdown
     from supportset.train.ablation.plot import plot_png
 
@@ -277,4 +283,6 @@ def write_tables(study: StudyRuns, table: Mapping[str, Any]) -> list[str]:
     folder.write("table.json", table)
     folder.put("table.md", markdown(table).encode("utf-8"))
     folder.put("plot.png", plot_png(table))
+    if study.complete:
+        folder.pack()
     return [str(folder.path / name) for name in ("table.md", "table.json", "plot.png")]

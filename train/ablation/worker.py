@@ -20,7 +20,7 @@ import torch
 from supportset.evaluate.scores import score_embeddings
 from supportset.evaluate.splits import Split, leakage, read_split
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, packed_ranks, stamped
+from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, recorded_ranks, stamped
 from supportset.train.analysis.support_analysis import attention_stats
 from supportset.train.config import Config, parse_config
 from supportset.train.data.folds import open_fold
@@ -196,8 +196,8 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
         ),
         "ranks": {
             "items": folder.write_items(test, scores),
-            "t2v": packed_ranks(scores.t2v_ranks),
-            "v2t": packed_ranks(scores.v2t_ranks),
+            "t2v": recorded_ranks(scores.t2v_ranks),
+            "v2t": recorded_ranks(scores.v2t_ranks),
         },
     }
 

@@ -1,6 +1,6 @@
-"""Frames that a demuxer passed over in the middle of a file, without a word.
+"""Frames that a demuxer skips silently in the middle of a file.
 
-A gap in the times alone says nothing: screen recordings have many. A gap that a broken part of the file lies in is
+A gap in the times alone proves nothing: screen recordings have many. A gap that contains a broken part of the file is
 damage, and so is a block that gave no packet.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from supportset.extract.decode.damage.matroska import Beat, stretches
+from supportset.extract.decode.damage.matroska import Heartbeat, stretches
 
 _JUMP = 10_000  # ticks, mostly ms: a block that is further from its neighbours has a wrong time
 _MOST = 10**6  # frames that one gap may have lost; a wrong time can make any gap
@@ -29,7 +29,7 @@ class _Structure(NamedTuple):
 
 
 def find_lost(
-    path: Path, places: set[int], ticks: np.ndarray, end: int, declared: int | None, beat: Beat
+    path: Path, places: set[int], ticks: np.ndarray, end: int, declared: int | None, heartbeat: Heartbeat
 ) -> np.ndarray:
     """Find when a Matroska or WebM file would have shown the frames that it has lost to broken structure.
 
@@ -48,7 +48,7 @@ def find_lost(
     declared : int, optional
         The file's length by its header, which some write as the time of its end; None if it does not say, or if the
         file is cut short, where what is missing behind the last frame is known otherwise.
-    beat : callable
+    heartbeat : callable
         Called often, as a sign of life.
 
     Returns
@@ -69,14 +69,14 @@ def find_lost(
     wide = np.flatnonzero(steps > 1.5 * usual)
     if not (len(wide) or late or early):
         return np.empty(0, np.int64)
-    found = _structure(path, beat)
+    found = _structure(path, heartbeat)
     afters, befores = ticks[wide], ticks[wide + 1]
     if declared is not None:
         befores = np.maximum(np.minimum(befores, declared), afters)  # behind it a time is wrong
     lost = [np.empty(0, np.int64)]
     slack = _slack(found.times)
     for begin, behind in found.broken:
-        beat()
+        heartbeat()
         earlier, later = np.searchsorted(found.begins, (begin, behind))
         low = _nearest(found.times[max(0, earlier - 3) : earlier][::-1])
         high = _nearest(found.times[later : later + 3])
@@ -94,10 +94,10 @@ def find_lost(
     return np.unique(np.concatenate([estimated, _apart(_refused(found, places), known, usual / 2)]))
 
 
-def _structure(path: Path, beat: Beat) -> _Structure:
+def _structure(path: Path, heartbeat: Heartbeat) -> _Structure:
     begins, tracks, times = array("q"), array("q"), array("q")
     broken: list[tuple[int, int]] = []
-    for part in stretches(path, beat):
+    for part in stretches(path, heartbeat):
         if part.track is None:
             broken.append((part.begin, part.end))
         else:

@@ -1,8 +1,7 @@
-"""The structure of Matroska and WebM files: is the file whole, where are its blocks, and what of it is broken?
+"""The structure of Matroska and WebM files: where their blocks are, which parts are broken, and whether the end is cut.
 
-Demuxers pass over what they cannot make sense of, to the next cluster if need be, and report a normal end. The
-structure tells where: every element states its length, and only a few kinds may stand in a cluster (RFC 8794, section
-4; RFC 9559, section 5.1).
+Demuxers skip what they cannot parse, up to the next cluster, and report a normal end. The structure shows where: every
+element states its length, and only a few kinds may occur in a cluster (RFC 8794, section 4; RFC 9559, section 5.1).
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ _ANYWHERE = {0xEC, 0xBF}  # Void, CRC-32
 _IN_SEGMENT = {0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0x1941A469, _CLUSTER}
 _NEXT_FILE = {_SEGMENT, EBML_HEADER}
 _TIMESTAMP = 0xE7
-_SIMPLE_BLOCK, _GROUP, _BLOCK = 0xA3, 0xA0, 0xA1  # a block stands for itself, or with notes in a group
+_SIMPLE_BLOCK, _GROUP, _BLOCK = 0xA3, 0xA0, 0xA1  # a block is alone, or with notes in a group
 # SilentTracks, Position, PrevSize, EncryptedBlock
 _IN_CLUSTER = {0x5854, 0xA7, 0xAB, 0xAF, _TIMESTAMP, _SIMPLE_BLOCK, _GROUP} | _ANYWHERE
 _LATEST = 2**60  # flipped bits give any time, and differences of times should fit
 _HEAD = 32  # bytes that hold the head of an element and of the block in it
 _READ = 1 << 20  # bytes at a time, in the search for the next cluster
-Beat = Callable[[], None]
+Heartbeat = Callable[[], None]
 
 
 class Stretch(NamedTuple):
-    """Some bytes of a file: a block's content, or (``track`` None) what cannot be told apart.
+    """Some bytes of a file: a block's content, or (``track`` None) a broken part.
 
     Attributes
     ----------
@@ -62,7 +61,7 @@ def is_cut_short(file: BinaryIO, size: int) -> bool:
     return segment is not None and segment.end is not None and segment.end > size
 
 
-def stretches(path: Path, beat: Beat) -> Iterator[Stretch]:
+def stretches(path: Path, heartbeat: Heartbeat) -> Iterator[Stretch]:
     """Yield the blocks of a file and its broken parts, in the order of the file.
 
     A broken part reaches from the first element that cannot be right to the next that a demuxer finds again; parts
@@ -72,7 +71,7 @@ def stretches(path: Path, beat: Beat) -> Iterator[Stretch]:
     Parameters
     ----------
     path : Path
-    beat : callable
+    heartbeat : callable
         Called often, as a sign of life.
 
     Raises
@@ -87,8 +86,8 @@ def stretches(path: Path, beat: Beat) -> Iterator[Stretch]:
             return
         end = size if segment.end is None else min(size, segment.end)
         broken: Stretch | None = None
-        for part in _in_segment(file, segment.content, end, beat):
-            beat()
+        for part in _in_segment(file, segment.content, end, heartbeat):
+            heartbeat()
             if part.track is None and broken is not None and part.begin == broken.end:
                 broken = broken._replace(end=part.end)
                 continue
@@ -101,24 +100,24 @@ def stretches(path: Path, beat: Beat) -> Iterator[Stretch]:
             yield broken
 
 
-def _in_segment(file: BinaryIO, at: int, end: int, beat: Beat) -> Iterator[Stretch]:
+def _in_segment(file: BinaryIO, at: int, end: int, heartbeat: Heartbeat) -> Iterator[Stretch]:
     """Walk over the elements of a segment."""
     while at < end:
         element = _read(file, at)
         kind = None if element is None else element.kind
         if kind in _NEXT_FILE:
-            return  # it has a clock of its own, and demuxers do not read it
+            return  # it has a separate clock, and demuxers do not read it
         if element is not None and kind == _CLUSTER:
-            at = yield from _in_cluster(file, element, end, beat)
+            at = yield from _in_cluster(file, element, end, heartbeat)
         elif element is None or kind not in _IN_SEGMENT | _ANYWHERE or element.end is None or element.end > end:
-            found = _next_cluster(file, at + 1, end, beat)
+            found = _next_cluster(file, at + 1, end, heartbeat)
             yield Stretch(at, found)
             at = found
         else:
             at = element.end
 
 
-def _in_cluster(file: BinaryIO, cluster: _Element, end: int, beat: Beat) -> Generator[Stretch, None, int]:
+def _in_cluster(file: BinaryIO, cluster: _Element, end: int, heartbeat: Heartbeat) -> Generator[Stretch, None, int]:
     """Walk over the elements of a cluster; return where the next element of the segment begins."""
     at, stop, clock = cluster.content, cluster.end, 0
     if stop is not None and not _may_end(file, stop, end):
@@ -129,7 +128,7 @@ def _in_cluster(file: BinaryIO, cluster: _Element, end: int, beat: Beat) -> Gene
         if stop is None and element is not None and element.kind in _IN_SEGMENT | _NEXT_FILE:
             return at
         if element is None or element.end is None or element.end > limit:
-            found = _next_cluster(file, at + 1, end, beat) if stop is None else stop
+            found = _next_cluster(file, at + 1, end, heartbeat) if stop is None else stop
             yield Stretch(at, found)
             return found
         if element.kind == _TIMESTAMP:
@@ -169,11 +168,11 @@ def _may_end(file: BinaryIO, at: int, end: int) -> bool:
     return at == end or (element is not None and element.kind in _IN_SEGMENT | _ANYWHERE | _NEXT_FILE)
 
 
-def _next_cluster(file: BinaryIO, at: int, end: int, beat: Beat) -> int:
+def _next_cluster(file: BinaryIO, at: int, end: int, heartbeat: Heartbeat) -> int:
     """Return where the next cluster begins that has a known element as its first, or ``end``."""
     mark, amount = _CLUSTER.to_bytes(4, "big"), 4096
     while at < end:
-        beat()
+        heartbeat()
         file.seek(at)
         data = file.read(min(amount, end - at))
         place = data.find(mark)

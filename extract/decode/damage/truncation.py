@@ -1,8 +1,8 @@
-"""Is a media file as long as its own structure says?
+"""Truncation: is a media file as long as its structure says?
 
 Demuxers read a file that was cut short to its last complete packet and then report a normal end. The container formats
-themselves know better: MP4 boxes, AVI's RIFF and Matroska segments state their size, transport streams are made of
-packets of one size, and a GIF ends with a trailer.
+say more: MP4 boxes, AVI's RIFF and Matroska segments state their size, transport streams have packets of one size, and
+a GIF ends with a trailer.
 """
 
 from __future__ import annotations

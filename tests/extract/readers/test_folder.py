@@ -164,7 +164,7 @@ def test_rows_that_cannot_be_used(folder: Path) -> None:
         "1 rows of captions.csv have no caption: line 13",
         "2 rows of the captions file left out: line 10: 'картинка.PNG' is an image, it has no start and end; "
         "line 11: 'twin.mp4' fits 'one/twin.mp4' and 'two/twin.mp4'; give the path",
-        "1 rows of the captions file name no video or image that is there: line 12: 'gone.mp4'",
+        "1 rows of the captions file name an absent video or image: line 12: 'gone.mp4'",
         f"1 of 7 clips have no video file below {folder} (first: 'gone')",
     ]
     assert members(data, "folder", "test") == [("gone", None)], "missing is a row, not silence"
@@ -181,7 +181,7 @@ def test_a_clip_in_several_splits_is_split_by_caption(folder: Path, tmp_path_fac
     data = READER.read(folder)
     assert members(data, "folder", "train") == [("plain", "plain#0")]
     assert members(data, "folder", "test") == [("plain", "plain#1")]
-    assert "1 clips stand in several splits, as test and train: by caption (first: 'plain')" in data.notes
+    assert "1 clips are in several splits, as test and train: by caption (first: 'plain')" in data.notes
     dataset = stored(data, tmp_path_factory.mktemp("store"))
     assert [caption.text for caption in dataset.split_captions("folder", "test")] == ["two"]
 
@@ -246,7 +246,7 @@ def test_no_video(tmp_path: Path) -> None:
     write(tmp_path / "captions.csv", "path,caption\na.mp4,x\n")
     with pytest.raises(UsageError) as error:
         READER.read(tmp_path)
-    start = f"folder: no video or image below {tmp_path}; put files such as .mp4, .webm or .jpg there"
+    start = f"folder: no video or image below {tmp_path}; put .mp4, .webm or .jpg files there"
     assert str(error.value) == start
 
 

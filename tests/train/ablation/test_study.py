@@ -366,6 +366,8 @@ def test_tables_are_made_without_a_store_and_say_what_was_asked(root: Path, tmp_
     (tmp_path / "study").rename(tmp_path / "moved")
     study = read_study(grid, tmp_path / "moved")
     files = write_tables(study, tabulate(study, samples=200))
+    assert {path.name for path in (tmp_path / "moved").iterdir()} == {"runs.jsonl.xz", *(Path(f).name for f in files)}
+    assert read_study(grid, tmp_path / "moved").runs == study.runs
     assert [Path(file).name for file in files] == ["table.md", "table.json", "plot.png"]
     page = (tmp_path / "moved" / "table.md").read_text()
     for words in (
@@ -396,7 +398,7 @@ def test_runs_that_were_asked_other_queries_are_not_compared(root: Path, tmp_pat
         tabulate(study)
     items = tmp_path / "study" / "items"
     next(items.iterdir()).unlink()
-    with pytest.raises(SupportsetError, match="absent, and the ranks of the runs mean nothing without it"):
+    with pytest.raises(SupportsetError, match="missing, and the ranks of the runs mean nothing without it"):
         tabulate(read_study(grid, tmp_path / "study"))
 
 
@@ -406,7 +408,7 @@ def test_a_damaged_file_is_one_line_that_names_it(root: Path, tmp_path: Path) ->
     path = tmp_path / "study" / "runs" / "a-seed0.json"
     for content in ("{", "[]", '{"format": "supportset-ablation", "version": 2}'):
         path.write_text(content)
-        with pytest.raises(SupportsetError, match=r"a-seed0\.json: .*delete it to have it made anew"):
+        with pytest.raises(SupportsetError, match=r"a-seed0\.json: .*delete it to run this again"):
             read_study(grid, tmp_path / "study")
 
 
