@@ -72,7 +72,7 @@ def test_a_set_from_its_import_to_its_end(tmp_path: Path, s3: str) -> None:
 def test_exporting_to_a_url_is_refused_in_one_line(tmp_path: Path, s3: str) -> None:
     write(store_path(s3) / "d" / "features" / recipe().folder, clips(1))
     result = run("store", "export", "d", f"{s3}/out", "--to", "npy", "--store", s3, code=2)
-    assert "is not on this machine: name a local folder" in result.stderr
+    assert "is not a local path: name a local folder" in result.stderr
     result = run("store", "import", "d", f"{s3}/out", "--name", "x", "--store", s3, code=2)
     assert "copy it to a local folder first" in result.stderr
     assert not Path("s3:").exists()
@@ -97,7 +97,7 @@ def test_damage_is_found_and_dropped(s3: str) -> None:
     [
         ("s3://no-such-bucket/x", 1, "bucket does not exist"),
         ("gs://bucket/x", 2, "pip install gcsfs"),
-        ("s3://tests/a?b", 2, "cannot have '?' in it"),
+        ("s3://tests/a?b", 2, "cannot contain '?' in it"),
     ],
 )
 def test_a_store_that_cannot_be_reached(s3_server: S3Server, store: str, code: int, says: str) -> None:

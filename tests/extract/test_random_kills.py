@@ -27,7 +27,7 @@ KILLS, FILMS, SEED = 10, 40, 4
 SERVER = """
 import os, sys
 from pathlib import Path
-import supportset.store.format.zarr_shard
+import supportset.store.format.shards.zarr
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from tests.extract.fakes import MeanColour
