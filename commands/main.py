@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -59,6 +60,14 @@ class Verbs(click.Group):
         name = f"{cmd_name.replace('-', '_')}_command"
         command: click.Command = getattr(importlib.import_module(VERBS[cmd_name]), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Name the nearest verb for an unknown one."""
+        if args and args[0] not in VERBS and (near := difflib.get_close_matches(args[0], VERBS, 1)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; a :class:`SupportsetError`, or Ctrl-C, becomes one line and its exit code."""
