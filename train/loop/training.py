@@ -12,6 +12,7 @@ import torch
 
 from supportset.train.config import Config
 from supportset.train.data.source import RunData, open_run_data
+from supportset.train.evaluate import has_default_split
 from supportset.train.loop.checkpoint import Checkpoint, Position
 from supportset.train.loop.preparation import Validation, make_bank, make_loader, notes_of, number_sources, on_device
 from supportset.train.loop.ranks import Ranks, training_ranks
@@ -39,6 +40,8 @@ class TrainResult:
         Training time, including that before a resume.
     main : bool
         False in ranks other than 0.
+    eval_options : str
+        Options that `eval` needs to score the run: the held-out part, where the protocol has no test split.
     """
 
     run: Path
@@ -47,6 +50,7 @@ class TrainResult:
     best: dict[str, Any]
     seconds: float
     main: bool = True
+    eval_options: str = ""
 
 
 def train(
@@ -123,7 +127,12 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     position = checkpoint.load() if resumes else Position()
     ranks.on_rank_zero(folder.create, config, data.record)  # on a resume: what may differ, such as optim.epochs
     began = time.monotonic() - position.seconds
-    notes = [*data.notes, *notes_of(loader, bank), *ranks.notes(position.step, position.processes)]
+    notes = (
+        [] if resumes or not resume else [f"{folder.checkpoint}: no checkpoint there, so the run starts from step 0"]
+    )
+    if optim.precision == "bf16" and accelerator.mixed_precision == "no":
+        notes.append("optim.precision = 'bf16': this CPU has no bf16 instructions, so the run computes in fp32")
+    notes += [*data.notes, *notes_of(loader, bank), *ranks.notes(position.step, position.processes)]
     position.processes = ranks.number
 
     stop_message = "stopping after this step; a second signal stops at once"
@@ -196,4 +205,13 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
                 log.line(hint)
         ranks.on_rank_zero(write_card, folder)
     best = ranks.on_rank_zero(folder.read_json, "best.json")
-    return TrainResult(folder.path, position.epoch, position.step, best, position.seconds, ranks.main)
+    test = has_default_split(data.dataset, config.data.protocol, config.data.train_split)
+    return TrainResult(
+        folder.path,
+        position.epoch,
+        position.step,
+        best,
+        position.seconds,
+        ranks.main,
+        "" if test else " --split holdout",
+    )
