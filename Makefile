@@ -76,6 +76,7 @@ format: $(READY)  ## Format the code
 
 docs: $(READY)  ## Write the generated pages of docs/ again: the command line, the configuration
 	$(PY) -m supportset.commands.reference > docs/.cli.md && mv docs/.cli.md docs/cli.md
+	$(PY) -m supportset.train.config_reference > docs/.configuration.md && mv docs/.configuration.md docs/configuration.md
 
 docs-site: $(READY)  ## Build the documentation site in build/site; warnings are errors
 	$(PY) -m sphinx -W --keep-going -q -b html docs build/site
