@@ -77,7 +77,8 @@ class Forward:
 
         Parameters
         ----------
-        frames : (N, window, h, w, 3) uint8
+        frames : Tensor
+            (N, window, h, w, 3) uint8.
 
         Returns
         -------

@@ -46,11 +46,16 @@ class Plan:
 
     Attributes
     ----------
-    setup : what each decode worker is told
-    workers : decode processes
-    batch_size : steps of one forward
-    pinned : whether batches lie in page-locked memory
-    timeout : seconds a clip may go without progress
+    setup : Setup
+        What each decode worker is told.
+    workers : int
+        Decode processes.
+    batch_size : int
+        Steps of one forward.
+    pinned : bool
+        Whether batches lie in page-locked memory.
+    timeout : float
+        Seconds a clip may go without progress.
     """
 
     setup: Setup
@@ -100,12 +105,18 @@ def run_pipeline(
 
     Parameters
     ----------
-    work : the tasks
-    videos_root : folder that their paths are relative to
-    backbone : on its device
-    plan : sizes
-    recorder : takes the features, clip by clip
-    shown : is told where the time goes
+    work : Work
+        The tasks.
+    videos_root : Path
+        Folder that their paths are relative to.
+    backbone : Backbone
+        On its device.
+    plan : Plan
+        Sizes.
+    recorder : Recorder
+        Takes the features, clip by clip.
+    shown : Progress
+        Is told where the time goes.
 
     Raises
     ------

@@ -71,7 +71,8 @@ class Recorder:
 
         Parameters
         ----------
-        batch : the steps
+        batch : Batch
+            The steps.
         features : (N x vectors, D), the vectors of each step side by side; each becomes a step of the store, at the
             time of its own
 

@@ -26,8 +26,10 @@ class Gone:
 
     Attributes
     ----------
-    how : in words, as in "cuda:1 <how>"
-    suspect : whether what it worked on may have been its end
+    how : str
+        In words, as in "cuda:1 <how>".
+    suspect : bool
+        Whether what it worked on may have been its end.
     """
 
     how: str

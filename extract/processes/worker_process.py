@@ -36,13 +36,19 @@ class Order:
 
     Attributes
     ----------
-    settings : of the process
-    backbone : by name
-    recipe : hash of the recipe; a process that comes to another one refuses to work
-    folder : that relative paths begin in, where a machine has it
-    tables : ``dataset.json`` as the process that shares the work has it, where the store must be shown to be the same
-    seal_when_orphaned : whether a process that has lost the one that shares the work seals what is complete (nobody
-        else takes it over), or ends at once (somebody does)
+    settings : Settings
+        Of the process.
+    backbone : str
+        By name.
+    recipe : str
+        Hash of the recipe; a process that comes to another one refuses to work.
+    folder : str
+        That relative paths begin in, where a machine has it.
+    tables : dict[str, Any], optional
+        ``dataset.json`` as the process that shares the work has it, where the store must be shown to be the same.
+    seal_when_orphaned : bool
+        Whether a process that has lost the one that shares the work seals what is complete (nobody else takes it
+        over), or ends at once (somebody does)
     """
 
     settings: Settings
@@ -95,8 +101,10 @@ class Finished:
 
     Attributes
     ----------
-    error : why it gave up, an error that ends the whole run
-    interrupted : it was told to stop before the work was over
+    error : SupportsetError, optional
+        Why it gave up, an error that ends the whole run.
+    interrupted : bool
+        It was told to stop before the work was over.
     """
 
     error: SupportsetError | None = None
