@@ -103,8 +103,8 @@ def extract_command(
 ) -> None:
     """Extract the features of DATASET's clips that the store does not have yet.
 
-    DATASET is one of those that `datasets` lists; 'folder' takes a folder of your own. The same command goes on
-    where an earlier run stopped.
+    DATASET is one of those that `datasets` lists; 'folder' takes a folder of your own. The same command resumes
+    an earlier run.
     """
     from supportset.extract.readers.annotate import read_dataset
     from supportset.store.files import store_path

@@ -57,8 +57,8 @@ def extract_text_command(
 ) -> None:
     """Run a frozen text encoder once over the captions of a DATASET in the store.
 
-    The features lie beside those of the clips, by caption; a configuration reads them with text.features. The same
-    command goes on where an earlier run stopped, and does captions again whose text has changed.
+    A configuration reads the features with text.features. The same command resumes an earlier run, and extracts
+    captions again whose text has changed.
     """
     from supportset.store.format.dataset import open_dataset
 

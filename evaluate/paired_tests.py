@@ -1,9 +1,9 @@
-"""Intervals and tests over runs of several seeds that were all asked the same queries.
+"""Intervals and tests over runs of several seeds on the same queries.
 
-Two things vary from one study to the next: the clips that are asked, and the seeds of the trainings. Both are drawn
-anew, with replacement and apart from each other (the "pigeonhole" bootstrap for crossed factors); two variants are
-compared on the same draws. All captions of a clip are drawn together. With few seeds the part of the seeds is told a
-little too narrow (by sqrt((n - 1) / n)), while drawing both factors at once counts what they share twice.
+Two things vary from one study to the next: the clips, and the seeds of the trainings. Both are drawn
+with replacement, independently of each other (the "pigeonhole" bootstrap for crossed factors); two variants are
+compared on the same draws. All captions of a clip are drawn together. With few seeds the intervals' part from the seeds
+is slightly too narrow (by sqrt((n - 1) / n)), while drawing both factors at once counts what they share twice.
 """
 
 from __future__ import annotations

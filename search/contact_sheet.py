@@ -1,4 +1,4 @@
-"""A picture of retrieval results to judge at a glance: queries, their best clips, and which one was right."""
+"""A picture of retrieval results: queries, the clips found for each, and the right clip framed."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _strip(hit: Hit) -> Image.Image:
         for step in decode_clip(hit.path, hit.start_s, hit.end_s, Sampling(frames=_SAMPLED)):
             frames.append(_thumb(Image.fromarray(step.frames[0])))
     except DecodeError as error:
-        # A damaged file is told only after the frames that it does have.
+        # The decoder reports a damaged file after the frames that it has.
         if not frames:
             return _blank(f"{error.outcome.status}: {hit.path.name}")
     if len(frames) == _SAMPLED:

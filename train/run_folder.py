@@ -57,7 +57,7 @@ class RunFolder:
         return self.config.is_file()
 
     def check_usable(self, config: Config, resume: bool) -> None:
-        """Refuse what `check_same` refuses where a run that is there goes on, else what `check_free` does."""
+        """Check with `check_same` if a run resumes, else with `check_free`."""
         if resume and self.started:
             self.check_same(config)
         else:
@@ -70,7 +70,7 @@ class RunFolder:
             raise UsageError(f"{self.path}: the run folder is not empty; {mend}")
 
     def check_same(self, config: Config) -> None:
-        """Refuse to go on with a configuration that would have given another run.
+        """Refuse to resume with a configuration of another run.
 
         How long to train (``optim.epochs``, ``optim.max_steps``, ``optim.patience``), how often to log and to save, and
         the name may differ; but not ``optim.epochs`` where the learning rate falls to nothing over them.

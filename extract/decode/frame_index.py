@@ -27,7 +27,7 @@ from supportset.extract.outcome import DecodeError
 from supportset.store.format.status import MISSING, NO_VIDEO, UNREADABLE
 
 Heartbeat = Callable[[], None]
-_LAST = 3  # packets: what is corrupt among these has no end; what is corrupt before is told by the decoding pass
+_LAST = 3  # packets: what is corrupt among these has no end; the decoding pass reports earlier corrupt packets
 _WRONG = Fraction(10)  # seconds behind the stated end, and twice the stated length
 _MATROSKA = "matroska,webm"
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")

@@ -1,4 +1,4 @@
-"""Runs a study: the trials of its search, then every variant with every seed; goes on where it was broken off."""
+"""Run a study: the trials of its search, then every variant with every seed; resumable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Finished = dict[RunKey, dict[str, Any]]
 
 @dataclass
 class StudyRuns:
-    """The runs of a study as they lie in its folder.
+    """The runs of a study, in its folder.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ def run_study(
     UsageError
         What is wrong is so for the study as a whole.
     TrainingInterrupted
-        Stopped on request; the same command goes on, in the middle of a run too.
+        Stopped on request; the same command resumes, in the middle of a run too.
     """
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least one run at a time")
@@ -201,11 +201,11 @@ class _Active:
             except EOFError:
                 pass
         code = self.process.exitcode
-        return Outcome("failed", f"its process ended with exit code {code} (-9: killed, often for want of memory)")
+        return Outcome("failed", f"its process ended with exit code {code} (-9: killed, often by a lack of memory)")
 
 
 class _Runner:
-    """Makes runs, some at a time, and tells of each."""
+    """Makes runs, several at a time, and reports each."""
 
     def __init__(
         self, study: StudyRuns, store: str, jobs: int, device: str, keep_models: bool, tell: Callable[[str], None]
@@ -314,5 +314,5 @@ def _run_tasks(study: StudyRuns, runner: _Runner) -> list[Task]:
 def _interrupted(study: StudyRuns) -> SupportsetError:
     return TrainingInterrupted(
         f"stopped; {len(study.runs)} runs and {len(study.trials)} trials of {study.grid.name!r} are finished. The same "
-        "command goes on"
+        "command resumes"
     )

@@ -69,7 +69,7 @@ class Outcome:
 
     Attributes
     ----------
-    kind : ``done``, ``failed`` (recorded, the study goes on), ``stopped`` (on request, a checkpoint is kept) or
+    kind : ``done``, ``failed`` (recorded, the study continues), ``stopped`` (on request, a checkpoint is kept) or
         ``misused`` (the user's mistake: the study ends)
     words : what to tell
     trace : where in the program, for a failure that it did not expect

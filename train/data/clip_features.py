@@ -34,7 +34,7 @@ class ClipFeatures:
     device : that batches are wanted on
     place : where the features lie: ``gpu`` (the device's memory), ``ram``, ``disk`` (mapped files, read batch by
         batch), or ``auto``: the first of these that has room to spare
-    buffers : batches that lie in memory at a time, used in turn: a batch is valid until so many more were gathered.
+    buffers : batches in memory at a time, used in turn: a batch is valid until so many more were gathered.
         On a GPU they are pinned, and copied from while the next is filled. 0: each has memory of its own
     holders : processes of this machine that hold these features, each its own copy: for ``auto``
 

@@ -1,6 +1,6 @@
 """Captions tokenised once, and the batches of each epoch.
 
-What an epoch shows is a function of (seed, epoch) alone, so a run can go on in the middle of one.
+What an epoch shows is a function of (seed, epoch) alone, so a run can resume in the middle of one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from supportset.train.data.clip_features import ClipFeatures
 from supportset.train.data.packed_captions import PackedCaptions
 from supportset.train.model.batch import Batch, RankShard
 
-AHEAD = 2  # batches that are asked for before they are needed, where the features lie on a disk
+AHEAD = 2  # batches that are asked for before they are needed, where the features are on a disk
 _TOGETHER = 32  # batches whose places are worked out at once: few enough that these stay in the processor's cache
 
 
