@@ -43,6 +43,7 @@ def demo_command(out: Path, config: str, device: str) -> None:
     """
     from supportset.extract.backbones import load_backbone
     from supportset.extract.decode.sampling import Sampling
+    from supportset.extract.options import Execution
     from supportset.extract.readers.annotate import read_dataset
     from supportset.extract.run import extract
     from supportset.train.config import load_config
@@ -58,7 +59,8 @@ def demo_command(out: Path, config: str, device: str) -> None:
             click.echo(note, err=True)
         tables = world.write(store)
     with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
-        extract(tables, store, data, load_backbone("efficientnet_lite:0"), Sampling(frames=4), device=device)
+        backbone = load_backbone("efficientnet_lite:0")
+        extract(tables, store, data, backbone, Sampling(frames=4), execution=Execution(device=device))
     with stages.stage("train", "the support-set bottleneck and the text encoder, from the shards alone"):
         train(settings, store, run, device=device)
     with stages.stage("evaluate", "held-out clips, in combinations that training has not shown"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +121,20 @@ def extract_command(
     from supportset.extract.backbones import DEFAULT_BACKBONE, load_backbone
     from supportset.extract.decode.decoders import pick_decoder
     from supportset.extract.decode.sampling import Sampling
-    from supportset.extract.pipeline.devices import pick_devices
-    from supportset.extract.processes.ray_cluster import check_wishes
-    from supportset.extract.run import extract
+    from supportset.extract.options import Execution, Selection
+    from supportset.extract.run import check_places, extract
 
-    # Everything that a typing mistake can spoil comes before the first write.
+    # All options are checked before the first write.
     sampling = Sampling(fps=fps, frames=frames, max_steps=max_steps, stride=stride)
-    pick_decoder(run["decoder"])
-    check = pick_devices if run["ray"] is None else check_wishes
-    check(run["device"], run["processes"])
+    selection = Selection(**{field.name: run.pop(field.name) for field in fields(Selection)})
+    execution = Execution(**run)
+    pick_decoder(execution.decoder)
+    check_places(execution)
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
     tables = found.write(store)
-    summaries = [extract(tables, store, found.videos_root, backbone, sampling, **run) for backbone in loaded]
+    summaries = [
+        extract(tables, store, found.videos_root, backbone, sampling, selection, execution) for backbone in loaded
+    ]
     for summary in summaries:
         counts = ", ".join(f"{count:,} {status}" for status, count in summary.status.items())
         click.echo(f"{summary.dataset}: {counts} of {summary.clips:,} clips in {summary.seconds:.0f} s", err=True)

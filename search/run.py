@@ -63,7 +63,7 @@ class Run:
             Of unit length: the product with `embed_clips` is the cosine.
         """
         if self._live_text is None:
-            tokens: Any = tokenize(self.model, texts, self.config.data.max_words)
+            tokens: Any = tokenize(self.model, texts, self.config.data.max_tokens)
         else:
             recipe = self.model.text_recipe
             assert recipe is not None

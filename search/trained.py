@@ -1,11 +1,11 @@
-"""Search: the clips of a store that a sentence describes best, by a trained run."""
+"""Search the clips of a store with a sentence, by a trained run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,15 @@ from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.store.errors import UsageError
 from supportset.store.files import LocalFolder
 from supportset.store.format.card import Recipe
-from supportset.store.format.dataset import Dataset, open_dataset
 from supportset.store.read.aligned import AlignedFeatures
-from supportset.train.data.cached_text import TokenFeatures
-from supportset.train.data.feature_sets import clip_checksums, open_recorded_features
+from supportset.train.data.feature_sets import clip_checksums
 from supportset.train.data.source import digest
-from supportset.train.data.training_data import TokenTable
-from supportset.train.device import choose_device
-from supportset.train.encode import encode_gallery, encode_tokens, tokenize
-from supportset.train.model.model import SupportSetModel
+from supportset.train.open_run import open_run_on_store
 from supportset.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from supportset.train.data.cached_text import TokenFeatures
+    from supportset.train.data.training_data import TokenTable
 
 Texts = Callable[[Sequence[str]], list[NDArray[np.float32]]]
 """Features (T, h) of each text, by a frozen encoder."""
@@ -70,8 +69,28 @@ def search(
     live_text: LiveText | None = None,
 ) -> list[Hit]:
     """The ``k`` best clips for one sentence; see `Searcher` for the parameters and errors."""
+    check_query([text], k)
     searcher = Searcher(run, store, dataset=dataset, protocol=protocol, split=split, device=device, live_text=live_text)
     return searcher.search([text], k)[0]
+
+
+def check_query(texts: Sequence[str], k: int) -> None:
+    """Refuse what cannot be searched for, before anything is loaded.
+
+    Raises
+    ------
+    UsageError
+        A blank sentence, one that is not Unicode text, or ``k`` below 1.
+    """
+    for text in texts:
+        if not text.strip():
+            raise UsageError(f"the query {text!r} is blank: describe a clip")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"the query {text!r} is not UTF-8 text: set the terminal's encoding to UTF-8") from None
+    if k < 1:
+        raise UsageError(f"-k {k}: give at least 1")
 
 
 class Searcher:
@@ -108,17 +127,13 @@ class Searcher:
         device: str = "auto",
         live_text: LiveText | None = None,
     ) -> None:
-        folder = RunFolder(run)
-        self.config = folder.load_config()
-        model_folder = folder.model_folder()
-        chosen = choose_device(device)
-        self.tables: Dataset = open_dataset(store, dataset or self.config.data.dataset)
-        record = folder.data_record()
-        features = open_recorded_features(record, store, self.tables.name)
+        opened = open_run_on_store(run, store, dataset)
+        folder, record, features = opened.folder, opened.record, opened.features
+        self.config, self.tables = opened.config, opened.dataset
         if not len(features):
             raise UsageError(f"{store}: dataset {self.tables.name!r} has no clip with features of the run's recipe")
         wanted = self._wanted(features, protocol, split)
-        self.model = SupportSetModel.from_pretrained(model_folder, device=str(chosen))
+        self.model = opened.load_model(device)
         self._live = self._open_text(live_text, record, folder.path)
         everything = self._embeddings(folder, features)
         row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
@@ -127,17 +142,16 @@ class Searcher:
         self._files = self._where(features)
 
     def search(self, texts: Sequence[str], k: int = 5) -> list[list[Hit]]:
-        """The ``k`` best clips for each sentence, the best first.
+        """Find the ``k`` best clips for each sentence, the best first.
 
         Raises
         ------
         UsageError
-            A blank sentence, or ``k`` below 1.
+            See `check_query`.
         """
-        if blank := [text for text in texts if not text.strip()]:
-            raise UsageError(f"the question {blank[0]!r} is blank: say what to look for")
-        if k < 1:
-            raise UsageError(f"-k {k}: ask for at least one clip")
+        check_query(texts, k)
+        from supportset.train.encode import encode_tokens
+
         queries = unit_rows(encode_tokens(self.model, self._read(texts)))
         hits = []
         for query in queries:
@@ -159,8 +173,11 @@ class Searcher:
         return live_text(recipe, (record.get("text_features") or {}).get("encoder"))
 
     def _read(self, texts: Sequence[str]) -> TokenTable | TokenFeatures:
+        from supportset.train.data.cached_text import TokenFeatures
+        from supportset.train.encode import tokenize
+
         if self._live is None or self.model.text_recipe is None:
-            return tokenize(self.model, texts, self.config.data.max_words)
+            return tokenize(self.model, texts, self.config.data.max_tokens)
         recipe = self.model.text_recipe
         rounded = [each.astype(recipe.dtype).astype(np.float32) for each in self._live(texts)]  # as those trained on
         return TokenFeatures.of(rounded, recipe.dim)
@@ -185,6 +202,8 @@ class Searcher:
         kept = _read_kept(folder.cache / name, key)
         if kept is not None:
             return kept
+        from supportset.train.encode import encode_gallery
+
         embeddings = encode_gallery(self.model, features, features.clip_ids, self.config.data.max_steps)
         LocalFolder(folder.cache).put({name: [save({"embeddings": embeddings}, metadata={"key": key})]})
         return embeddings

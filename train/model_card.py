@@ -7,16 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from supportset.train.config import Config
+from supportset.train.registry import CAPTIONING, CONTRASTIVE
 from supportset.train.run_folder import RunFolder, to_toml
 
 CARD = "README.md"
-_CAPTIONING = {
-    "none": "no captioning loss",
-    "identity": "ordinary captioning of each clip",
-    "full": "captioning from the whole batch",
-    "hybrid": "captioning from the mean of the own clip's weight and the whole batch's",
-    "cross": "captioning from the other clips of the batch",
-}
 
 
 def write_card(folder: RunFolder) -> str:
@@ -59,10 +53,10 @@ def _front(record: Mapping[str, Any]) -> str:
 
 
 def _what(config: Config) -> str:
-    contrastive = "InfoNCE" if config.loss.contrastive == "infonce" else f"hinge, {config.loss.negatives} negatives"
-    captioning = _CAPTIONING[config.support.captioning]
-    if config.support.captioning != "none":
-        captioning += f", weight {config.loss.weight:g}"
+    contrastive = CONTRASTIVE.load(config.loss.contrastive).description.format_map(config.loss.model_dump())
+    captioning = CAPTIONING.load(config.support.captioning).description
+    if config.captions:
+        captioning += f", weight {config.loss.caption_weight:g}"
     if config.support.bank:
         captioning += f", memory bank {config.support.bank}"
     return (
@@ -200,7 +194,7 @@ def _limits(config: Config, record: Mapping[str, Any]) -> str:
         "",
         f"- It has seen the captions and clips of {record['dataset']} alone: what these show, and how they say it, is "
         "what it knows, their biases included.",
-        f"- Captions are cut after {config.data.max_words} tokens, clips thinned to {config.data.max_steps} steps. "
+        f"- Captions are cut after {config.data.max_tokens} tokens, clips thinned to {config.data.max_steps} steps. "
         "Vision only: no audio, no speech.",
         "- Cosines order the clips for one query; they are no probabilities and are not to be compared across models.",
         "- One run with one seed: with 1,000 queries one R@1 has a standard error of about 1.4 points.",
@@ -214,7 +208,7 @@ def _licences(config: Config, record: Mapping[str, Any]) -> str:
         weights.append(f"the text features' encoder {record['text_features']['recipe']['backbone']}")
     elif config.text.encoder in ("t5", "hf"):
         weights.append(f"the text encoder {config.text.name}")
-    if config.support.captioning != "none" and config.decoder.kind == "t5":
+    if config.captions and config.decoder.kind == "t5":
         weights.append(f"the caption decoder {config.decoder.name}")
     return (
         "## Licences\n\n"

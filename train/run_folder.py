@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import LocalFolder, hash_file, sync_folder, telling
-from supportset.train.config import Config, load_config
+from supportset.train.config import Config, flat, load_config
 
 WEIGHTS = "model.safetensors"
 
@@ -78,7 +78,7 @@ class RunFolder:
         free = {"name"} | {
             f"optim.{key}" for key in ("epochs", "max_steps", "patience", "log_every", "checkpoint_every")
         }
-        there, here = (_flat(each.model_dump()) for each in (self.load_config(), config))
+        there, here = (flat(each.model_dump()) for each in (self.load_config(), config))
         if config.optim.schedule != "constant":
             free.remove("optim.epochs")
         differing = [key for key in here if key not in free and here[key] != there[key]]
@@ -180,10 +180,3 @@ def to_toml(config: Config) -> str:
 def _toml_line(key: str, value: Any) -> str:
     # JSON writes strings, booleans, integers, floats and flat lists as TOML does (a float has a point or an exponent).
     return f"{key} = {json.dumps(value, ensure_ascii=False).replace(chr(0x7F), chr(92) + 'u007f')}"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -34,7 +34,7 @@ class Gone:
     suspect: bool
 
 
-class Engine(Protocol):
+class WorkerProcess(Protocol):
     """An extraction process, wherever it is."""
 
     @property
@@ -51,14 +51,14 @@ class Engine(Protocol):
         ...
 
 
-class Engines(Protocol):
+class WorkerProcesses(Protocol):
     """Starts extraction processes and hears from them."""
 
-    def start(self, place: str) -> Engine:
+    def start(self, place: str) -> WorkerProcess:
         """Start a process at one of the places; it may take its time."""
         ...
 
-    def events(self, seconds: float) -> Sequence[tuple[Engine, Message | Gone]]:
+    def events(self, seconds: float) -> Sequence[tuple[WorkerProcess, Message | Gone]]:
         """What has come in; waits at most so long for it. After its ``Gone`` nothing comes from a process."""
         ...
 
@@ -67,7 +67,7 @@ class Engines(Protocol):
         ...
 
 
-class LocalEngine:
+class LocalProcess:
     """A process of this machine.
 
     Parameters
@@ -141,7 +141,7 @@ class LocalEngine:
         return " ".join(self._words.read().decode(errors="replace").split())[-_LAST_WORDS:]
 
 
-class LocalEngines:
+class LocalProcesses:
     """Extraction processes on the devices of this machine.
 
     Parameters
@@ -152,32 +152,32 @@ class LocalEngines:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._running: list[LocalEngine] = []
+        self._running: list[LocalProcess] = []
 
-    def start(self, place: str) -> LocalEngine:
+    def start(self, place: str) -> LocalProcess:
         """Start a process; ``place`` is its device, with anything after a blank to tell it from others."""
-        engine = LocalEngine(self._order.with_settings(device=place.partition(" ")[0]), place)
-        self._running.append(engine)
-        return engine
+        process = LocalProcess(self._order.with_settings(device=place.partition(" ")[0]), place)
+        self._running.append(process)
+        return process
 
-    def events(self, seconds: float) -> list[tuple[LocalEngine, Message | Gone]]:
+    def events(self, seconds: float) -> list[tuple[LocalProcess, Message | Gone]]:
         """What has come in by then."""
-        ready = set(wait([engine.link for engine in self._running], seconds))
-        found: list[tuple[LocalEngine, Message | Gone]] = []
-        for engine in [engine for engine in self._running if engine.link in ready]:
+        ready = set(wait([process.link for process in self._running], seconds))
+        found: list[tuple[LocalProcess, Message | Gone]] = []
+        for process in [process for process in self._running if process.link in ready]:
             try:
-                while engine.link.poll():
-                    found.append((engine, engine.link.recv()))
+                while process.link.poll():
+                    found.append((process, process.link.recv()))
             except (EOFError, ConnectionResetError):
-                self._running.remove(engine)
-                found.append((engine, Gone(engine.end(), suspect=True)))
+                self._running.remove(process)
+                found.append((process, Gone(process.end(), suspect=True)))
         return found
 
     def close(self) -> None:
         """Kill what is left."""
-        for engine in self._running:
-            engine.kill()
-            engine.link.close()
+        for process in self._running:
+            process.kill()
+            process.link.close()
         self._running = []
 
 

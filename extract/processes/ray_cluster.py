@@ -1,6 +1,6 @@
 """Extraction processes on a Ray cluster: an actor a GPU hosts the same process that this machine would run.
 
-The actor only passes messages on, so it answers whatever the engine does, and a crash of the engine is told apart
+The actor only passes messages on, so it answers whatever the process does, and a crash of the process is told apart
 from the loss of its machine: the first may be a clip's fault, the second never is.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from supportset.extract.processes.local import Gone, LocalEngines
+from supportset.extract.processes.local import Gone, LocalProcesses
 from supportset.extract.processes.worker_process import Answer, Message, Order
 from supportset.store.errors import SupportsetError, UsageError
 
@@ -21,7 +21,7 @@ _CONNECT_SECONDS = 10.0
 LOCAL = "local"
 
 
-def check_wishes(device: str, processes: int | None) -> None:
+def check_ray_options(device: str, processes: int | None) -> None:
     """Check what can be checked before a cluster is asked.
 
     Raises
@@ -36,7 +36,7 @@ def check_wishes(device: str, processes: int | None) -> None:
         raise UsageError(f"processes={processes} should be above 0")
 
 
-class EngineHost:
+class ProcessHost:
     """The actor: one extraction process, and the way to it.
 
     Parameters
@@ -45,21 +45,21 @@ class EngineHost:
     """
 
     def __init__(self, order: Order) -> None:
-        self._engines = LocalEngines(order)
-        self._engine = self._engines.start(order.settings.device)
+        self._processes = LocalProcesses(order)
+        self._process = self._processes.start(order.settings.execution.device)
 
     def exchange(self, answers: Sequence[Answer], interrupt: bool) -> tuple[str, list[Message | Gone]]:
         """Pass answers on, and come back with the machine's name and what the process says, soon or a little later."""
         for answer in answers:
-            self._engine.send(answer)
+            self._process.send(answer)
         if interrupt:
-            self._engine.interrupt()
-        return socket.gethostname(), [message for _, message in self._engines.events(_POLL_SECONDS)]
+            self._process.interrupt()
+        return socket.gethostname(), [message for _, message in self._processes.events(_POLL_SECONDS)]
 
 
 @dataclass(eq=False)
-class RayEngine:
-    """A process of the cluster, as :class:`supportset.extract.processes.local.Engine`."""
+class RayProcess:
+    """A process of the cluster, as :class:`supportset.extract.processes.local.WorkerProcess`."""
 
     actor: Any
     name: str
@@ -79,7 +79,7 @@ class RayEngine:
             _ray().kill(self.actor)
 
 
-class RayEngines:
+class RayProcesses:
     """Extraction processes on a Ray cluster.
 
     Parameters
@@ -106,10 +106,10 @@ class RayEngines:
     """
 
     def __init__(self, order: Order, address: str, processes: int | None = None) -> None:
-        kind = order.settings.device
-        check_wishes(kind, processes)
+        kind = order.settings.execution.device
+        check_ray_options(kind, processes)
         self._own = _connect(address)
-        self._running: list[RayEngine] = []
+        self._running: list[RayProcess] = []
         try:
             share = _share(kind, processes, address)
         except UsageError:
@@ -119,54 +119,54 @@ class RayEngines:
         self.gpus, self.cores = share.gpus, share.cores
         self._order = order.with_settings(device="cuda" if share.gpus else "cpu", cores=share.cores)
 
-    def start(self, place: str) -> RayEngine:
+    def start(self, place: str) -> RayProcess:
         """Ask the cluster for a process; it starts when there is room."""
-        remote = _ray().remote(EngineHost)
-        engine = RayEngine(
+        remote = _ray().remote(ProcessHost)
+        process = RayProcess(
             remote.options(num_gpus=self.gpus, num_cpus=self.cores, max_restarts=0).remote(self._order), place
         )
-        self._running.append(engine)
-        return engine
+        self._running.append(process)
+        return process
 
-    def events(self, seconds: float) -> list[tuple[RayEngine, Message | Gone]]:
+    def events(self, seconds: float) -> list[tuple[RayProcess, Message | Gone]]:
         """What has come in by then."""
         ray = _ray()
-        for engine in self._running:
-            if engine.pending is None:
-                engine.pending = engine.actor.exchange.remote(engine.answers, engine.stopping)
-                engine.answers, engine.stopping = [], False
+        for process in self._running:
+            if process.pending is None:
+                process.pending = process.actor.exchange.remote(process.answers, process.stopping)
+                process.answers, process.stopping = [], False
         if not self._running:
             return []
-        by_reference = {engine.pending: engine for engine in self._running}
+        by_reference = {process.pending: process for process in self._running}
         ready, _ = ray.wait(list(by_reference), num_returns=1, timeout=seconds)
         ready, _ = ray.wait(list(by_reference), num_returns=len(by_reference), timeout=0) if ready else (ready, None)
-        found: list[tuple[RayEngine, Message | Gone]] = []
-        for engine in [by_reference[reference] for reference in ready]:
-            found += [(engine, message) for message in self._receive(engine)]
+        found: list[tuple[RayProcess, Message | Gone]] = []
+        for process in [by_reference[reference] for reference in ready]:
+            found += [(process, message) for message in self._receive(process)]
         return found
 
     def close(self) -> None:
         """Kill what is left, and the cluster too where it was made for this run."""
-        for engine in self._running:
-            _ray().kill(engine.actor)
+        for process in self._running:
+            _ray().kill(process.actor)
         self._running = []
         if self._own:
             _ray().shutdown()
 
-    def _receive(self, engine: RayEngine) -> list[Message | Gone]:
+    def _receive(self, process: RayProcess) -> list[Message | Gone]:
         ray = _ray()
-        reference, engine.pending = engine.pending, None
+        reference, process.pending = process.pending, None
         messages: list[Message | Gone]
         try:
             host, messages = ray.get(reference)
         except ray.exceptions.RayError as error:
             messages = [Gone(f"was lost: {_first_line(error)}", suspect=False)]
         else:
-            if not engine.heard:
-                engine.heard, engine.name = True, f"{engine.name} on {host}"
+            if not process.heard:
+                process.heard, process.name = True, f"{process.name} on {host}"
         if any(isinstance(message, Gone) for message in messages):
-            self._running.remove(engine)
-            ray.kill(engine.actor)
+            self._running.remove(process)
+            ray.kill(process.actor)
         return messages
 
 

@@ -1,4 +1,4 @@
-"""An extraction process beside others: an engine that gets its chunks, and tells what it does, through a pipe.
+"""An extraction process beside others: a worker process that gets its chunks, and tells what it does, through a pipe.
 
 Started by ``processes.local`` as ``python -m supportset.extract.processes.worker_process SOCKET``.
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from supportset.extract.backbones import load_backbone
 from supportset.extract.pipeline.recipe import make_recipe
-from supportset.extract.processes.extraction import ChunkSource, Settings, run_engine
+from supportset.extract.processes.extraction import ChunkSource, Settings, run_extraction
 from supportset.extract.progress.progress import Progress
 from supportset.extract.progress.stage_timing import Spent
 from supportset.extract.work.chunks import Chunk
@@ -36,7 +36,7 @@ class Order:
 
     Attributes
     ----------
-    settings : of the engine
+    settings : of the process
     backbone : by name
     recipe : hash of the recipe; a process that comes to another one refuses to work
     folder : that relative paths begin in, where a machine has it
@@ -52,8 +52,10 @@ class Order:
     tables: dict[str, Any] | None = None
     seal_when_orphaned: bool = True
 
-    def with_settings(self, **changes: Any) -> Order:
-        """The same with other settings."""
+    def with_settings(self, device: str = "", **changes: Any) -> Order:
+        """The same with another device, or other settings."""
+        if device:
+            changes["execution"] = replace(self.settings.execution, device=device)
         return replace(self, settings=replace(self.settings, **changes))
 
 
@@ -208,7 +210,7 @@ def run_ordered(order: Order, chunks: ChunkSource, shown: Progress) -> None:
     ------
     SupportsetError
         Videos, store or weights are not those of the process that shares the work; and as of
-        :func:`supportset.extract.processes.extraction.run_engine`.
+        :func:`supportset.extract.processes.extraction.run_extraction`.
     """
     settings, here = order.settings, socket.gethostname()
     with suppress(OSError):
@@ -220,12 +222,12 @@ def run_ordered(order: Order, chunks: ChunkSource, shown: Progress) -> None:
     if order.tables is not None:
         _check_store(settings, order.tables, here)
     backbone = load_backbone(order.backbone)
-    if make_recipe(backbone, settings.sampling, settings.dtype).hash != order.recipe:
+    if make_recipe(backbone, settings.sampling, settings.execution.dtype).hash != order.recipe:
         raise SupportsetError(
             f"{order.backbone}: has other weights or another transform on {here} than where the run was started; "
             "give all machines the same file and the same versions"
         )
-    run_engine(chunks, settings, backbone, shown)
+    run_extraction(chunks, settings, backbone, shown)
 
 
 def _check_store(settings: Settings, tables: dict[str, Any], here: str) -> None:
@@ -277,6 +279,6 @@ def _write(link: Connection, outbox: SimpleQueue[Message | None]) -> None:
 
 if __name__ == "__main__":
     # Under its own name, so that the messages are the same classes on both sides of the pipe.
-    from supportset.extract.processes import worker_process as engine_process
+    from supportset.extract.processes import worker_process as worker_process
 
-    engine_process.main(int(sys.argv[1]))
+    worker_process.main(int(sys.argv[1]))

@@ -1,9 +1,9 @@
-"""Shards: the ragged features of some hundred clips, in a form that plain libraries open.
+"""Shards: the ragged features of some hundred clips, in files that other libraries open.
 
-A shard is three arrays: ``values`` (ΣT, D), ``timestamps`` (ΣT, 2) float64 seconds (each step's
-start and end) and ``offsets`` (N + 1) int64: clip ``i`` has the rows ``offsets[i]:offsets[i + 1]``.
-The two formats turn them into files and say where in those files the numbers lie, uncompressed and
-in one run, so that a reader can map them. Neither touches a disk: :mod:`supportset.store.files` does.
+A shard has three arrays: ``values`` (ΣT, D), ``timestamps`` (ΣT, 2) float64 seconds (start and end of each step)
+and ``offsets`` (N + 1,) int64. Clip ``i`` has the rows ``offsets[i]:offsets[i + 1]``. A format encodes the arrays as
+files, and locates them there: uncompressed and contiguous, so that a reader can map them. A format does no disk access:
+:mod:`supportset.store.files` does.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ class ShardArrays:
     Attributes
     ----------
     values : (ΣT, D) float16 or float32
-    timestamps : (ΣT, 2) float64, seconds
-    offsets : (N + 1,) int64, from 0 to ΣT
+    timestamps : (ΣT, 2) float64
+        Seconds.
+    offsets : (N + 1,) int64
+        From 0 to ΣT.
     """
 
     values: Array
@@ -42,13 +44,13 @@ class ShardArrays:
 
     @classmethod
     def pack(cls, values: Sequence[Array], timestamps: Sequence[Array]) -> ShardArrays:
-        """Lay clips side by side."""
+        """Concatenate clips."""
         lengths = np.array([len(clip) for clip in values], dtype=np.int64)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         return cls(np.concatenate(values), np.concatenate(timestamps), offsets)
 
     def items(self) -> list[tuple[str, Array]]:
-        """Name and little-endian, C-contiguous form of each array."""
+        """Return the name and the little-endian, C-contiguous form of each array."""
         stored = {"values": self.values.dtype, "timestamps": np.dtype(np.float64), "offsets": np.dtype(np.int64)}
         return [
             (name, np.ascontiguousarray(getattr(self, name), dtype=dtype.newbyteorder("<")))
@@ -58,14 +60,17 @@ class ShardArrays:
 
 @dataclass(frozen=True)
 class Location:
-    """Where an array's numbers lie: in one run of one file, uncompressed, C order, little-endian.
+    """Place of an array in a file: uncompressed, contiguous, C order, little-endian.
 
     Attributes
     ----------
-    file : name relative to the ``shards`` folder
-    offset : of the first byte
-    dtype : ``float16``, ``float32``, ``float64`` or ``int64``
-    shape : of the array
+    file : str
+        Name relative to the ``shards`` folder.
+    offset : int
+        Position of the first byte.
+    dtype : str
+        ``float16``, ``float32``, ``float64`` or ``int64``.
+    shape : tuple of int
     """
 
     file: str
@@ -75,26 +80,26 @@ class Location:
 
     @property
     def nbytes(self) -> int:
-        """Number of bytes from ``offset`` on."""
+        """Number of bytes."""
         return self.view_dtype.itemsize * math.prod(self.shape)
 
     @property
     def view_dtype(self) -> np.dtype[Any]:
-        """The dtype with its byte order."""
+        """Dtype with its byte order."""
         return np.dtype(self.dtype).newbyteorder("<")
 
     def view(self, content: memoryview) -> Array:
-        """The array as a view on the file's content, without a copy."""
+        """Return the array as a view of the file's content."""
         count = int(np.prod(self.shape))
         return np.frombuffer(content, self.view_dtype, count, self.offset).reshape(self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """The location as a JSON object."""
+        """Return a JSON object."""
         return {"file": self.file, "offset": self.offset, "dtype": self.dtype, "shape": list(self.shape)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Location:
-        """Read what :meth:`to_json` gave."""
+        """Inverse of :meth:`to_json`."""
         return cls(data["file"], data["offset"], data["dtype"], tuple(data["shape"]))
 
 
@@ -104,8 +109,10 @@ class EncodedShard:
 
     Attributes
     ----------
-    files : content by name relative to the ``shards`` folder; all share their first component
-    arrays : where ``values``, ``timestamps`` and ``offsets`` lie in them; empty where they are compressed
+    files : dict
+        Content by name, relative to the ``shards`` folder. All names share their first component.
+    arrays : dict
+        Location of ``values``, ``timestamps`` and ``offsets``; empty for an archive.
     """
 
     files: dict[str, Parts]
@@ -114,13 +121,15 @@ class EncodedShard:
 
 @dataclass(frozen=True)
 class Compression:
-    """How the arrays of an archive are packed, without loss.
+    """Lossless compression of an archive.
 
     Attributes
     ----------
-    codec : ``zstd`` or ``gzip``, after the bytes of the numbers were sorted by their place in the number, which makes
-        the saving on floats about twice as large
-    level : 1 (fast) to 9 (small)
+    codec : str
+        ``zstd`` or ``gzip``, after the bytes of the numbers were sorted by their place in the number, which
+        makes the saving on floats about twice as large.
+    level : int
+        1 (fast) to 9 (small).
     """
 
     codec: str

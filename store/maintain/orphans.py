@@ -18,15 +18,18 @@ _SHARD = re.compile(r"([0-9a-f]{16})(\.\w+)")
 
 
 @dataclass(frozen=True)
-class Leftover:
+class Orphan:
     """A file or folder that is no part of the set.
 
     Attributes
     ----------
-    kind : ``orphan`` (a shard without an index), ``temporary`` (unfinished), ``foreign`` (not of this program)
-    path : of it
-    changed : seconds since 1970, by the storage's clock, at which it, or something in it, last changed; NaN where the
-        storage does not tell
+    kind : str
+        ``orphan`` (a shard without an index), ``temporary`` (unfinished), ``foreign`` (not of this program).
+    path : StorePath
+        Of it.
+    changed : float
+        Seconds since 1970, by the storage's clock, at which it, or something in it, last changed; NaN where the
+        storage does not tell.
     """
 
     kind: str
@@ -34,7 +37,7 @@ class Leftover:
     changed: float
 
 
-def find_leftovers(path: str | StorePath) -> list[Leftover]:
+def find_orphans(path: str | StorePath) -> list[Orphan]:
     """What lies in a feature set's folder and is no part of it. Names with a dot that are not ours are left out.
 
     A writer that runs now has such files too: only their age tells them from those of a killed one.
@@ -56,7 +59,7 @@ def find_leftovers(path: str | StorePath) -> list[Leftover]:
             found.append(("orphan", place / SHARDS, name))
     kept = sorted((kind, str(at), name) for kind, at, name in found if kind)
     changes = [(kind, at, name, open_folder(at).changed(name)) for kind, at, name in kept]
-    return [Leftover(kind, store_path(at) / name, when) for kind, at, name, when in changes if when is not None]
+    return [Orphan(kind, store_path(at) / name, when) for kind, at, name, when in changes if when is not None]
 
 
 def _kind(name: str, known: set[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Open features that other programs wrote, by what is at a path."""
+"""Opening of features that other programs wrote."""
 
 from __future__ import annotations
 
@@ -27,17 +27,20 @@ def open_source(path: str | Path, naming: Naming | None = None) -> ClipArrays:
 
     Parameters
     ----------
-    path : a folder of one ``.npy``/``.npz``/``.pt`` a clip, at any depth; an ``.h5``/``.hdf5`` file of one dataset a
-        clip (or one group a clip with a dataset in it); an ``.npz``, ``.safetensors`` or ``.pt`` file of one array a
-        clip; an ``.npy`` array (N, D) or (N, T, D) with ``ids.txt`` beside it, or (ΣT, D) with ``offsets.npy`` too
-    naming : how clip ids come from names
+    path : str or Path
+        A folder of one ``.npy``/``.npz``/``.pt`` a clip, at any depth; an ``.h5``/``.hdf5`` file of one dataset
+        a clip (or one group a clip with a dataset in it); an ``.npz``, ``.safetensors`` or ``.pt`` file of one
+        array a clip; an ``.npy`` array (N, D) or (N, T, D) with ``ids.txt`` beside it, or (ΣT, D) with
+        ``offsets.npy`` too.
+    naming : Naming, optional
+        Rule from names to clip ids.
 
     Raises
     ------
     UsageError
-        Nothing of the kind is there; two names that stand for one clip; an id list that does not fit.
+        There is nothing to import, two names mean the same clip, or the id list does not match.
     SupportsetError
-        The file is damaged as a whole.
+        The file cannot be read.
     """
     path, naming = local_path(path, "copy it to a local folder first"), naming or Naming()
     if path.is_dir():

@@ -216,7 +216,7 @@ class History:
             (kind, str(file)): disk.damaged_clips(files[file], self.features)
             for file, kind in self.active_damage().items()
         }
-        assert {(problem.kind, problem.path) for problem in report.problems if problem.harmless} == disk.leftovers()
+        assert {(problem.kind, problem.path) for problem in report.problems if problem.harmless} == disk.orphan()
 
     def active_damage(self) -> dict[Path, str]:
         """Kind by file, of damaged files that readers look at."""

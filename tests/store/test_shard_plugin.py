@@ -84,7 +84,7 @@ def test_what_is_written_reads_without_the_plugin(tmp_path: Path, plugin: Path) 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("broken", "plugin no_such_module_at_all:FORMAT cannot be imported"),
+        ("broken", "no_such_module_at_all:FORMAT.*cannot be loaded"),
         ("misnamed", "is not a ShardFormat of this name"),
         ("lmdb", "unknown: use one of zarr, .*plain"),
     ],

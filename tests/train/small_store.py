@@ -113,8 +113,8 @@ def config(**sections: Any) -> Config:
         "text": {"encoder": "words", "head": "mean", "width": 32, "heads": 4, "layers": 1, "norm": "layer",
                  "dropout": 0.1, "vocabulary": 100},
         "decoder": {"kind": "scratch", "width": 32, "heads": 4, "layers": 1, "vocabulary": 100},
-        "loss": {"weight": 0.5},
-        "optim": {"epochs": 3, "batch_size": 32, "learning_rate": 3e-3, "clip_norm": 5.0, "log_every": 3},
+        "loss": {"caption_weight": 0.5},
+        "optim": {"epochs": 3, "batch_size": 32, "learning_rate": 3e-3, "max_grad_norm": 5.0, "log_every": 3},
     }  # fmt: skip
     for section, values in sections.items():
         tree[section] = {**tree.get(section, {}), **values} if isinstance(values, dict) else values

@@ -93,7 +93,12 @@ def run(store: SmallStore, words: dict[str, str]) -> Path:
 def test_stored_features_give_what_the_frozen_encoder_gives(
     kind: str, head: str, store: SmallStore, folders: dict[str, Path], words: dict[str, str]
 ) -> None:
-    sections: dict[str, Any] = {"video": STILL, "decoder": STILL, "data": {"max_words": 24}, "loss": {"weight": 1.0}}
+    sections: dict[str, Any] = {
+        "video": STILL,
+        "decoder": STILL,
+        "data": {"max_tokens": 24},
+        "loss": {"caption_weight": 1.0},
+    }
     live_setting = config(
         **sections, text={"encoder": kind, "name": str(folders[kind]), "finetune": False, "head": head, **STILL}
     )

@@ -96,7 +96,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     optim = {"epochs": 8, "batch_size": 24, "learning_rate": 1e-2, "select_by": "last"}  # retrieval is learned before
-    setting = config(data={"holdout": 0.0}, support={"captioning": "identity"}, loss={"weight": 2.0}, optim=optim)
+    setting = config(
+        data={"holdout": 0.0}, support={"captioning": "identity"}, loss={"caption_weight": 2.0}, optim=optim
+    )
     train(setting, root, path, device="cpu")
     return path
 

@@ -20,7 +20,7 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.train.config import LossConfig, OptimConfig
 from supportset.train.data.training_data import TrainingData
 from supportset.train.loop.checkpoint import Position
-from supportset.train.loop.schedule import EpochMeans, collapse_hint, finished, rate_factor, warmup_negatives
+from supportset.train.loop.schedule import collapse_hint, finished, rate_factor, warmup_loss
 from supportset.train.loop.stop import TrainingInterrupted
 from supportset.train.loop.training import train
 from supportset.train.model.batch import Batch
@@ -225,7 +225,7 @@ def test_damaged_lines_of_the_log_are_removed_and_told(
     log.write_bytes(whole + b"\0\0\0\n" + b'{"kind": "train"}\n[1]\n{"step": "3"}\n{"kind": "tr')
     longer = config(support={"captioning": "none"}, optim={**optim, "epochs": 2})
     train(longer, root, tmp_path / "run", resume=True, device="cpu")
-    assert "metrics.jsonl: 5 damaged lines of an earlier sitting are removed" in capsys.readouterr().err
+    assert "metrics.jsonl: removed 5 damaged lines" in capsys.readouterr().err
     assert log.read_bytes().startswith(whole)
     assert [record["step"] for record in records(tmp_path / "run", "train")] == list(range(1, 17))
 
@@ -281,19 +281,19 @@ def test_the_last_model_is_kept_where_nothing_is_held_out(root: Path, tmp_path: 
 
 
 def test_warm_up_negatives_reach_the_model(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+    seen: list[str] = []
     original = SupportSetModel.forward
 
-    def forward(self: SupportSetModel, batch: Batch, *, negatives: Any = None, **rest: Any) -> Losses:
-        seen.append(negatives)
-        return original(self, batch, negatives=negatives, **rest)
+    def forward(self: SupportSetModel, batch: Batch, *, loss: LossConfig, **rest: Any) -> Losses:
+        seen.append(loss.negatives)
+        return original(self, batch, loss=loss, **rest)
 
     monkeypatch.setattr(SupportSetModel, "forward", forward)
     setting = config(
         support={"captioning": "none"}, loss={"warmup": "summed", "warmup_epochs": 0.5}, optim={"epochs": 1}
     )
     train(setting, root, tmp_path / "run", device="cpu")
-    assert seen == ["summed"] * 4 + [None] * 4
+    assert seen == ["summed"] * 4 + ["hardest"] * 4
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -303,9 +303,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_batchs_clips(
     batches: list[list[str]] = []
     original = SupportSetModel.forward
 
-    def forward(self: SupportSetModel, batch: Batch, *, negatives: Any = None, **rest: Any) -> Losses:
+    def forward(self: SupportSetModel, batch: Batch, **rest: Any) -> Losses:
         batches.append(batch.clip_ids)
-        losses = original(self, batch, negatives=negatives, **rest)
+        losses = original(self, batch, **rest)
         if len(batches) == 5:
             losses.total = losses.total * bad
         return losses
@@ -350,7 +350,7 @@ def test_a_damaged_checkpoint_is_one_line(root: Path, tmp_path: Path) -> None:
     train(setting, root, tmp_path / "run", device="cpu")
     state = tmp_path / "run" / "checkpoint" / "state.pt"
     state.write_bytes(state.read_bytes()[:5000])
-    with pytest.raises(SupportsetError, match=r"state\.pt: cannot be resumed from") as error:
+    with pytest.raises(SupportsetError, match=r"state\.pt: cannot resume from it") as error:
         train(config(support={"captioning": "none"}), root, tmp_path / "run", resume=True, device="cpu")
     assert "\n" not in str(error.value)
 
@@ -386,19 +386,19 @@ def test_learning_rate_by_hand() -> None:
 
 
 def test_warm_up_is_only_for_the_loss_that_collapses() -> None:
-    assert warmup_negatives(LossConfig(), 9, 10) == "infonce"
-    assert warmup_negatives(LossConfig(), 10, 10) is None
+    assert warmup_loss(LossConfig(), 9, 10) == LossConfig(contrastive="infonce")
+    assert warmup_loss(LossConfig(warmup="summed"), 9, 10) == LossConfig(warmup="summed", negatives="summed")
+    assert warmup_loss(LossConfig(), 10, 10) == LossConfig()
     for other in ({"warmup": "none"}, {"contrastive": "infonce"}, {"negatives": "summed"}):
-        assert warmup_negatives(LossConfig(**other), 0, 10) is None  # type: ignore[arg-type]
+        loss = LossConfig(**other)  # type: ignore[arg-type]
+        assert warmup_loss(loss, 0, 10) is loss
 
 
 def test_a_collapse_is_named() -> None:
-    means = EpochMeans()
-    means.add({"loss": 9.0, "contrastive": 0.4005}, 10)
-    assert "collapsed" in (collapse_hint(LossConfig(margin=0.2), means, None) or "")
-    assert collapse_hint(LossConfig(margin=0.2), means, "infonce") is None
-    assert collapse_hint(LossConfig(margin=0.3), means, None) is None
-    assert collapse_hint(LossConfig(margin=0.2), EpochMeans(), None) is None  # resumed at an epoch's very end
+    assert "collapsed" in (collapse_hint(LossConfig(margin=0.2), 0.4005) or "")
+    assert collapse_hint(LossConfig(margin=0.2, contrastive="infonce"), 0.4005) is None
+    assert collapse_hint(LossConfig(margin=0.3), 0.4005) is None
+    assert collapse_hint(LossConfig(margin=0.2), None) is None  # resumed at an epoch's very end
 
 
 def test_a_run_ends_by_epochs_steps_or_patience() -> None:

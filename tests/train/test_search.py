@@ -118,7 +118,7 @@ def test_a_broken_embedding_comes_last(store: SmallStore, run: Path) -> None:
     ("wrong", "message"),
     [
         ({"text": "  "}, "is blank"),
-        ({"k": 0}, "at least one clip"),
+        ({"k": 0}, "give at least 1"),
         ({"dataset": "absent"}, "no dataset 'absent'; there are small"),
         ({"protocol": "planted"}, "needs a --split"),
         ({"protocol": "other", "split": "test"}, "no protocol 'other'"),

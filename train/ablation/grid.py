@@ -21,7 +21,7 @@ trials = 3
 draw = "balanced"                      # the first values listed are tried equally often, in one order for all variants
 [search.values]
 optim.learning_rate = [1e-4, 2e-4, 4e-4]
-loss.weight = [0.03, 0.1, 0.3, 1.0]
+loss.caption_weight = [0.03, 0.1, 0.3, 1.0]
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import numpy as np
 from pydantic import Field
 
 from supportset.store.errors import UsageError
-from supportset.train.config import Config, Section, parse_config, read_toml, validated
+from supportset.train.config import Config, Section, flat, parse_config, read_toml, validated, without_effect
 from supportset.train.known_configs import GRIDS, find_config
 
 Metric = Literal["t2v/R@1", "t2v/R@5", "t2v/R@10", "v2t/R@1", "v2t/R@5", "v2t/R@10", "rsum"]
@@ -47,30 +47,46 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class SearchSection(Section):
     """Hyper-parameter search with equal effort for each variant."""
 
-    trials: int = Field(ge=1)  # of each variant
-    seed: int = Field(1000, ge=0)  # of the trials' training and of the draw; apart from the study's seeds
-    folds: Literal["each", "first"] = "each"  # values for each fold, or those of the first fold for all
-    # key -> list of values; trials are different combinations of them, drawn at random
-    values: dict[str, Any] = Field({})
-    # balanced: values of the first key listed come equally often, and in one order for all variants that list the same
-    # ones, so that no variant wins for having been tried at the learning rate that serves them all; random: by chance
-    draw: Literal["random", "balanced"] = "random"
-    overrides: dict[str, Any] = Field({})  # of the trials alone, such as fewer epochs
+    trials: int = Field(ge=1, description="Trials of each variant.")
+    seed: int = Field(
+        1000, ge=0, description="Seed of the trials' training and of the draw; not one of the study's seeds."
+    )
+    folds: Literal["each", "first"] = Field(
+        "each", description="Search for each fold, or use the values of the first fold for all."
+    )
+    values: dict[str, Any] = Field(
+        {},
+        description="`section.key = [value, ...]`; trials are different combinations of them. A variant can have its "
+        "own, in `[variants.NAME.search]`.",
+    )
+    draw: Literal["random", "balanced"] = Field(
+        "random",
+        description="`balanced`: values of the first key listed are tried equally often, and in one order for all "
+        "variants that list the same ones, so that no variant wins by the learning rates it was given.",
+    )
+    overrides: dict[str, Any] = Field({}, description="Configuration keys of the trials alone, such as fewer epochs.")
 
 
 class GridFile(Section):
     """A grid as it is written."""
 
-    name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$")
-    base: str
-    seeds: list[int] = Field(min_length=1)
-    split: str = ""
-    folds: int | None = Field(None, ge=2)
-    metric: Metric = "t2v/R@1"
-    note: str = ""  # printed over the tables
-    overrides: dict[str, Any] = Field({})
-    variants: dict[str, dict[str, Any]] = Field(min_length=1)
-    search: SearchSection | None = None
+    name: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]*$", description="Name of the study. Default: the file's name without its suffix."
+    )
+    base: str = Field(description="The configuration that variants change, relative to the grid's folder.")
+    seeds: list[int] = Field(min_length=1, description="One run of each variant for each seed.")
+    split: str = Field("", description="Split to report. Default: that of `eval`; with folds the fold held out.")
+    folds: int | None = Field(None, ge=2, description="Cross-validation by source video. Unset: none.")
+    metric: Metric = Field("t2v/R@1", description="What the tests between variants compare.")
+    note: str = Field("", description="Printed over the tables.")
+    overrides: dict[str, Any] = Field({}, description="Configuration keys of every variant.")
+    variants: dict[str, dict[str, Any]] = Field(
+        min_length=1,
+        description="Configuration keys of each variant, by its name. The others are compared with the first.",
+    )
+    search: SearchSection | None = Field(
+        None, description="Hyper-parameter search with equal effort for each variant. Unset: none."
+    )
 
 
 @dataclass(frozen=True)
@@ -226,18 +242,6 @@ def _balanced(sizes: list[int], trials: int, seed: int) -> list[int]:
     return numbers
 
 
-def without_effect(config: Config) -> set[str]:
-    """Keys that a search might list and that change nothing of such a run."""
-    idle = set()
-    if config.support.captioning == "none":
-        idle |= {"loss.weight", "support.temperature"}
-    if config.support.captioning == "identity":
-        idle |= {"support.temperature"}
-    if config.loss.contrastive == "infonce":
-        idle |= {"loss.margin", "loss.negatives", "loss.warmup", "loss.warmup_epochs"}
-    return idle
-
-
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A tree with some values replaced, section by section."""
     result = dict(tree)
@@ -245,14 +249,6 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``section.key`` -> value of a tree."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

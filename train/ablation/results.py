@@ -30,7 +30,7 @@ from supportset.evaluate.scores import RetrievalScores
 from supportset.evaluate.splits import Split
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import LocalFolder, telling
-from supportset.train.config import Config, parse_config
+from supportset.train.config import Config, parse_config, renewed
 from supportset.train.data.source import digest
 
 FORMAT, VERSION = "supportset-ablation", 1
@@ -165,7 +165,9 @@ class StudyFolder:
             there = parse_config(tree["config"], key.path)
         except (UsageError, KeyError):
             return None
-        return tree if essential(there) == essential(config) else None
+        if essential(there) != essential(config):
+            return None
+        return tree | {"chosen": renewed(tree.get("chosen", {}), key.path)}
 
     def write_items(self, split: Split, scores: RetrievalScores) -> str:
         """Record the clips and queries that a run was scored on, and return the name to find them by."""

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.train.ablation.grid import Grid, Variant, flat
+from supportset.train.ablation.grid import Grid, Variant
 from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, stamped
 from supportset.train.ablation.worker import Outcome, Task, identity, run_in_process, run_task
-from supportset.train.config import Config
+from supportset.train.config import Config, flat
 from supportset.train.device import check_device, launched
 from supportset.train.loop.stop import StopRequest, TrainingInterrupted
 

@@ -21,7 +21,7 @@ from supportset.evaluate.scores import score_embeddings
 from supportset.evaluate.splits import Split, leakage, read_split
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, recorded_ranks, stamped
-from supportset.train.analysis.support_analysis import attention_stats
+from supportset.train.analysis.support_analysis import support_stats
 from supportset.train.config import Config, parse_config
 from supportset.train.data.folds import open_fold
 from supportset.train.data.source import RunData, open_run_data, source_videos
@@ -170,7 +170,7 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
         return result
     model = SupportSetModel.from_pretrained(work.path, device=str(choose_device(task.device)))
     video = encode_gallery(model, data.features, test.present, config.data.max_steps)
-    text = encode_tokens(model, read_text(model, test.captions, config.data.max_words, data.text))
+    text = encode_tokens(model, read_text(model, test.captions, config.data.max_tokens, data.text))
     scores = score_embeddings(test, video, text)
     sources = source_videos(data.dataset)
     return result | {
@@ -185,7 +185,7 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
             "rsum": scores.rsum,
             "leakage": leakage(data.train, test, sources),
         },
-        "attention": attention_stats(
+        "attention": support_stats(
             text,
             video,
             test.captions,

@@ -17,7 +17,7 @@ from supportset.store.format.dataset import Caption
 from supportset.store.read.padding import Layout
 from supportset.train.data.clip_features import ClipFeatures
 from supportset.train.data.packed_captions import PackedCaptions
-from supportset.train.model.batch import Batch, Share
+from supportset.train.model.batch import Batch, RankShard
 
 AHEAD = 2  # batches that are asked for before they are needed, where the features lie on a disk
 _TOGETHER = 32  # batches whose places are worked out at once: few enough that these stay in the processor's cache
@@ -155,7 +155,7 @@ class TrainingData:
         """Ask for the clips of a batch to come, those that this process reads."""
         clips = np.unique(self.clip_rows[rows])
         if self.processes > 1:
-            clips = clips[self._share(clips, len(rows)).clip_rows]
+            clips = clips[self._shard(clips, len(rows)).clip_rows]
         self.features.prefetch(clips)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
@@ -167,14 +167,14 @@ class TrainingData:
         rows, sizes = np.concatenate(planned), np.array([len(each) for each in planned])
         clips, caption_clip, clip_sizes = self._clips_once(rows, sizes)
         clip_ids, caption_ids = self._clip_ids[clips].tolist(), self._caption_ids[rows].tolist()
-        shares: list[Share | None] = [None] * len(planned)
+        shards: list[RankShard | None] = [None] * len(planned)
         read, read_sizes, read_clips, read_clip_sizes = rows, sizes, clips, clip_sizes
         if self.processes > 1:
             clips_of = np.split(clips, np.cumsum(clip_sizes)[:-1])
-            parts = [self._share(*each) for each in zip(clips_of, sizes.tolist(), strict=True)]
+            parts = [self._shard(*each) for each in zip(clips_of, sizes.tolist(), strict=True)]
             read, read_sizes = _runs(planned, [part.caption_rows for part in parts])
             read_clips, read_clip_sizes = _runs(clips_of, [part.clip_rows for part in parts])
-            shares[:] = parts
+            shards[:] = parts
         layout = self.text.lay_out(read, read_sizes)
         batches: list[Iterator[Any]] = [
             iter(self.features.lay_out(read_clips, read_clip_sizes)),
@@ -184,7 +184,7 @@ class TrainingData:
             batches.append(self.labels.batches(layout if self._alike else self.labels.lay_out(read, read_sizes)))
         ends = [np.cumsum(each).tolist() for each in (sizes, clip_sizes, read_clip_sizes)]
         first = first_clip = first_read = 0
-        for share, last, last_clip, last_read, places, text, *labels in zip(shares, *ends, *batches, strict=True):
+        for shard, last, last_clip, last_read, places, text, *labels in zip(shards, *ends, *batches, strict=True):
             features, feature_mask = self.features.gather(read_clips[first_read:last_read], places)
             yield Batch(
                 features=features,
@@ -195,13 +195,13 @@ class TrainingData:
                 caption_clip=torch.from_numpy(caption_clip[first:last]),
                 clip_ids=clip_ids[first_clip:last_clip],
                 caption_ids=caption_ids[first:last],
-                share=share,
+                shard=shard,
             )
             first, first_clip, first_read = last, last_clip, last_read
 
-    def _share(self, clips: NDArray[np.int64], captions: int) -> Share:
+    def _shard(self, clips: NDArray[np.int64], captions: int) -> RankShard:
         steps = int(self.features.lengths[clips].max(initial=1))
-        return Share.of(self.rank, self.processes, len(clips), captions, steps)
+        return RankShard.of(self.rank, self.processes, len(clips), captions, steps)
 
     def _clips_once(
         self, rows: NDArray[np.int64], sizes: NDArray[np.int64]

@@ -304,7 +304,7 @@ optim.learning_rate = [1e-9, 3e-3, 1e-8]
 trials = 2
 overrides.optim.max_steps = 2
 [search.values]
-loss.weight = [0.1, 0.5]
+loss.caption_weight = [0.1, 0.5]
 support.temperature = [0.1]
 """
     grid = grid_of(tmp_path, text)
@@ -350,7 +350,8 @@ def run_until_runs(grid: Grid, out: Path, root: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_search_in_folds_is_made_for_each_fold_and_without_its_clips(root: Path, tmp_path: Path) -> None:
-    text = f"seeds = [0]\nfolds = 2\n{FAST}[variants.cross]\n[search]\ntrials = 2\nvalues.loss.weight = [0.1, 0.5]\n"
+    text = f"seeds = [0]\nfolds = 2\n{FAST}[variants.cross]\n[search]\ntrials = 2\n"
+    text += "values.loss.caption_weight = [0.1, 0.5]\n"
     study = run_study(grid_of(tmp_path, text), tmp_path / "study", root, device="cpu", tell=silent)
     assert set(study.trials) == {RunKey("cross", 1000, fold, n) for fold in (0, 1) for n in (0, 1)}
     assert set(study.chosen) == {("cross", 0), ("cross", 1)}

@@ -1,4 +1,4 @@
-"""The engine of an extraction process, in this one: rounds of chunks, and what it refuses to work with."""
+"""An extraction process, played in this one: rounds of chunks, and what it refuses to work with."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.options import Execution
 from supportset.extract.outcome import Outcome
 from supportset.extract.pipeline.recipe import make_recipe
-from supportset.extract.processes import worker_process as engine_process
-from supportset.extract.processes.extraction import Settings, run_engine
+from supportset.extract.processes import worker_process as worker_process
+from supportset.extract.processes.extraction import Settings, run_extraction
 from supportset.extract.processes.worker_process import Advance, Answer, Ask, Finished, Message, Note, Order
 from supportset.extract.progress.stage_timing import Spent
 from supportset.extract.work.chunks import Chunk, Settled
@@ -27,31 +28,20 @@ from supportset.store.read.catalog import feature_set_path
 from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import MeanColour, dataset_of, expected_features
 from tests.extract.films import write_video
-from tests.extract.test_conductor import Shown
+from tests.extract.test_scheduler import Shown
 
 SAMPLING = Sampling(fps=5.0)
 
 
-def settings_of(root: Path, **changes: Any) -> Settings:
+def settings_of(root: Path, device: str = "cpu", **changes: Any) -> Settings:
     settings = Settings(
         root=root / "features",
         dataset="films",
         videos_root=root / "videos",
         sampling=SAMPLING,
-        dtype="float32",
-        shard_format="zarr",
-        clips_per_shard=500,
-        seconds_per_shard=300.0,
-        device="cpu",
-        precision="fp32",
-        decoder="pyav",
+        execution=Execution(device=device, decoder="pyav", dtype="float32", workers=1, batch_size=4, timeout=60.0),
         clips=6,
         cores=1,
-        workers=1,
-        batch_size=4,
-        timeout=60.0,
-        keep_damaged=True,
-        stop_on_error=False,
     )
     return replace(settings, **changes)
 
@@ -95,7 +85,7 @@ def test_chunks_of_a_round_run_together_and_rounds_are_sealed(tmp_path: Path, ta
         [Chunk(tuple(tasks[5:]), tries=2)],
     )
     backbone, shown = MeanColour(), Shown()
-    run_engine(source, settings_of(tmp_path), backbone, shown)
+    run_extraction(source, settings_of(tmp_path), backbone, shown)
     assert source.sealed == [0, 2, 7, 8]
     stored = FeatureSet.open(path_of(tmp_path))
     for task in tasks:
@@ -133,9 +123,9 @@ def test_a_process_that_sees_something_else_refuses(
         dataset_of(tmp_path / "features", {"c0": "0.mp4", "c1": "1.mp4"})
     else:
         order = replace(order, recipe="xxh3-128:other")
-    monkeypatch.setattr(engine_process, "load_backbone", lambda name: MeanColour())
+    monkeypatch.setattr(worker_process, "load_backbone", lambda name: MeanColour())
     with pytest.raises(SupportsetError, match=said):
-        engine_process.run_ordered(order, Rounds(tmp_path), Shown())
+        worker_process.run_ordered(order, Rounds(tmp_path), Shown())
     assert not path_of(tmp_path).exists()
     assert not (tmp_path / "nowhere").exists()
 
@@ -143,7 +133,7 @@ def test_a_process_that_sees_something_else_refuses(
 def test_one_chunk_is_asked_for_ahead_unless_one_is_alone() -> None:
     sent: list[Message] = []
     inbox: SimpleQueue[Answer] = SimpleQueue()
-    chunks = engine_process._PipedChunks(sent.append, inbox, engine_process._Teller(sent.append))
+    chunks = worker_process._PipedChunks(sent.append, inbox, worker_process._Teller(sent.append))
     first, second, alone = Chunk((), tries=0), Chunk((), tries=1), Chunk((), tries=2)
     for answer in (first, second, None, alone, None):
         inbox.put(answer)
@@ -155,7 +145,7 @@ def test_one_chunk_is_asked_for_ahead_unless_one_is_alone() -> None:
 
 def test_what_a_process_tells_adds_up() -> None:
     sent: list[Message] = []
-    teller = engine_process._Teller(sent.append)
+    teller = worker_process._Teller(sent.append)
     for i in range(50):
         teller.frames(2)
         teller.spent(Spent(computing=0.5))

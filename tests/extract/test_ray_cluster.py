@@ -14,27 +14,27 @@ from typing import Any
 import psutil
 import pytest
 
-from supportset.extract.processes.ray_cluster import RayEngines
+from supportset.extract.processes.ray_cluster import RayProcesses
 from supportset.extract.processes.worker_process import Order
 from supportset.store.errors import SupportsetError, UsageError
 from tests.extract.fakes import dataset_of
 from tests.extract.plugin import ROOT, install
-from tests.extract.test_engine import settings_of
-from tests.extract.test_sharing import COUNT, SPANS, check, engines_of, films, paths, run, sealed, wait_for
+from tests.extract.test_extraction_process import settings_of
+from tests.extract.test_sharing import COUNT, SPANS, check, films, paths, processes_of, run, sealed, wait_for
 
 __all__ = ["films"]  # a fixture
 CODE = """
 import sys
 from pathlib import Path
 from supportset.extract.backbones import load_backbone
-from supportset.extract.run import extract
+from tests.extract.runs import extract_with
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from supportset.store.errors import SupportsetError
 
 root = Path(sys.argv[1])
 try:
-    extract(
+    extract_with(
         open_dataset(root / "features", "films"), root / "features", root / "videos", load_backbone("fake:0.1"),
         Sampling(fps=5.0), ray="local", processes=2, workers=1, batch_size=2, dtype="float32",
     )
@@ -62,12 +62,12 @@ def test_lost_workers_lose_nothing(
 
     def kill() -> None:
         wait_for(lambda: sealed(tmp_path))
-        engine = engines_of(os.getpid())[0]
-        before, host = len(sealed(tmp_path)), psutil.Process(engine.ppid())
+        process = processes_of(os.getpid())[0]
+        before, host = len(sealed(tmp_path)), psutil.Process(process.ppid())
         host.kill()
-        wait_for(lambda: not engine.is_running())
+        wait_for(lambda: not process.is_running())
         wait_for(lambda: len(sealed(tmp_path)) > before)
-        engines_of(os.getpid())[0].kill()
+        processes_of(os.getpid())[0].kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -86,12 +86,12 @@ def test_a_stopped_run_stores_what_is_complete(tmp_path: Path, films: Path, with
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    wait_for(lambda: any(child for engine in engines_of(process.pid) for child in engine.children()))
+    wait_for(lambda: any(child for process in processes_of(process.pid) for child in process.children()))
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=100)
     assert process.returncode == 130, told
     assert "the same command goes on from there" in told.splitlines()[-1]
-    assert not engines_of(os.getpid())
+    assert not processes_of(os.getpid())
     check(tmp_path, run(tmp_path, films, processes=1))
 
 
@@ -102,16 +102,16 @@ def order(**changes: Any) -> Order:
 def test_ray_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install '.\[ray\]'"):
-        RayEngines(order(), "local")
+        RayProcesses(order(), "local")
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:0,cuda:1", "mps"])
 def test_devices_are_for_ray_to_choose(device: str) -> None:
     with pytest.raises(UsageError, match="give auto, cuda or cpu"):
-        RayEngines(order(device=device), "local")
+        RayProcesses(order(device=device), "local")
 
 
 def test_a_cluster_that_is_not_there_is_told() -> None:
     pytest.importorskip("ray")
     with pytest.raises(SupportsetError, match=r"no Ray cluster at '127.0.0.1:1' .*refused"):
-        RayEngines(order(), "127.0.0.1:1")
+        RayProcesses(order(), "127.0.0.1:1")

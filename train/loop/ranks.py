@@ -1,7 +1,7 @@
-"""The processes that train one model together: what one does for all, what all agree on, and how they end.
+"""The processes that train one model together, and what they agree on.
 
-``torchrun`` and ``accelerate launch`` start them, one a device. Each runs the whole loop on its share of every batch;
-the main one alone writes and tells.
+``torchrun`` and ``accelerate launch`` start one process a device. Each runs the complete loop on its shard of every
+batch. Only rank 0 writes files and reports.
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ from accelerate import Accelerator
 from supportset.store.errors import SupportsetError
 from supportset.train.config import OptimConfig
 from supportset.train.device import launched, local_rank, open_accelerator
-from supportset.train.loop.checkpoint import Position
-from supportset.train.model.gather import exchange, sum_gradients
+from supportset.train.model.ranks import exchange, sum_gradients
 
 T = TypeVar("T")
 
 _trainings = count()
 
 
-class Processes:
-    """One process among those that train together; or the only one, for which all of this costs nothing.
+class Ranks:
+    """This process among those that train together. With one process every method is a plain call.
 
     Parameters
     ----------
-    accelerator : Accelerate, opened in each of them
+    accelerator : Accelerator
+        Opened in each process.
 
     Attributes
     ----------
-    rank, number : of this process, from 0; how many there are
-    main : whether it is the first, which alone writes files and tells how it goes
-    here : how many there are on this machine
+    rank, number : int
+        Rank of this process, from 0, and how many there are.
+    main : bool
+        Whether this is rank 0.
+    here : int
+        How many there are on this machine.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -50,15 +53,15 @@ class Processes:
             self._group = exchange(dist.new_group, backend="gloo")  # agreeing must not wait for a device
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process."""
+        """Whether the flag is set in any process."""
         if self.number == 1:
             return flag
-        told = torch.tensor(int(flag))
-        exchange(dist.all_reduce, told, dist.ReduceOp.MAX, group=self._group)
-        return bool(told)
+        flags = torch.tensor(int(flag))
+        exchange(dist.all_reduce, flags, dist.ReduceOp.MAX, group=self._group)
+        return bool(flags)
 
-    def from_main(self, function: Callable[..., T], *args: Any) -> T:
-        """What a function gives in the main process, where alone it is called; where it fails there, all end."""
+    def on_rank_zero(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a function in rank 0 only, and return its result in all; an error ends all."""
         if self.number == 1:
             return function(*args)
         answer: list[Any] = [None, None]
@@ -77,26 +80,33 @@ class Processes:
         return result
 
     def collect(self, value: T) -> list[T]:
-        """The value of each process."""
+        """Return the value of each rank."""
         if self.number == 1:
             return [value]
         values: list[Any] = [None] * self.number
         exchange(dist.all_gather_object, values, value, group=self._group)
         return values
 
-    def notes(self, position: Position) -> list[str]:
-        """What people should know of a run that goes on from a position in these processes."""
-        before = position.processes
-        notes = [f"{self.number} processes, each with its share of every batch"] if self.number > 1 else []
-        if position.step and before != self.number:
+    def notes(self, step: int, before: int) -> list[str]:
+        """Lines for the user about the number of processes.
+
+        Parameters
+        ----------
+        step : int
+            Where the run starts; above 0 it resumes.
+        before : int
+            Number of processes that wrote the checkpoint.
+        """
+        notes = [f"{self.number} processes, each with its shard of every batch"] if self.number > 1 else []
+        if step and before != self.number:
             notes.append(
-                f"the checkpoint is of {before} process{'es' * (before > 1)}: the results differ by rounding, and "
-                "where there is dropout by other random numbers"
+                f"the checkpoint was written by {before} process{'es' * (before > 1)}: results differ by rounding, "
+                "and with dropout by other random numbers"
             )
         return notes
 
     def join(self, model: torch.nn.Module, seed: int) -> None:
-        """Give every process the main one's weights, and random numbers of its own."""
+        """Copy the weights of rank 0 to all ranks, and seed each differently."""
         if self.number == 1:
             return
         for tensor in model.state_dict().values():
@@ -105,40 +115,40 @@ class Processes:
             torch.manual_seed(seed + self.rank)
 
     def sum_gradients(self, model: torch.nn.Module) -> None:
-        """Add up what each process's share of the loss gave."""
+        """Sum the gradients of all ranks."""
         if self.number > 1:
             sum_gradients(model.parameters())
 
 
 @contextmanager
-def training_processes(optim: OptimConfig, device: str) -> Iterator[Processes]:
-    """Open this process's device and meet the others; whatever ends one of them ends all, and one tells.
+def training_ranks(optim: OptimConfig, device: str) -> Iterator[Ranks]:
+    """Open the device and connect to the other ranks. An error in one ends all, and one reports it.
 
     Raises
     ------
     UsageError
-        A device that cannot be had.
+        The device is not available.
     SystemExit
-        In every process but the first to fail: that one's error tells all that there is to tell.
+        In every process but the first to fail.
     """
     before = dist.is_available() and dist.is_initialized()
-    with alike():
+    with one_report():
         accelerator = open_accelerator(optim, device)
     training = next(_trainings)
-    processes = Processes(accelerator)
+    ranks = Ranks(accelerator)
     try:
-        yield processes
+        yield ranks
     except Exception as error:
-        if processes.number == 1 or _first_to_fail(training, processes.rank):
+        if ranks.number == 1 or _first_to_fail(training, ranks.rank):
             raise
         raise SystemExit(exit_code(error)) from None
-    if processes.number > 1 and not before:
+    if ranks.number > 1 and not before:
         dist.destroy_process_group()
 
 
 @contextmanager
-def alike() -> Iterator[None]:
-    """For what fails alike in all processes of a machine before they have met: the first of these tells."""
+def one_report() -> Iterator[None]:
+    """Let one process of a machine report an error that all of them have before they are connected."""
     try:
         yield
     except SupportsetError as error:
@@ -148,7 +158,7 @@ def alike() -> Iterator[None]:
 
 
 def exit_code(error: Exception) -> int:
-    """What a process ends with that an error ends."""
+    """Exit code of a process that ends with this error."""
     return error.exit_code if isinstance(error, SupportsetError) else 1
 
 
@@ -156,5 +166,5 @@ def _first_to_fail(training: int, rank: int) -> bool:
     key, mine = f"supportset/failed/{training}", str(rank)
     try:
         return bool(dist.distributed_c10d._get_default_store().compare_set(key, "", mine) == mine.encode())
-    except (RuntimeError, ValueError):  # whoever kept the store has ended first, and has told
+    except (RuntimeError, ValueError):  # the process that held the store failed first and has reported
         return False

@@ -11,7 +11,7 @@ import pytest
 
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Caption
-from supportset.train.analysis.support_analysis import attention_report, attention_stats, content_words, describe
+from supportset.train.analysis.support_analysis import content_words, describe, support_report, support_stats
 from supportset.train.loop.training import train
 from tests.train.small_store import config, plant
 
@@ -28,7 +28,7 @@ def test_statistics_equal_a_loop_in_one_group() -> None:
     owner = ["a", "a", "b", "c", "d", "gone"]
     captions = [Caption(f"k{i}", clip, text) for i, (clip, text) in enumerate(zip(owner, said, strict=True))]
     text, video = rng.normal(size=(6, 5)), rng.normal(size=(4, 5))
-    found = attention_stats(text, video, captions, clips, sources, temperature=0.3, size=10)
+    found = support_stats(text, video, captions, clips, sources, temperature=0.3, size=10)
     unit = lambda v: v / np.linalg.norm(v)  # noqa: E731
     words = {clip: set().union(*(content_words(c.text) for c in captions if c.clip_id == clip)) for clip in clips}
     rows: dict[str, list[float]] = {}
@@ -59,7 +59,7 @@ def test_groups_are_of_the_size_of_a_batch() -> None:
     rng = np.random.default_rng(0)
     clips = [f"c{number}" for number in range(40)]
     captions = [Caption(clip, clip, "word") for clip in clips]
-    found = attention_stats(
+    found = support_stats(
         rng.normal(size=(40, 3)),
         np.ones((40, 3)),
         captions,
@@ -73,13 +73,13 @@ def test_groups_are_of_the_size_of_a_batch() -> None:
     assert found["own_weight"] == pytest.approx(1 / 8)
     assert found["shared_words"] == pytest.approx(1.0)
     with pytest.raises(ValueError, match="at least two clips"):
-        attention_stats(np.ones((1, 3)), np.ones((1, 3)), captions[:1], clips[:1], {}, temperature=1, size=8)
+        support_stats(np.ones((1, 3)), np.ones((1, 3)), captions[:1], clips[:1], {}, temperature=1, size=8)
 
 
 def test_a_trained_model_attends_to_clips_of_which_the_same_is_said(tmp_path: Path) -> None:
     root = plant(tmp_path / "store", missing=("clip05-2",)).root
     train(config(optim={"epochs": 3}), root, tmp_path / "run", device="cpu")
-    result = attention_report(tmp_path / "run", root, device="cpu", examples=4)
+    result = support_report(tmp_path / "run", root, device="cpu", examples=4)
     found = result["attention"]
     assert found["shared_words"] > found["shared_words_of_uniform"] + 0.15
     assert 0 < found["entropy"] < found["entropy_of_uniform"]
@@ -92,17 +92,17 @@ def test_a_trained_model_attends_to_clips_of_which_the_same_is_said(tmp_path: Pa
     told = describe(result)
     assert "attention of planted, split test, over" in told
     assert result["examples"][0]["caption"] in told
-    held = attention_report(tmp_path / "run", root, split="holdout", temperatures=(0.01, 0.1, 10.0), device="cpu")
+    held = support_report(tmp_path / "run", root, split="holdout", temperatures=(0.01, 0.1, 10.0), device="cpu")
     sharp, same, blunt = held["at"]
     assert sharp["effective_clips"] < same["effective_clips"] < blunt["effective_clips"] <= 11
     assert same == {"temperature": 0.1} | held["attention"], "the run's own"
     assert "at T = 0.01" in describe(held)
-    small = attention_report(tmp_path / "run", root, split="holdout", size=4, device="cpu")
+    small = support_report(tmp_path / "run", root, split="holdout", size=4, device="cpu")
     assert small["attention"]["support_clips"] == 3
     with pytest.raises(UsageError, match="size 1: give at least 2 clips"):
-        attention_report(tmp_path / "run", root, size=1, device="cpu")
+        support_report(tmp_path / "run", root, size=1, device="cpu")
     with pytest.raises(UsageError, match="temperature 0: give a positive number"):
-        attention_report(tmp_path / "run", root, temperatures=(0.1, 0.0), device="cpu")
+        support_report(tmp_path / "run", root, temperatures=(0.1, 0.0), device="cpu")
     assert held["attention"]["support_clips"] == 11
     with pytest.raises(UsageError, match="no split 'x'"):
-        attention_report(tmp_path / "run", root, split="x", device="cpu")
+        support_report(tmp_path / "run", root, split="x", device="cpu")

@@ -1,7 +1,7 @@
 """Shards as HDF5 files with three contiguous datasets.
 
-h5py writes only the structure, into memory; the arrays' own bytes are put between its pieces. So a shard goes
-to disk in one piece by the store's own write path (never half-open, which HDF5 does not survive) and without a copy.
+h5py writes the structure of the file into memory; the bytes of the arrays are put between its pieces. So the store's
+write path writes a shard in one piece and without a copy, and no HDF5 file is ever open for writing on disk.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ PAGE = 4096
 
 
 class Hdf5Format(ShardFormat):
-    """HDF5: one file a shard, at home in the scientific world."""
+    """HDF5: one file a shard."""
 
     name = "hdf5"
     suffix = ".h5"
     codec = "gzip"
 
     def encode(self, shard: str, arrays: ShardArrays, compression: Compression | None = None) -> EncodedShard:
-        """Let h5py lay out the file, and put the arrays where it left room for them."""
+        """Let h5py lay out the file, then insert the arrays."""
         root = self.root(shard)
         if compression:
             return EncodedShard({root: [_archive(arrays, compression)]}, {})
         image = _Image()
         locations = {}
-        # Rows then cross no page that they need not, and lie as those of Zarr shards do, which begin with a page.
+        # No row then crosses more pages than it must; and rows are aligned as in Zarr shards, which begin with a page.
         interval = max(ALIGNMENT, math.gcd(PAGE, arrays.values[:1].nbytes))
         structure = {"alignment_threshold": 1, "alignment_interval": interval, "meta_block_size": 8192}
         with h5py.File(image, "w", **structure) as file:
@@ -50,13 +50,13 @@ class Hdf5Format(ShardFormat):
         return EncodedShard({root: image.filled(content)}, locations)
 
     def is_compressed(self, folder: Folder, shard: str, compression: Compression) -> bool:
-        """Compare the filters of the datasets with ours."""
+        """Compare the filters of the datasets."""
         with self._open(folder, shard) as file:
             filters = {(file[name].compression, file[name].compression_opts, file[name].shuffle) for name in ARRAYS}
         return filters == {(compression.codec, compression.level, True)}
 
     def locate(self, folder: Folder, shard: str) -> dict[str, Location]:
-        """Find the arrays' bytes with h5py."""
+        """Locate the arrays with h5py."""
         root = self.root(shard)
         found = {}
         with self._open(folder, shard) as file:
@@ -64,14 +64,12 @@ class Hdf5Format(ShardFormat):
                 dataset = file[name]
                 offset = dataset.id.get_offset()
                 if offset is None:
-                    raise SupportsetError(
-                        f"{folder}/{root}: {name} is not contiguous, so it cannot be mapped into memory"
-                    )
+                    raise SupportsetError(f"{folder}/{root}: {name} is not contiguous, so it cannot be mapped")
                 found[name] = Location(root, offset, dataset.dtype.name, dataset.shape)
         return found
 
     def decode(self, folder: Folder, shard: str, name: str) -> Array:
-        """Read a whole array with h5py."""
+        """Read an array with h5py."""
         with self._open(folder, shard) as file:
             array: Array = file[name][()]
             return array
@@ -86,7 +84,7 @@ class Hdf5Format(ShardFormat):
                 yield file
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SupportsetError(
-                f"{folder}/{root}: not readable as a shard in HDF5 ({error}): restore the file, "
+                f"{folder}/{root}: not readable as an HDF5 shard ({error}): restore the file, "
                 f"or delete {shard}.parquet to have its clips extracted again"
             ) from None
 
@@ -95,7 +93,7 @@ FORMAT = Hdf5Format()
 
 
 class _Image(io.RawIOBase):
-    """What h5py writes into a file: a few pieces far apart, without the memory that lies between them."""
+    """Sparse file in memory for h5py to write to: a few pieces, without the gaps between them."""
 
     def __init__(self) -> None:
         self._pieces: list[tuple[int, bytes]] = []
@@ -126,7 +124,7 @@ class _Image(io.RawIOBase):
         return self._end
 
     def filled(self, arrays: dict[int, memoryview]) -> Parts:
-        """The file's parts, with the arrays' bytes at their offsets."""
+        """Parts of the file, with the bytes of the arrays at their offsets."""
         parts: list[Part] = []
         position = 0
         for offset, content in sorted(arrays.items()):
@@ -145,7 +143,7 @@ class _Image(io.RawIOBase):
 
 
 class _Reading(io.RawIOBase):
-    """A mapped file as one that h5py can read, without a copy of the whole; what is far is fetched as it is read."""
+    """Mapped file for h5py to read from; ranges of a remote file are fetched as they are read."""
 
     def __init__(self, file: MappedFile) -> None:
         self._file = file
@@ -170,7 +168,7 @@ class _Reading(io.RawIOBase):
 
 
 def _archive(arrays: ShardArrays, compression: Compression) -> memoryview:
-    """A whole file with compressed datasets; as much of it is unpacked at a time as of a Zarr shard."""
+    """File with compressed datasets, in chunks of as many rows as a Zarr shard has."""
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         file.attrs["format"] = "supportset-shard"
@@ -182,7 +180,7 @@ def _archive(arrays: ShardArrays, compression: Compression) -> memoryview:
 
 
 def _reserve(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """Make a contiguous dataset with its room in the file, but write no numbers."""
+    """Make a contiguous dataset and allocate its bytes, but write none."""
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_layout(h5py.h5d.CONTIGUOUS)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

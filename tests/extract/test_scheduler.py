@@ -1,4 +1,4 @@
-"""Sharing a run among processes, without any: engines that work, seal and die as a die falls."""
+"""Sharing a run among processes, without any: processes that work, seal and die as a die falls."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supportset.extract.processes.local import Engine, Gone
-from supportset.extract.processes.scheduler import conduct
+from supportset.extract.processes.local import Gone, WorkerProcess
+from supportset.extract.processes.scheduler import schedule
 from supportset.extract.processes.worker_process import Advance, Ask, Finished, Message, Note
 from supportset.extract.progress.progress import Progress
 from supportset.extract.progress.stage_timing import Spent
@@ -47,7 +47,7 @@ class Shown(Progress):
 
 
 class Played:
-    """An engine as :mod:`supportset.extract.processes.worker_process` plays it, in one process."""
+    """A worker process as :mod:`supportset.extract.processes.worker_process` plays it, in one process."""
 
     def __init__(self, name: str, play: Callable[[Played], Life]) -> None:
         self.name, self.answers, self.interrupted = name, list[Chunk | None](), False
@@ -66,19 +66,19 @@ class Stage:
     def __init__(self, play: Callable[[Played], Life]) -> None:
         self.play, self.alive, self.started, self.closed = play, list[Played](), list[str](), False
 
-    def start(self, place: str) -> Engine:
+    def start(self, place: str) -> WorkerProcess:
         self.started.append(place)
         self.alive.append(Played(place, self.play))
         return self.alive[-1]
 
-    def events(self, seconds: float) -> list[tuple[Engine, Message | Gone]]:
-        said: list[tuple[Engine, Message | Gone]] = []
-        for engine in list(self.alive):
-            message = next(engine.life)
+    def events(self, seconds: float) -> list[tuple[WorkerProcess, Message | Gone]]:
+        said: list[tuple[WorkerProcess, Message | Gone]] = []
+        for process in list(self.alive):
+            message = next(process.life)
             if message is not None:
-                said.append((engine, message))
+                said.append((process, message))
             if isinstance(message, Gone):
-                self.alive.remove(engine)
+                self.alive.remove(process)
         return said
 
     def close(self) -> None:
@@ -88,23 +88,23 @@ class Stage:
 def worker(stored: list[str], die: Callable[[list[str]], Gone | None]) -> Callable[[Played], Life]:
     """A life: take chunks until there is nothing more, seal, ask again; ``die`` may end it at each clip."""
 
-    def play(engine: Played) -> Life:
+    def play(process: Played) -> Life:
         while True:
             held: list[str] = []
             yield Ask(sealed=True)
-            while not engine.answers:
-                if engine.interrupted:
+            while not process.answers:
+                if process.interrupted:
                     yield Finished(interrupted=True)
                     yield Gone("ended", suspect=True)
                 yield None
-            chunk = engine.answers.pop(0)
+            chunk = process.answers.pop(0)
             if chunk is None:
                 yield Finished()
                 yield Gone("exit code 0", suspect=True)
             while chunk is not None:
                 for clip in [item.clip for item in chunk.settled] + [task.clip for task in chunk.tasks]:
                     held.append(clip.clip_id)
-                    if engine.interrupted:
+                    if process.interrupted:
                         stored.extend(held)
                         yield Finished(interrupted=True)
                         yield Gone("ended", suspect=True)
@@ -116,7 +116,7 @@ def worker(stored: list[str], die: Callable[[list[str]], Gone | None]) -> Callab
                 if chunk.alone:
                     break
                 yield Ask(sealed=False)
-                chunk = engine.answers.pop(0)
+                chunk = process.answers.pop(0)
             stored.extend(held)
 
     return play
@@ -124,12 +124,12 @@ def worker(stored: list[str], die: Callable[[list[str]], Gone | None]) -> Callab
 
 def run(work: Work, processes: int, stage: Stage, stored: list[str]) -> Shown:
     shown = Shown()
-    board: ChunkBoard[Engine] = ChunkBoard(work, processes)
+    board: ChunkBoard[WorkerProcess] = ChunkBoard(work, processes)
 
     def settled(clips: Collection[str]) -> dict[str, tuple[str, str]]:
         return {clip: ("missing" if clip.startswith("gone") else "ok", "") for clip in set(stored) & set(clips)}
 
-    conduct(stage, [f"place {i}" for i in range(processes)], board, settled, shown)
+    schedule(stage, [f"place {i}" for i in range(processes)], board, settled, shown)
     return shown
 
 
@@ -175,7 +175,7 @@ def test_a_poisonous_clip_costs_three_processes_and_itself() -> None:
 
 
 def test_processes_that_never_come_to_a_clip_end_the_run() -> None:
-    def play(engine: Played) -> Life:
+    def play(process: Played) -> Life:
         yield Gone("died: no such device", suspect=True)
 
     stage = Stage(play)
@@ -191,9 +191,9 @@ def test_an_error_that_concerns_all_stops_the_others_in_good_order(kind: type[Su
     stored: list[str] = []
     well = worker(stored, lambda held: None)
 
-    def play(engine: Played) -> Life:
-        if engine.name != "place 1":
-            yield from well(engine)
+    def play(process: Played) -> Life:
+        if process.name != "place 1":
+            yield from well(process)
         yield Note("the disk is nearly full")
         yield Finished(kind("no space left on device"))
         yield Gone("exit code 0", suspect=True)
@@ -210,11 +210,11 @@ def test_a_process_that_was_stopped_alone_is_replaced() -> None:
     stopped: list[Played] = []
     well = worker(stored, lambda held: None)
 
-    def play(engine: Played) -> Life:
+    def play(process: Played) -> Life:
         if not stopped:
-            stopped.append(engine)
-            engine.interrupted = True
-        yield from well(engine)
+            stopped.append(process)
+            process.interrupted = True
+        yield from well(process)
 
     shown = run(work_of(10), 1, Stage(play), stored)
     assert sorted(stored) == ids(work_of(10))
@@ -232,10 +232,10 @@ def test_a_process_that_has_not_started_when_all_is_done_is_let_go() -> None:
     stored: list[str] = []
     well = worker(stored, lambda held: None)
 
-    def play(engine: Played) -> Life:
-        if engine.name == "place 0":
-            yield from well(engine)
-        while not engine.interrupted:
+    def play(process: Played) -> Life:
+        if process.name == "place 0":
+            yield from well(process)
+        while not process.interrupted:
             yield None
         yield Gone("never came", suspect=False)
 

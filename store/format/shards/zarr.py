@@ -1,12 +1,12 @@
 """Shards as Zarr v3 groups.
 
-``values`` and ``timestamps`` are one Zarr shard each (the file ``c.0.0``), whose inner chunks, at most 256 rows of
-all columns, lie side by side without compression or checksum: together they are the array in C order, padded to
-whole chunks, and the shard index follows them. Any Zarr reader fetches slices of 256 rows; ours maps the file.
+``values`` and ``timestamps`` are one Zarr shard each, the file ``c.0.0``. Its inner chunks hold at most 256 rows of
+all columns. They follow each other without compression or checksum: together they are the array in C order, padded to
+full chunks. The shard index is at the end. Other Zarr readers fetch 256 rows at a time; this package maps the file.
 
-The files are laid out here, not by zarr-python: each goes to disk in one piece by the store's own write path, which
-flushes it and can be tested against a fault at every step; no event-loop thread is left in the writer, and the
-shard is not copied three times. The tests open them with zarr-python, and read what zarr-python writes.
+This module lays out the files itself. So the store's write path, which flushes and is tested against a fault at every
+step, writes each file in one piece; the shard is copied once, not three times; and no event-loop thread stays in the
+writer. The tests open the files with zarr-python, and read files that zarr-python wrote.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _DIMENSIONS = {"values": ["step", "feature"], "timestamps": ["step", "start_end"
 
 
 class ZarrFormat(ShardFormat):
-    """Zarr v3: kind to cloud storage and to every language."""
+    """Zarr v3: suits object stores, and is readable from many languages."""
 
     name = "zarr"
     suffix = ".zarr"
     codec = "zstd"
 
     def encode(self, shard: str, arrays: ShardArrays, compression: Compression | None = None) -> EncodedShard:
-        """Lay out the group's files."""
+        """Encode the group's files."""
         root = self.root(shard)
         group = {"zarr_format": 3, "node_type": "group", "attributes": {"format": "supportset-shard"}}
         files: dict[str, Parts] = {f"{root}/zarr.json": [_json(group)]}
@@ -57,7 +57,7 @@ class ZarrFormat(ShardFormat):
         return EncodedShard(files, locations)
 
     def is_compressed(self, folder: Folder, shard: str, compression: Compression) -> bool:
-        """Compare the codecs in ``zarr.json`` with ours."""
+        """Compare the codecs in ``zarr.json``."""
         for name in ARRAYS:
             node = f"{self.root(shard)}/{name}"
             metadata, _ = self._metadata(folder, shard, node)
@@ -70,12 +70,12 @@ class ZarrFormat(ShardFormat):
         return True
 
     def locate(self, folder: Folder, shard: str) -> dict[str, Location]:
-        """Find the arrays' bytes from ``zarr.json`` and the shard index."""
+        """Locate the arrays by ``zarr.json`` and the shard index."""
         return {name: self._locate(folder, shard, name) for name in ARRAYS}
 
     def decode(self, folder: Folder, shard: str, name: str) -> Array:
-        """Read a whole array with zarr-python."""
-        import zarr  # here: only archives need it, and it takes longer to import than all the rest
+        """Read an array with zarr-python."""
+        import zarr  # here: only archives need it, and its import is slow
         from zarr.core.buffer import cpu
         from zarr.storage import MemoryStore
 
@@ -102,9 +102,7 @@ class ZarrFormat(ShardFormat):
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise SupportsetError(f"{folder}/{node}/zarr.json: damaged ({error!r}): restore the file") from None
         if offset is None or offset + location.nbytes > len(data):
-            raise SupportsetError(
-                f"{folder}/{node}/{key}: not uncompressed and in one run, so it cannot be mapped into memory"
-            )
+            raise SupportsetError(f"{folder}/{node}/{key}: compressed or not contiguous, so it cannot be mapped")
         return replace(location, offset=offset)
 
     def _metadata(self, folder: Folder, shard: str, node: str) -> tuple[dict[str, Any], str]:
@@ -115,7 +113,7 @@ class ZarrFormat(ShardFormat):
             metadata = json.loads(content)
             chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
             if any(size < extent for size, extent in zip(chunk, metadata["shape"], strict=True)):
-                raise ValueError("more than one chunk file")  # one that is absent would read as zeros
+                raise ValueError("more than one chunk file")  # a missing one would read as zeros
             return metadata, _chunk_key(metadata["chunk_key_encoding"], len(metadata["shape"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SupportsetError(f"{folder}/{node}/zarr.json: damaged ({error!r}): restore the file") from None
@@ -130,7 +128,7 @@ FORMAT = ZarrFormat()
 
 
 def _sharded(array: Array) -> tuple[dict[str, Any], Parts]:
-    """An array of rows as one shard of inner chunks, equal in size so that little padding follows the last row."""
+    """An array as one shard of inner chunks, of equal size so that there is little padding."""
     rows, columns = array.shape
     chunks = math.ceil(rows / ROWS_PER_CHUNK)
     inner = math.ceil(rows / chunks)
@@ -154,27 +152,27 @@ def _one_chunk(array: Array) -> tuple[dict[str, Any], Parts]:
 
 
 def _compressed(array: Array, metadata: dict[str, Any], compression: Compression) -> tuple[dict[str, Any], Parts]:
-    """The same layout with each chunk compressed, packed by zarr-python."""
+    """The same layout with compressed chunks, written by zarr-python."""
     import zarr  # here: see decode
     from zarr.core.buffer import Buffer, cpu
     from zarr.storage import MemoryStore
 
     _innermost(metadata).append(_blosc(compression, array.itemsize))
     content: dict[str, Buffer] = {"zarr.json": cpu.Buffer.from_bytes(_json(metadata))}
-    with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk left out could not be told from a lost one
+    with zarr.config.set({"array.write_empty_chunks": True}):  # a missing chunk would read as zeros
         zarr.open_array(MemoryStore(content), mode="r+")[...] = array
     (data,) = (content[name].to_bytes() for name in content if name != "zarr.json")
     return metadata, [data]
 
 
 def _blosc(compression: Compression, itemsize: int) -> dict[str, Any]:
-    """The codec: of those that every Zarr library has, the one that sorts bytes before it compresses."""
+    """Metadata of the codec: every Zarr library has it, and it shuffles bytes before it compresses."""
     settings = {"cname": compression.codec, "clevel": compression.level, "shuffle": "shuffle"}
     return {"name": "blosc", "configuration": {**settings, "typesize": itemsize, "blocksize": 0}}
 
 
 def _innermost(metadata: dict[str, Any]) -> list[dict[str, Any]]:
-    """The codecs that the numbers themselves go through."""
+    """Codecs of the inner chunks, or of the only chunk."""
     codecs: list[dict[str, Any]] = metadata["codecs"]
     return codecs[0]["configuration"]["codecs"] if codecs[0]["name"] == "sharding_indexed" else codecs
 
@@ -195,7 +193,7 @@ def _array_metadata(array: Array, chunk_shape: list[int], codecs: list[dict[str,
 
 
 def _run_start(metadata: dict[str, Any], data: memoryview, location: Location) -> int | None:
-    """Offset at which the array begins, if it lies in the one chunk file in one run and uncompressed."""
+    """Offset of the array in its chunk file; None if it is compressed or not contiguous."""
     chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     codec, *after = metadata["codecs"]
     rows, *columns = location.shape
@@ -217,7 +215,7 @@ def _run_start(metadata: dict[str, Any], data: memoryview, location: Location) -
 
 
 def _shard_index(sharding: dict[str, Any], data: memoryview, chunks: int) -> Array | None:
-    """Offset and size of each inner chunk, (chunks, 2) uint64; None where the index is damaged."""
+    """Offset and size of each inner chunk, (chunks, 2) uint64; None if the shard index is damaged."""
     length = 16 * chunks
     checksum = 4 * any(codec["name"] == "crc32c" for codec in sharding["index_codecs"])
     at_end = sharding.get("index_location", "end") == "end"
