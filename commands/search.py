@@ -6,6 +6,7 @@ import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
 from supportset.commands.plain_text import one_line
+from supportset.store.errors import UsageError
 from supportset.store.format.card import Recipe
 
 
@@ -35,6 +36,9 @@ def search_command(
     as_json: bool,
 ) -> None:
     """Find the clips of a store that match TEXT best, by a trained RUN."""
+    if not text.isascii() and text.encode("utf-8", "replace").decode("utf-8") != text:
+        raise UsageError(f"the question {one_line(text)!r} is not UTF-8 text: set the terminal's locale to UTF-8")
+
     from supportset.search.trained import Texts, search
 
     def live_text(recipe: Recipe, given: str | None) -> Texts:
