@@ -50,8 +50,9 @@ def test_every_damage_is_found(checkpoint: Checkpoint) -> None:
         try:
             position = checkpoint.load()
         except SupportsetError as error:
-            assert "\n" not in str(error)
-            assert str(error).startswith(str(checkpoint.path))
+            message = str(error)
+            if "\n" in message or not message.startswith(str(checkpoint.path)):
+                silent.append((trial, first))
             continue
         # Nothing but the mark or the padding of zeros was changed: what is read is right.
         same = all(torch.equal(value, before[name]) for name, value in checkpoint.model.state_dict().items())
