@@ -323,7 +323,7 @@ def test_a_run_folder_in_use_is_refused_and_left_as_it_is(root: Path, tmp_path: 
     run = tmp_path / "run"
     train(config(support={"captioning": "none"}, optim={"epochs": 1}), root, run, device="cpu")
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    with pytest.raises(UsageError, match=r"not empty; go on with --resume, or name another folder with --out"):
+    with pytest.raises(UsageError, match=r"not empty; continue it with --resume, or give another --out"):
         train(config(support={"captioning": "none"}), root, run, device="cpu")
     with pytest.raises(UsageError, match=r"support.captioning is 'none' there and 'cross' here"):
         train(config(), root, run, resume=True, device="cpu")
@@ -331,7 +331,7 @@ def test_a_run_folder_in_use_is_refused_and_left_as_it_is(root: Path, tmp_path: 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(UsageError, match="not empty; name another --out"):
+        with pytest.raises(UsageError, match="not empty; give another --out"):
             train(config(), root, tmp_path / "other", resume=resume, device="cpu")
 
 

@@ -78,7 +78,7 @@ def train(
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     data : RunData, optional
-        What to train on in place of what the configuration names: a fold of a cross-validation.
+        RunData, optional What to train on in place of what the configuration names: a fold of a cross-validation.
 
     Raises
     ------
