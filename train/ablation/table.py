@@ -98,7 +98,7 @@ def _counted(study: StudyRuns, key: RunKey) -> tuple[Any, Any]:
     if result["ranks"]["items"] != name:
         raise SupportsetError(
             f"{study.folder.path / key.path}: was scored on other queries than the first run of the study, so "
-            "they cannot be compared; the store's tables or features have changed since: start the study again with another --out"
+            "they cannot be compared: the store has changed since; start the study again with another --out"
         )
     clips, of_query = study.folder.read_items(name)
     hits, queries = [], []

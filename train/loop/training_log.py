@@ -270,7 +270,7 @@ class Progress:
 def _parsed(line: bytes) -> tuple[str, int] | None:
     """Kind and step of a record; None for a line that was cut off or damaged."""
     try:
-        record = json.loads(line) if line.endswith(b"\n") else None
+        record: Any = json.loads(line) if line.endswith(b"\n") else None
         kind, step = record["kind"], record["step"]
     except (ValueError, KeyError, TypeError):
         return None
