@@ -39,10 +39,14 @@ class Hit:
 
     Attributes
     ----------
-    clip_id : of the dataset
-    score : cosine of text and clip, from -1 to 1
-    path : the clip's file, relative to the folder of videos it was extracted from; None where it is not known
-    start_s, end_s : the part of the file, None for the whole
+    clip_id : str
+        Of the dataset.
+    score : float
+        Cosine of text and clip, from -1 to 1.
+    path : str or None
+        The clip's file, relative to the folder of videos it was extracted from; None where it is not known.
+    start_s, end_s : float or None
+        The part of the file, None for all of it.
     """
 
     clip_id: str
@@ -94,20 +98,25 @@ def check_query(texts: Sequence[str], k: int) -> None:
 
 
 class Searcher:
-    """A run and the embeddings of all clips of a dataset, opened once for any number of questions.
+    """A run and the embeddings of all clips of a dataset, opened once for any number of queries.
 
     The embeddings are kept in the run folder. They are used again only while model, feature recipes, clips and the
     bytes of every clip's features are the same.
 
     Parameters
     ----------
-    run : run folder
-    store : folder of the feature store
-    dataset : by default the run's; any dataset with features of the run's recipes will do, captions or not
-    protocol, split : search only the clips of one split; both or none
-    device : ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
-    live_text : opens the text encoder of a run that was trained on text features: a question is in no store, and
-        ``train`` knows no encoder that runs without being trained
+    run : str or Path
+        Run folder.
+    store : str or Path
+        Folder of the feature store.
+    dataset : str, optional
+        By default the run's; any dataset with features of the run's recipes will do, captions or not.
+    protocol, split : str, optional
+        Search only the clips of one split; both or none.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    live_text : LiveText, optional
+        Opens the frozen text encoder of a run that was trained on text features, to encode the query.
 
     Raises
     ------
@@ -167,7 +176,7 @@ class Searcher:
             return None
         if live_text is None:
             raise UsageError(
-                f"{run}: the model reads text features of {recipe.backbone}, which questions need to be run through: "
+                f"{run}: the model reads text features of {recipe.backbone}, which queries need too: "
                 "search from the command line, or give live_text"
             )
         return live_text(recipe, (record.get("text_features") or {}).get("encoder"))
@@ -227,7 +236,7 @@ class Searcher:
 
 
 def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
-    """Embeddings of an earlier search, if they are of exactly this model and these features."""
+    """Read the embeddings of an earlier search, if they are of exactly this model and these features."""
     if not path.exists():
         return None
     try:
@@ -237,4 +246,4 @@ def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
             embeddings: NDArray[np.float32] = file.get_tensor("embeddings")
             return embeddings
     except (SafetensorError, OSError):
-        return None  # damaged: made again
+        return None  # damaged: computed again
