@@ -33,14 +33,14 @@ class Stages:
 
 @click.command("demo")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Everything goes here."
+    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder of everything that is written."
 )
 @click.option("--config", default="demo", show_default=True, help="Configuration of the training: a file or a name.")
 @device_option
 def demo_command(out: Path, config: str, device: str) -> None:
-    """Render a small captioned world, extract its features, train, evaluate, and draw a contact sheet.
+    """Run everything on a small rendered world: extract, train, evaluate, draw a contact sheet.
 
-    A second run finds the videos and the shards there and trains anew on them.
+    A second run reuses the videos and the features, and trains again.
     """
     from supportset.extract.backbones import load_backbone
     from supportset.extract.decode.sampling import Sampling

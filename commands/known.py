@@ -10,7 +10,7 @@ from supportset.commands.options import json_option, print_json
 @click.command("datasets")
 @json_option
 def datasets_command(as_json: bool) -> None:
-    """Datasets that can be extracted, and the files that each expects."""
+    """List the datasets that can be extracted, and the files that each expects."""
     from supportset.extract.readers import list_readers
 
     readers = list_readers()

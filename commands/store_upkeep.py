@@ -50,7 +50,9 @@ def verify_command(
     store: str,
     as_json: bool,
 ) -> None:
-    """Compare every file of the feature sets DATASET/WORDS-OF-ITS-NAME with its size and hash; without WORDS, of all.
+    """Compare every file of feature sets with its size and hash.
+
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name. Without SET, all are checked.
 
     With --against-videos, also compare the features of some clips of one set with what its videos give now.
 
@@ -118,9 +120,9 @@ def verify_command(
 @store_option
 @json_option
 def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_json: bool) -> None:
-    """Merge small shards of the feature set DATASET/WORDS-OF-ITS-NAME, and drop superseded rows and orphans.
+    """Merge small shards of a feature set; drop superseded rows and orphans.
 
-    Other processes may read and write meanwhile.
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name. Other processes may read and write meanwhile.
     """
     from supportset.store.maintain.compact import SAFE_AGE, compact
     from supportset.store.read.catalog import locate_feature_set

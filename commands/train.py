@@ -23,7 +23,7 @@ def train_command(
 ) -> None:
     """Train on stored features; no video is opened.
 
-    CONFIG is a TOML file, or one of the names that `configs` lists. KEY=VALUE overrides a value: optim.epochs=5.
+    CONFIG is a TOML file, or a name that `configs` lists. KEY=VALUE overrides a value of it, as in optim.epochs=5.
 
     On several GPUs: torchrun --nproc_per_node 4 -m supportset train CONFIG (see docs/training.md).
     """
