@@ -30,7 +30,9 @@ from supportset.commands.options import Auto, Part, ShardFormatName, Share, json
 @click.option("--split", help="Only the clips of this split.")
 @click.option("--limit", type=int, help="Only the first N clips.")
 @click.option("--shard", type=Part(), help="Only the i-th of n parts, for batch systems such as SLURM.")
-@click.option("--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True)
+@click.option(
+    "--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True, help="Of the shards."
+)
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored."
 )

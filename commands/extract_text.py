@@ -28,7 +28,9 @@ from supportset.commands.options import ShardFormatName, device_option, json_opt
 @click.option("--protocol", help="Only the captions of this protocol.")
 @click.option("--split", help="Only the captions of this split.")
 @click.option("--limit", type=int, help="Only the first N captions.")
-@click.option("--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True)
+@click.option(
+    "--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True, help="Of the shards."
+)
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored."
 )

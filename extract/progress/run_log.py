@@ -32,11 +32,13 @@ class RunLog:
 
     Parameters
     ----------
-    path : folder of the feature set
+    path : str or StorePath
+        Folder of the feature set.
 
     Attributes
     ----------
-    tell : takes a line for the user
+    tell : callable
+        Takes a line for the user.
     """
 
     def __init__(self, path: str | StorePath) -> None:

@@ -24,11 +24,16 @@ class Spent:
 
     Attributes
     ----------
-    starting : before the first batch of frames
-    computing : by the model, copies to and from the device included
-    frames : the model waited for frames
-    store : the model waited for the store
-    room : the decode workers waited for the model, in the mean of them; beside the others, not in addition to them
+    starting : float
+        Before the first batch of frames.
+    computing : float
+        By the model, copies to and from the device included.
+    frames : float
+        The model waited for frames.
+    store : float
+        The model waited for the store.
+    room : float
+        The decode workers waited for the model, in the mean of them; beside the others, not in addition to them.
     """
 
     starting: float = 0.0
@@ -81,7 +86,8 @@ class Pace:
 
         Parameters
         ----------
-        workers : decode processes of each model
+        workers : int
+            Decode processes of each model.
         """
         spent, slowest = self.total, self.total.slowest()
         if slowest is None:

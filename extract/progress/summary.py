@@ -19,14 +19,21 @@ class Summary:
 
     Attributes
     ----------
-    dataset : name
-    feature_set : name of the feature set's folder
-    path : of that folder
-    clips : number of clips the run was asked for
-    status : how many clips ended how, ``ok`` first; those of earlier runs are counted. ``damaged`` clips that were
-        kept have features, and are not counted among ``ok``.
-    seconds : that the run took
-    exit_code : for the command line, from :func:`exit_code`
+    dataset : str
+        Name.
+    feature_set : str
+        Name of the feature set's folder.
+    path : str
+        Of that folder.
+    clips : int
+        Number of clips the run was asked for.
+    status : dict[str, int]
+        How many clips ended how, ``ok`` first; those of earlier runs are counted. ``damaged`` clips that were kept
+        have features, and are not counted among ``ok``.
+    seconds : float
+        That the run took.
+    exit_code : int
+        For the command line, from :func:`exit_code`.
     """
 
     dataset: str

@@ -85,9 +85,12 @@ class Made(NamedTuple):
 
     Attributes
     ----------
-    precision : to compute them again: that of all its writers, ``fp32`` where they had different ones
-    loosest : the least exact of them
-    devices : kinds of device, as cards tell them
+    precision : str
+        To compute them again: that of all its writers, ``fp32`` where they had different ones.
+    loosest : str
+        The least exact of them.
+    devices : tuple[str, ...]
+        Kinds of device, as cards tell them.
     """
 
     precision: str

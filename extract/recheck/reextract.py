@@ -47,13 +47,20 @@ class Comparison:
 
     Attributes
     ----------
-    clip_id, path : path relative to the videos' root
-    outcome : ``agrees``, ``differs``, ``changed`` or ``absent``
-    steps : that were compared
-    worst, mean : relative difference of a step's vector, ‖new − stored‖ / ‖stored‖
-    cosine : the smallest of a step
-    tolerance : on ``worst``
-    says : what is wrong, in one line
+    clip_id, path : str
+        Path relative to the videos' root.
+    outcome : str
+        ``agrees``, ``differs``, ``changed`` or ``absent``.
+    steps : int
+        That were compared.
+    worst, mean : float
+        Relative difference of a step's vector, ‖new − stored‖ / ‖stored‖.
+    cosine : float
+        The smallest of a step.
+    tolerance : float
+        On ``worst``.
+    says : str
+        What is wrong, in one line.
     """
 
     clip_id: str
@@ -73,10 +80,14 @@ class Reextraction:
 
     Attributes
     ----------
-    backbone : name, as it was loaded
-    device : of the new forward
-    seed : the same seed chooses the same clips
-    clips : all that were looked at, absent ones included
+    backbone : str
+        Name, as it was loaded.
+    device : str
+        Of the new forward.
+    seed : int
+        The same seed chooses the same clips.
+    clips : list[Comparison]
+        All that were looked at, absent ones included.
     """
 
     backbone: str

@@ -18,9 +18,12 @@ def tolerance(precision: str, dtype: str, devices: tuple[str, ...]) -> float:
 
     Parameters
     ----------
-    precision : ``fp32``, ``bf16`` or ``fp16``, of both forwards
-    dtype : as stored
-    devices : of both forwards, as the card tells them: ``cpu``, ``cuda: ...``
+    precision : str
+        ``fp32``, ``bf16`` or ``fp16``, of both forwards.
+    dtype : str
+        As stored.
+    devices : tuple[str, ...]
+        Of both forwards, as the card tells them: ``cpu``, ``cuda: ...``.
     """
     forward = FORWARD.get(precision, max(FORWARD.values()))
     if precision == "fp32" and set(devices) != {"cpu"}:

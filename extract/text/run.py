@@ -42,13 +42,20 @@ class TextSummary:
 
     Attributes
     ----------
-    dataset : name
-    feature_set : name of the feature set's folder
-    path : of that folder
-    captions : number of captions the run was asked for
-    status : how many captions ended how, ``ok`` first; those of earlier runs are counted
-    seconds : that the run took
-    exit_code : for the command line: 1 if a caption with words has no features
+    dataset : str
+        Name.
+    feature_set : str
+        Name of the feature set's folder.
+    path : str
+        Of that folder.
+    captions : int
+        Number of captions the run was asked for.
+    status : dict[str, int]
+        How many captions ended how, ``ok`` first; those of earlier runs are counted.
+    seconds : float
+        That the run took.
+    exit_code : int
+        For the command line: 1 if a caption with words has no features.
     """
 
     dataset: str
@@ -92,17 +99,27 @@ def extract_text(
     Parameters
     ----------
     dataset : Dataset
-    root : the store's folder
+    root : str or StorePath
+        The store's folder.
     encoder : TextEncoder
         Moved to the device.
-    protocol, split, limit : see :func:`supportset.extract.text.work.select_captions`
-    shard_format : ``zarr`` or ``hdf5``
-    dtype : ``float16`` or ``float32``, as stored
-    batch_size : captions of one forward; default by device
-    device, precision : of the forward
-    captions_per_shard, seconds_per_shard : when a shard is sealed; what was not sealed is lost when the process is
-        killed
-    progress : show a live line, or log lines, on standard error
+    protocol : str, optional
+        See :func:`supportset.extract.text.work.select_captions`.
+    split : str, optional
+    limit : int, optional
+    shard_format : str
+        ``zarr`` or ``hdf5``.
+    dtype : str
+        ``float16`` or ``float32``, as stored.
+    batch_size : int, optional
+        Captions of one forward; default by device.
+    device, precision : str
+        Of the forward.
+    captions_per_shard : int
+        When a shard is sealed; what was not sealed is lost when the process is killed.
+    seconds_per_shard : float
+    progress : bool
+        Show a live line, or log lines, on standard error.
 
     Returns
     -------

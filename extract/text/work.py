@@ -19,9 +19,12 @@ class TextWork:
 
     Attributes
     ----------
-    captions : without features, or with those of another text
-    blank : captions without a word that are not recorded yet
-    done : how many are settled: features of their text, or why there are none
+    captions : list[Caption]
+        Without features, or with those of another text.
+    blank : list[Caption]
+        Captions without a word that are not recorded yet.
+    done : int
+        How many are settled: features of their text, or why there are none.
     """
 
     captions: list[Caption]
@@ -37,8 +40,10 @@ def select_captions(
     Parameters
     ----------
     dataset : Dataset
-    protocol, split : only captions of this protocol, of this split (of any protocol that has it)
-    limit : only the first captions of these
+    protocol, split : str, optional
+        Only captions of this protocol, of this split (of any protocol that has it)
+    limit : int, optional
+        Only the first captions of these.
 
     Raises
     ------
@@ -65,8 +70,10 @@ def plan_text(captions: Sequence[Caption], rows: pa.Table) -> TextWork:
 
     Parameters
     ----------
-    captions : those wanted
-    rows : of the index, see :meth:`supportset.store.read.feature_set.FeatureSet.rows`
+    captions : Sequence[Caption]
+        Those wanted.
+    rows : pa.Table
+        Of the index, see :meth:`supportset.store.read.feature_set.FeatureSet.rows`.
     """
     known = _known(rows)
     todo: list[Caption] = []

@@ -371,7 +371,7 @@ def test_bf16_trains_and_leaves_float32_weights(root: Path, tmp_path: Path) -> N
 
 
 def test_the_resolved_configuration_reads_back_to_itself(tmp_path: Path) -> None:
-    setting = config(name='say "hi" \\ ü', optim={"learning_rate": 1e-5, "patience": 3, "head_learning_rate": 2e-4})
+    setting = config(name="say hi, ü (1)", optim={"learning_rate": 1e-5, "patience": 3, "head_learning_rate": 2e-4})
     folder = RunFolder(tmp_path / "run")
     folder.create(setting, {})
     assert folder.load_config() == setting
