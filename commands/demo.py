@@ -33,12 +33,16 @@ class Stages:
 
 @click.command("demo")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder of everything that is written."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder of everything that is written.",
 )
 @click.option("--config", default="demo", show_default=True, help="Configuration of the training: a file or a name.")
 @device_option
 def demo_command(out: Path, config: str, device: str) -> None:
-    """Run everything on a small rendered world: extract, train, evaluate, draw a contact sheet.
+    """Run everything on a small rendered world, from videos to a picture of results.
 
     A second run reuses the videos and the features, and trains again.
     """

@@ -70,7 +70,7 @@ def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
 
 
 @store_command.command("show")
-@click.argument("words")
+@click.argument("words", metavar="SET")
 @click.option("--failures", default=10, show_default=True, help="How many failed clips to list.")
 @store_option
 @json_option

@@ -155,7 +155,7 @@ def import_command(
 
 
 @click.command("export")
-@click.argument("words")
+@click.argument("words", metavar="SET")
 @click.argument("dest", type=click.Path())
 @click.option(
     "--to",
@@ -172,7 +172,8 @@ def import_command(
 def export_command(words: str, dest: str, form: str, timestamps: str | None, store: str, as_json: bool) -> None:
     """Export a feature set to DEST in a form that other programs read, bit for bit.
 
-    SET is DATASET/WORDS: a dataset, and words of the feature set's name. DEST must not be there yet, or be an empty folder. `store import` reads each form back.
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name. DEST must not exist yet, or be an
+    empty folder. `store import` reads each form back.
     """
     from supportset.store.read.catalog import find_feature_set
     from supportset.store.transfer.exporting import export_features
@@ -189,7 +190,7 @@ def export_command(words: str, dest: str, form: str, timestamps: str | None, sto
 
 
 @click.command("convert")
-@click.argument("words")
+@click.argument("words", metavar="SET")
 @click.option("--to", "--format", "shard_format", required=True, type=ShardFormatName(), help="Format of the shards.")
 @click.option(
     "--compress",
