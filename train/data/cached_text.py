@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from supportset._program import program
 from supportset.store.errors import UsageError
 from supportset.store.files import StorePath
 from supportset.store.files.memory import copy_rows, empty_aligned
@@ -140,7 +141,7 @@ class CachedText:
 
 def extraction_command(recipe: Recipe, dataset: str, store: str | StorePath) -> str:
     """The command that makes text features of a recipe."""
-    words = ["python cli.py extract-text", dataset, "--encoder", recipe.backbone.removeprefix("hf:")]
+    words = [program(), "extract-text", dataset, "--encoder", recipe.backbone.removeprefix("hf:")]
     if not recipe.backbone.startswith("open_clip:"):  # its length and pooling are its own
         words += ["--max-tokens", str(recipe.sampling.get("max_tokens")), "--pooling", recipe.pooling]
     return " ".join([*words, "--dtype", recipe.dtype, "--store", str(store)])
