@@ -30,7 +30,7 @@ def ablate_command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Run the variants of GRID over its seeds, and write one table: Markdown, JSON and a plot.
+    """Run the variants of GRID over its seeds; write tables and a plot.
 
     GRID is a TOML file, or one of the names that `configs` lists. The same command
     continues an interrupted study, and repeats runs whose configuration has changed. A complete study is packed into

@@ -14,9 +14,10 @@ from supportset.commands.options import json_option, print_json
 @click.argument("name", required=False)
 @json_option
 def configs_command(name: str | None, as_json: bool) -> None:
-    """List the configurations for `train` and the grids for `ablate`, or print the one called NAME.
+    """List the configurations and grids that come with the package, or print one.
 
-    To change one, print it into a file and name the file: `configs demo > mine.toml`, `train mine.toml`.
+    Configurations are for `train`, grids for `ablate`. To change one, write it to a file and name the file:
+    `configs demo > mine.toml`, then `train mine.toml`.
     """
     from supportset.train.known_configs import CONFIGS, GRIDS, find_config, known
 

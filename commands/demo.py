@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from supportset._program import program
 from supportset.commands.options import device_option
 
 SHOWN = 8  # queries on the contact sheet
@@ -32,14 +33,18 @@ class Stages:
 
 @click.command("demo")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Everything goes here."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder of everything that is written.",
 )
 @click.option("--config", default="demo", show_default=True, help="Configuration of the training: a file or a name.")
 @device_option
 def demo_command(out: Path, config: str, device: str) -> None:
-    """Render a small captioned world, extract its features, train, evaluate, and draw a contact sheet.
+    """Run everything on a small rendered world, from videos to a picture of results.
 
-    A second run finds the videos and the shards there and trains anew on them.
+    A second run reuses the videos and the features, and trains again.
     """
     from supportset.extract.backbones import load_backbone
     from supportset.extract.decode.sampling import Sampling
@@ -78,15 +83,15 @@ def demo_command(out: Path, config: str, device: str) -> None:
     click.echo(f"  {'in all':<9} {sum(stages.seconds.values()):6.1f} s")
     for name, place in (("videos", data), ("features", store), ("run", run), ("picture", picture)):
         click.echo(f"{name:<9} {place}")
-    click.echo(f'try: python cli.py search {run} "two red balls roll to the left" --store {store}')
+    click.echo(f'try: {program()} search {run} "two red balls roll to the left" --store {store}')
 
 
 def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, Any], device: str) -> Path:
     """The contact sheet: evenly chosen test queries, their five best clips, and which was right."""
     from supportset.search import contact_sheet as sheet
-    from supportset.search.trained import Searcher
+    from supportset.search.run import open_run
 
-    searcher = Searcher(run, store, protocol=result["protocol"], split=result["split"], device=device)
+    searcher = open_run(run, device).open_gallery(store, protocol=result["protocol"], split=result["split"])
     captions = searcher.tables.split_captions(result["protocol"], result["split"])
     chosen = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
     rows = []

@@ -19,7 +19,7 @@ from supportset.commands.plain_text import lines
 def eval_command(
     run: str, protocol: str | None, split: str | None, dataset: str | None, store: str, device: str, as_json: bool
 ) -> None:
-    """Score a run folder: R@1/5/10/50, median and mean rank, text to video and video to text.
+    """Score RUN: recall at 1, 5, 10 and 50, median and mean rank, in both directions.
 
     Ranks count ties against us; a clip without features is a miss. Scores and per-query ranks are written to RUN/eval/.
     """

@@ -10,7 +10,7 @@ from supportset.commands.options import json_option, print_json
 @click.command("datasets")
 @json_option
 def datasets_command(as_json: bool) -> None:
-    """Datasets that can be extracted, and the files that each expects."""
+    """List the datasets that can be extracted, and the files that each expects."""
     from supportset.extract.readers import list_readers
 
     readers = list_readers()
@@ -26,7 +26,7 @@ def datasets_command(as_json: bool) -> None:
 @click.option("--text", is_flag=True, help="List text encoders instead.")
 @json_option
 def backbones_command(text: bool, as_json: bool) -> None:
-    """Frozen visual backbones by name (with --text: text encoders), and where the weights of each are from."""
+    """List frozen visual backbones, or text encoders, and where their weights are from."""
     from supportset.extract.backbones import BACKBONES
     from supportset.extract.text.encoders import TEXT_ENCODERS
 
@@ -42,7 +42,7 @@ def backbones_command(text: bool, as_json: bool) -> None:
 @click.command("protocols")
 @json_option
 def protocols_command(as_json: bool) -> None:
-    """Evaluation protocols, their splits, and the number of clips that each split must have."""
+    """List evaluation protocols, their splits, and the size of each split."""
     from supportset.extract.readers import list_readers
 
     readers = list_readers()

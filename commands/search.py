@@ -6,8 +6,6 @@ import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
 from supportset.commands.plain_text import one_line
-from supportset.store.errors import UsageError
-from supportset.store.format.card import Recipe
 
 
 @click.command("search")
@@ -36,21 +34,10 @@ def search_command(
     as_json: bool,
 ) -> None:
     """Find the clips of a store that match TEXT best, by a trained RUN."""
-    if not text.isascii() and text.encode("utf-8", "replace").decode("utf-8") != text:
-        raise UsageError(f"the question {one_line(text)!r} is not UTF-8 text: set the terminal's locale to UTF-8")
-
-    from supportset.search.trained import Texts, search
-
-    def live_text(recipe: Recipe, given: str | None) -> Texts:
-        from supportset.extract.pipeline.forward import pick_device
-        from supportset.extract.text.encoders import live_features, load_recorded
-
-        found = load_recorded(recipe, encoder or given)
-        found.to(pick_device(device))
-        return live_features(found)
+    from supportset.search.trained import search
 
     hits = search(
-        run, text, k, store, dataset=dataset, protocol=protocol, split=split, device=device, live_text=live_text
+        run, text, k, store, dataset=dataset, protocol=protocol, split=split, device=device, text_encoder=encoder
     )
     if as_json:
         print_json({"query": text, "hits": [hit.to_json() for hit in hits]})

@@ -115,7 +115,7 @@ def import_command(
     store: str,
     as_json: bool,
 ) -> None:
-    """Bring features that other programs computed into the store, as features of DATASET.
+    """Import features that another program computed, as features of DATASET.
 
     SOURCE is a folder of one .npy, .npz or .pt file a clip (at any depth); an HDF5 file of one dataset, or one group,
     a clip; an .npz, .safetensors or .pt file of one array a clip; or one .npy array (N, D) or (N, T, D) with an id
@@ -155,7 +155,7 @@ def import_command(
 
 
 @click.command("export")
-@click.argument("words")
+@click.argument("words", metavar="SET")
 @click.argument("dest", type=click.Path())
 @click.option(
     "--to",
@@ -170,9 +170,10 @@ def import_command(
 @store_option
 @json_option
 def export_command(words: str, dest: str, form: str, timestamps: str | None, store: str, as_json: bool) -> None:
-    """Write the feature set DATASET/WORDS-OF-ITS-NAME to DEST in a form that other programs read, bit for bit.
+    """Export a feature set to DEST in a form that other programs read, bit for bit.
 
-    DEST must not be there yet, or be an empty folder. `store import` reads each form back.
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name. DEST must not exist yet, or be an
+    empty folder. `store import` reads each form back.
     """
     from supportset.store.read.catalog import find_feature_set
     from supportset.store.transfer.exporting import export_features
@@ -189,7 +190,7 @@ def export_command(words: str, dest: str, form: str, timestamps: str | None, sto
 
 
 @click.command("convert")
-@click.argument("words")
+@click.argument("words", metavar="SET")
 @click.option("--to", "--format", "shard_format", required=True, type=ShardFormatName(), help="Format of the shards.")
 @click.option(
     "--compress",
@@ -204,7 +205,9 @@ def export_command(words: str, dest: str, form: str, timestamps: str | None, sto
 @store_option
 @json_option
 def convert_command(words: str, shard_format: str, compress: str, keep_old: bool, store: str, as_json: bool) -> None:
-    """Turn the shards of the feature set DATASET/WORDS-OF-ITS-NAME into another format, in place and bit for bit.
+    """Convert the shards of a feature set to another format, in place and bit for bit.
+
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name.
 
     With --compress they become archives, which zarr-python and h5py open without any plugin. A reader unpacks them into
     memory; `store compact` does not merge them.

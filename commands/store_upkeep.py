@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="[SET]...")
 @click.option(
     "--drop-damaged",
     is_flag=True,
@@ -50,9 +50,11 @@ def verify_command(
     store: str,
     as_json: bool,
 ) -> None:
-    """Compare every file of the feature sets DATASET/WORDS-OF-ITS-NAME with its size and hash; without WORDS, of all.
+    """Compare every file of feature sets with its size and hash.
 
-    With --against-videos, also compare the features of some clips of one set with what its videos give now.
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name. Without SET, all are checked.
+
+    With --against-videos, also extract some clips of one set again and compare.
 
     Exit code 0: no problem; 1: something is damaged, or differs. Files that no reader uses are listed, and do not
     count.
@@ -65,7 +67,7 @@ def verify_command(
     if not sets:
         raise UsageError(f"{store}: no feature sets here: run `extract` first, or give --store")
     if recheck and len(words) != 1:
-        raise UsageError("--against-videos is for one feature set: name it, as DATASET/WORDS-OF-ITS-NAME")
+        raise UsageError("--against-videos is for one feature set: name it, as DATASET/WORDS")
     reports: list[dict[str, Any]] = []
     harmful = 0
     for info in sets:
@@ -108,7 +110,7 @@ def verify_command(
 
 
 @click.command("compact")
-@click.argument("words")
+@click.argument("words", metavar="SET")
 @click.option("--clips-per-shard", type=click.IntRange(1), default=1000, show_default=True, help="At most.")
 @click.option(
     "--now",
@@ -118,9 +120,9 @@ def verify_command(
 @store_option
 @json_option
 def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_json: bool) -> None:
-    """Merge small shards of the feature set DATASET/WORDS-OF-ITS-NAME, and drop superseded rows and orphans.
+    """Merge small shards of a feature set; drop superseded rows and orphans.
 
-    Other processes may read and write meanwhile.
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name. Other processes may read and write meanwhile.
     """
     from supportset.store.maintain.compact import SAFE_AGE, compact
     from supportset.store.read.catalog import locate_feature_set
@@ -152,13 +154,18 @@ def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_
 
 
 @click.command("rm")
-@click.argument("words")
-@click.option("--dataset", "whole", is_flag=True, help="WORDS is a dataset: delete its tables and all its features.")
+@click.argument("words", metavar="SET")
+@click.option(
+    "--dataset", "whole", is_flag=True, help="SET is the name of a dataset: delete its tables and all its features."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @store_option
 @json_option
 def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) -> None:
-    """Delete the feature set DATASET/WORDS-OF-ITS-NAME, or with --dataset a whole dataset."""
+    """Delete a feature set, or with --dataset a dataset and all its features.
+
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name.
+    """
     from supportset.store.files import open_folder
     from supportset.store.maintain.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
     from supportset.store.read.catalog import locate_feature_set

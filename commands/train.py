@@ -6,6 +6,7 @@ import shlex
 
 import click
 
+from supportset._program import program
 from supportset.commands.options import device_option, json_option, print_json, store_option
 
 
@@ -22,9 +23,9 @@ def train_command(
 ) -> None:
     """Train on stored features; no video is opened.
 
-    CONFIG is a TOML file, or one of the names that `configs` lists. KEY=VALUE overrides a value: optim.epochs=5.
+    CONFIG is a TOML file, or a name that `configs` lists. KEY=VALUE overrides a value of it, as in optim.epochs=5.
 
-    On several GPUs: torchrun --nproc_per_node 4 cli.py train CONFIG (see docs/training.md).
+    On several GPUs: torchrun --nproc_per_node 4 -m supportset train CONFIG (see docs/training.md).
     """
     from supportset.train.config import load_config
     from supportset.train.loop.ranks import one_report
@@ -48,5 +49,6 @@ def train_command(
         return
     click.echo(f"{result.steps:,} steps in {result.seconds:.0f} s; the model of epoch {result.best['epoch']} is saved")
     click.echo(f"run folder: {result.run}")
-    program = click.get_current_context().find_root().info_name
-    click.echo(f"next: {program} eval {shlex.quote(str(result.run))} --store {shlex.quote(store)}{result.eval_options}")
+    click.echo(
+        f"next: {program()} eval {shlex.quote(str(result.run))} --store {shlex.quote(store)}{result.eval_options}"
+    )

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from supportset.extract.backbones.base import Backbone
     from supportset.extract.backbones.registry import load_backbone
     from supportset.extract.decode.sampling import Sampling
+    from supportset.extract.options import Execution, Selection
     from supportset.extract.readers import Annotations, Reader, get_reader
     from supportset.extract.readers.annotate import AnnotatedDataset, read_dataset
     from supportset.extract.run import extract as extract_features
@@ -19,8 +20,10 @@ __all__ = [
     "AnnotatedDataset",
     "Annotations",
     "Backbone",
+    "Execution",
     "Reader",
     "Sampling",
+    "Selection",
     "TextEncoder",
     "extract_features",
     "extract_text_features",

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch.nn.utils.rnn import pad_sequence
 
 from supportset.evaluate.ranks import unit_rows
-from supportset.search.trained import Searcher, Texts
 from supportset.store.errors import UsageError
-from supportset.store.format.card import Recipe
 from supportset.store.read.resident import thinned
-from supportset.train.data.cached_text import TokenFeatures
-from supportset.train.device import choose_device
-from supportset.train.encode import encode_tokens, evaluating, tokenize
-from supportset.train.evaluate import evaluate
-from supportset.train.model.model import SupportSetModel
 from supportset.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from supportset.search.trained import Searcher
+    from supportset.train.data.training_data import TokenTable
+    from supportset.train.model.model import SupportSetModel
 
 _BATCH = 256  # clips embedded at a time
 
@@ -36,22 +34,29 @@ class Run:
         The run folder.
     config : Config
         As it was trained with.
-    device : torch.device
     """
 
     def __init__(self, path: str | Path, device: str = "auto", text_encoder: str | None = None) -> None:
         self._folder = RunFolder(path)
         self.path, self.config = self._folder.path, self._folder.load_config()
         self._folder.model_folder()  # refuses a run that has no model yet
-        self.device = choose_device(device)
-        self._text_encoder = text_encoder
+        self._device, self._text_encoder = device, text_encoder
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, device={str(self.device)!r})"
+        return f"Run({str(self.path)!r}, device={self._device!r})"
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that the model is on."""
+        from supportset.train.device import choose_device
+
+        return choose_device(self._device)
 
     @cached_property
     def model(self) -> SupportSetModel:
         """The model, loaded on first use, in evaluation mode."""
+        from supportset.train.model.model import SupportSetModel
+
         return SupportSetModel.from_pretrained(self.path, device=str(self.device)).eval()
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -61,13 +66,21 @@ class Run:
         -------
         (N, d) float32
             Of unit length: the product with `embed_clips` is the cosine.
+
+        Raises
+        ------
+        UsageError
+            The frozen text encoder of a run on text features cannot be loaded, or is another one.
         """
-        if self._live_text is None:
-            tokens: Any = tokenize(self.model, texts, self.config.data.max_tokens)
-        else:
-            recipe = self.model.text_recipe
-            assert recipe is not None
-            rounded = [each.astype(recipe.dtype).astype(np.float32) for each in self._live_text(texts)]
+        from supportset.train.data.cached_text import TokenFeatures
+        from supportset.train.encode import encode_tokens, tokenize
+
+        recipe = self.model.text_recipe
+        tokens: TokenTable | TokenFeatures
+        if recipe is None or self.frozen_text is None:
+            tokens = tokenize(self.model, texts, self.config.data.max_tokens)
+        else:  # rounded as the features that the run was trained on
+            rounded = [each.astype(recipe.dtype).astype(np.float32) for each in self.frozen_text(texts)]
             tokens = TokenFeatures.of(rounded, recipe.dim)
         return unit_rows(encode_tokens(self.model, tokens)).astype(np.float32)
 
@@ -90,6 +103,11 @@ class Run:
         UsageError
             An array of another shape.
         """
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        from supportset.train.encode import evaluating
+
         steps = [self._steps(number, clip) for number, clip in enumerate(clips)]
         lengths = torch.tensor([len(each) for each in steps], dtype=torch.long)
         out = np.zeros((len(steps), self.config.dim), np.float32)
@@ -112,6 +130,8 @@ class Run:
         dataset: str | None = None,
     ) -> dict[str, Any]:
         """Score the run as ``supportset eval`` does; see `supportset.evaluate_run`."""
+        from supportset.train.evaluate import evaluate
+
         return evaluate(self.path, protocol, split, store, dataset=dataset, device=str(self.device))
 
     def open_gallery(
@@ -130,32 +150,26 @@ class Run:
             ``search(texts, k)`` gives the best clips of each text; ``clip_ids`` and ``embeddings`` (N, d), of unit
             length, are what it searches.
         """
-        return Searcher(
-            self.path,
-            store,
-            dataset=dataset,
-            protocol=protocol,
-            split=split,
-            device=str(self.device),
-            live_text=self._open_text,
-        )
+        from supportset.search.trained import Searcher
+
+        return Searcher(self, store, dataset=dataset, protocol=protocol, split=split)
 
     @cached_property
-    def _live_text(self) -> Texts | None:
+    def frozen_text(self) -> Callable[[Sequence[str]], list[NDArray[np.float32]]] | None:
+        """The encoder that made the text features of the run: texts to arrays (T, h). None: the run reads tokens."""
+        from supportset.extract.text.encoders import live_features, load_recorded
+
         recipe = self.model.text_recipe
         if recipe is None:
             return None
-        return self._open_text(recipe, (self._folder.data_record().get("text_features") or {}).get("encoder"))
-
-    def _open_text(self, recipe: Recipe, given: str | None) -> Texts:
-        """The frozen encoder of a run that was trained on text features."""
-        from supportset.extract.text.encoders import live_features, load_recorded
-
-        encoder = load_recorded(recipe, self._text_encoder or given)
+        recorded = (self._folder.data_record().get("text_features") or {}).get("encoder")
+        encoder = load_recorded(recipe, self._text_encoder or recorded)
         encoder.to(self.device)
         return live_features(encoder)
 
     def _steps(self, number: int, clip: ArrayLike) -> torch.Tensor:
+        import torch
+
         values = np.asarray(clip, np.float32)
         if values.ndim != 2 or not len(values) or values.shape[1] != self.model.feature_dim:
             raise UsageError(f"clip {number}: features of shape {values.shape}, not (T, {self.model.feature_dim})")

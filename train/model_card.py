@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,10 +71,10 @@ def _use(folder: RunFolder, config: Config) -> str:
     name = folder.path.name
     return (
         "## Use\n\n```bash\n"
-        f'python cli.py search {name} "a red ball rolls left"    # over a feature store\n'
-        f"python cli.py eval {name}\n```\n\n```python\n"
-        "from supportset.train.model.model import SupportSetModel\n\n"
-        f'model = SupportSetModel.from_pretrained("{name}")  # safetensors, no network\n```\n\n'
+        f'supportset search {shlex.quote(name)} "a red ball rolls left"    # over a feature store\n'
+        f"supportset eval {shlex.quote(name)}\n```\n\n```python\nimport supportset\n\n"
+        f"run = supportset.open_run({json.dumps(name)})  # needs neither a store nor a network\n"
+        f'texts = run.embed_texts(["a red ball rolls left"])  # (1, {config.dim}), of unit length\n```\n\n'
         "It reads features of exactly the recipes below; a feature store checks that by their hashes.\n"
     )
 
@@ -92,7 +93,7 @@ def _data(config: Config, record: Mapping[str, Any]) -> str:
             f"- fold {fold['number'] + 1} of {fold['of']} of a cross-validation: {fold['clips']:,} clips held out"
         )
     if train["clips_without_features"]:
-        lines.append(f"- left out for want of features: {len(train['clips_without_features']):,} training clips")
+        lines.append(f"- left out, without features: {len(train['clips_without_features']):,} training clips")
     if validation is None:
         lines.append("- nothing was held out for validation")
     else:
@@ -141,7 +142,7 @@ def _scores(folder: RunFolder, best: Mapping[str, Any]) -> str:
             "",
         ]
     if not current:
-        lines.append("Not evaluated yet: `python cli.py eval RUN`, then `python cli.py report RUN`.")
+        lines.append("Not evaluated yet: `supportset eval RUN`, then `supportset report RUN`.")
         return "\n".join(lines) + "\n"
     lines += [
         "| protocol, split | gallery | queries | direction | R@1 | R@5 | R@10 | median rank |",

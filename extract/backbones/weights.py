@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -126,6 +127,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     A dict under ``state_dict`` or ``model`` is unwrapped, averaged weights first, and a prefix of all names that
     ``DataParallel`` or ``torch.compile`` adds is removed.
     """
+    loaded: Any
     if path.suffix == ".safetensors":
         loaded = load_file(path)
     elif is_torchscript(path):

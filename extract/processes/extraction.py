@@ -1,4 +1,4 @@
-"""What one extraction process does, alone or beside others: chunks of clips in, shards of the store out."""
+"""The work of one extraction process: chunks of clips in, shards of the store out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides how a worker process works; it can be sent to another process.
+    """Settings of a worker process; they can be sent to another process.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class Settings:
     sampling : Sampling
         With the backbone's window.
     execution : Execution
-        With one device, and a decoder that works there.
+        With one device, and a decoder that works on it.
     clips : int
-        How many there are to do, for all processes together.
+        Clips to extract, for all processes together.
     cores : int
         Cores that the process may use.
     """
@@ -57,19 +57,19 @@ class Settings:
 
 
 class ChunkSource(Protocol):
-    """Where a worker process gets its work from."""
+    """Source of a worker process's chunks."""
 
     def wait(self) -> Chunk | None:
-        """The first chunk of a round, when everything before is sealed; None: the run is over."""
+        """Return the first chunk of a round, once everything before is sealed; None when the run is over."""
         ...
 
     def more(self) -> Chunk | None:
-        """The next chunk of the round; None: finish and seal what is in hand."""
+        """Return the next chunk of the round; None to finish and seal the round."""
         ...
 
 
 class OnlyChunk:
-    """The source of a worker process that works alone."""
+    """The source of a run with one process: all clips in one chunk."""
 
     def __init__(self, chunk: Chunk) -> None:
         self._chunk: Chunk | None = chunk
@@ -85,7 +85,7 @@ class OnlyChunk:
 
 
 class _Feed(Sequence[Task]):
-    """The tasks of a round by their numbers; iterating over them asks for more chunks as long as there are any."""
+    """Tasks of a round by number; iterating requests more chunks until there are none."""
 
     def __init__(self, first: Chunk, source: ChunkSource) -> None:
         self._first, self._source = first, source
@@ -112,10 +112,10 @@ class _Feed(Sequence[Task]):
 
 
 def run_extraction(source: ChunkSource, settings: Settings, backbone: Backbone, shown: Progress) -> None:
-    """Extract chunk after chunk until the source has no more; everything is sealed then.
+    """Extract chunk after chunk until the source has no more, then seal everything.
 
-    Rounds of chunks go through one pipeline without a gap. On an exception, an interrupt too, what is complete is
-    sealed as well.
+    The chunks of a round go through one pipeline without a gap. Complete clips are sealed on an exception or an
+    interrupt, too.
 
     Parameters
     ----------
@@ -124,12 +124,12 @@ def run_extraction(source: ChunkSource, settings: Settings, backbone: Backbone, 
     backbone : Backbone
         Moved to the device.
     shown : Progress
-        Told of clips, frames, and what else there is to say.
+        Receives the counts of clips and frames, and notes.
 
     Raises
     ------
     SupportsetError
-        From the device, the workers, the model or the writer; or a clip failed and the run is to stop then.
+        From the device, the workers, the model or the writer; or a clip failed and ``on_error`` is ``stop``.
     """
     execution = settings.execution
     place = pick_device(execution.device)

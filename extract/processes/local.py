@@ -1,4 +1,4 @@
-"""Extraction processes on this machine: started, listened to, and told when they are gone."""
+"""Extraction processes on this machine: start them, receive their messages, notice their end."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ _LAST_WORDS = 300
 
 @dataclass(frozen=True)
 class Gone:
-    """A process is no more.
+    """Event: a process has ended.
 
     Attributes
     ----------
-    how : in words, as in "cuda:1 <how>"
-    suspect : whether what it worked on may have been its end
+    how : str
+        How it ended, as in "cuda:1 <how>".
+    suspect : bool
+        Whether the clips that it processed may have caused it.
     """
 
     how: str
@@ -35,45 +37,45 @@ class Gone:
 
 
 class WorkerProcess(Protocol):
-    """An extraction process, wherever it is."""
+    """An extraction process, on this machine or another."""
 
     @property
     def name(self) -> str:
-        """As it is called to the user."""
+        """Name in messages to the user."""
         ...
 
     def send(self, answer: Answer) -> None:
-        """Answer the oldest question that has no answer yet; one that is gone is noticed by its event."""
+        """Answer the oldest open question; a process that has ended is noticed by its event."""
         ...
 
     def interrupt(self) -> None:
-        """Make it seal what is complete and end."""
+        """Have it seal complete clips and end."""
         ...
 
 
 class WorkerProcesses(Protocol):
-    """Starts extraction processes and hears from them."""
+    """Starts extraction processes and receives their messages."""
 
     def start(self, place: str) -> WorkerProcess:
-        """Start a process at one of the places; it may take its time."""
+        """Start a process at one of the places; it may take a while."""
         ...
 
     def events(self, seconds: float) -> Sequence[tuple[WorkerProcess, Message | Gone]]:
-        """What has come in; waits at most so long for it. After its ``Gone`` nothing comes from a process."""
+        """Return the messages received within so many seconds; a process's ``Gone`` is its last."""
         ...
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill the processes that still run."""
         ...
 
 
 class LocalProcess:
-    """A process of this machine.
+    """An extraction process of this machine.
 
     Parameters
     ----------
     order : Order
-        For this process, its device included.
+        With the device of this process.
     name : str
     """
 
@@ -90,7 +92,7 @@ class LocalProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._words,
-                process_group=0,  # Ctrl-C on the terminal is for the process that shares the work
+                process_group=0,  # Ctrl-C on the terminal is for the scheduler's process
                 env=threads | os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             )
         finally:
@@ -100,7 +102,7 @@ class LocalProcess:
 
     @property
     def name(self) -> str:
-        """As it is called to the user."""
+        """Name in messages to the user."""
         return self._name
 
     @property
@@ -113,11 +115,11 @@ class LocalProcess:
         self._send(answer)
 
     def interrupt(self) -> None:
-        """Make it seal what is complete and end."""
+        """Have it seal complete clips and end."""
         self._process.send_signal(signal.SIGINT)
 
     def end(self) -> str:
-        """Wait for a process that has closed its pipe; returns how it ended."""
+        """Wait for a process that has closed its pipe; return how it ended."""
         try:
             code = self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -127,7 +129,7 @@ class LocalProcess:
         return f"died: {_how(code)}" + (f": {words}" if words else "")
 
     def kill(self) -> int:
-        """Kill the process; returns its exit code."""
+        """Kill the process; return its exit code."""
         self._process.kill()
         return self._process.wait()
 
@@ -155,13 +157,13 @@ class LocalProcesses:
         self._running: list[LocalProcess] = []
 
     def start(self, place: str) -> LocalProcess:
-        """Start a process; ``place`` is its device, with anything after a blank to tell it from others."""
+        """Start a process; ``place`` is its device, and after a blank what distinguishes it from others."""
         process = LocalProcess(self._order.with_settings(device=place.partition(" ")[0]), place)
         self._running.append(process)
         return process
 
     def events(self, seconds: float) -> list[tuple[LocalProcess, Message | Gone]]:
-        """What has come in by then."""
+        """Return the messages received within so many seconds."""
         ready = set(wait([process.link for process in self._running], seconds))
         found: list[tuple[LocalProcess, Message | Gone]] = []
         for process in [process for process in self._running if process.link in ready]:
@@ -174,7 +176,7 @@ class LocalProcesses:
         return found
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill the processes that still run."""
         for process in self._running:
             process.kill()
             process.link.close()
@@ -183,5 +185,5 @@ class LocalProcesses:
 
 def _how(code: int) -> str:
     if code == -9:
-        return "killed by signal 9 (perhaps by the system, for want of memory)"
+        return "killed by signal 9 (perhaps by the system, which was out of memory)"
     return f"signal {-code}" if code < 0 else f"exit code {code}"

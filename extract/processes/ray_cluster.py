@@ -1,7 +1,7 @@
-"""Extraction processes on a Ray cluster: an actor a GPU hosts the same process that this machine would run.
+"""Extraction processes on a Ray cluster: one actor a GPU hosts the process that one machine would run.
 
-The actor only passes messages on, so it answers whatever the process does, and a crash of the process is told apart
-from the loss of its machine: the first may be a clip's fault, the second never is.
+The actor only forwards messages, so a crash of the process differs from the loss of its machine: a clip may cause the
+first, never the second.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ LOCAL = "local"
 
 
 def check_ray_options(device: str, processes: int | None) -> None:
-    """Check what can be checked before a cluster is asked.
+    """Check the options that need no cluster to check.
 
     Raises
     ------
     UsageError
-        Ray is not installed, the device is one that only this machine can choose, or not one process is wished for.
+        Ray is not installed, the device is one of this machine, or ``processes`` is below 1.
     """
     _ray()
     if device not in ("auto", "cuda", "cpu"):
@@ -37,7 +37,7 @@ def check_ray_options(device: str, processes: int | None) -> None:
 
 
 class ProcessHost:
-    """The actor: one extraction process, and the way to it.
+    """The actor: one extraction process and the pipe to it.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class ProcessHost:
         self._process = self._processes.start(order.settings.execution.device)
 
     def exchange(self, answers: Sequence[Answer], interrupt: bool) -> tuple[str, list[Message | Gone]]:
-        """Pass answers on, and come back with the machine's name and what the process says, soon or a little later."""
+        """Forward answers; return the machine's name and the process's messages, within half a second."""
         for answer in answers:
             self._process.send(answer)
         if interrupt:
@@ -73,7 +73,7 @@ class RayProcess:
         self.answers.append(answer)
 
     def interrupt(self) -> None:
-        """Make it seal what is complete and end; one that has not started yet is no more."""
+        """Have it seal complete clips and end; one that has not started yet is killed."""
         self.stopping = True
         if not self.heard:
             _ray().kill(self.actor)
@@ -87,20 +87,24 @@ class RayProcesses:
     order : Order
         Device and cores in its settings are replaced by what the cluster gives.
     address : str
-        Of the cluster: ``auto``, ``host:port``, ``ray://host:port``; or ``local`` for one on this machine, for as long
-        as the run. A connection that the program has already is used as it is.
+        Of the cluster: ``auto``, ``host:port``, ``ray://host:port``; or ``local`` for one on this machine that ends
+        with the run. An existing connection of the program is used.
     processes : int, optional
         Default: as many as the cluster has GPUs; without GPUs, one a machine.
 
     Attributes
     ----------
-    places : names of the processes
-    gpus, cores : that each of them gets
+    places : list of str
+        Names of the processes.
+    gpus : int
+        GPUs of each process.
+    cores : int
+        Cores of each process.
 
     Raises
     ------
     UsageError
-        Ray is not installed, or the device is one that only this machine can choose.
+        Ray is not installed, or the device is one of this machine.
     SupportsetError
         There is no cluster at the address.
     """
@@ -129,7 +133,7 @@ class RayProcesses:
         return process
 
     def events(self, seconds: float) -> list[tuple[RayProcess, Message | Gone]]:
-        """What has come in by then."""
+        """Return the messages received within so many seconds."""
         ray = _ray()
         for process in self._running:
             if process.pending is None:
@@ -146,7 +150,7 @@ class RayProcesses:
         return found
 
     def close(self) -> None:
-        """Kill what is left, and the cluster too where it was made for this run."""
+        """Kill the processes that still run; stop a cluster that was started for this run."""
         for process in self._running:
             _ray().kill(process.actor)
         self._running = []
@@ -178,7 +182,7 @@ class _Share:
 
 
 def _share(kind: str, processes: int | None, address: str) -> _Share:
-    """How the cluster, as it is now, is shared among processes."""
+    """Divide the GPUs and cores that the cluster has now among processes."""
     nodes = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
     with_gpus = [(int(node["GPU"]), int(node.get("CPU", 1))) for node in nodes if node.get("GPU", 0) >= 1]
     if with_gpus and kind != "cpu":
@@ -194,14 +198,14 @@ def _share(kind: str, processes: int | None, address: str) -> _Share:
 
 
 def _connect(address: str) -> bool:
-    """Connect to a cluster; returns whether the connection is this run's own."""
+    """Connect to a cluster; return whether this run made the connection."""
     ray = _ray()
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if port.isdecimal():  # asked first, as Ray tries for minutes
+        if port.isdecimal():  # checked first: Ray itself tries for minutes
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:

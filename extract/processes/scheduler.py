@@ -1,4 +1,4 @@
-"""Sharing a run among extraction processes: chunks go out, progress comes in, the work of the lost goes to others."""
+"""The scheduler of a run on several processes: sends chunks, receives progress, reassigns chunks of lost processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Settled = Callable[[Collection[str]], Mapping[str, tuple[str, str]]]
 
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0
-_DEATHS = 5  # processes in a row that may end at one place without a clip to show for it
+_DEATHS = 5  # processes in a row that may end at one place without finishing a clip
 
 
 def schedule(
@@ -33,7 +33,7 @@ def schedule(
 ) -> None:
     """Run one extraction process at each place until the work on the board is done.
 
-    A process that is lost is replaced, and those of its clips that the store does not have are handed out again.
+    A lost process is replaced; its clips that the store does not have go to other processes.
 
     Parameters
     ----------
@@ -42,15 +42,15 @@ def schedule(
         Names that differ.
     board : ChunkBoard
     settled : callable
-        Those of some clips that the store has by now, with status and message.
+        Given clip ids, returns those that the store has now, with status and message.
     shown : Progress
 
     Raises
     ------
     KeyboardInterrupt
-        On Ctrl-C or SIGTERM, after all processes have sealed what was complete; on a second Ctrl-C at once.
+        On Ctrl-C or SIGTERM, after all processes have sealed complete clips; on a second Ctrl-C at once.
     SupportsetError
-        A process gave up for a reason that concerns all, or they keep dying. The others have sealed then, too.
+        A process met an error that ends the run, or processes keep dying. The others have sealed their clips.
     """
     scheduler = _Scheduler(processes, places, board, settled, shown)
     try:
@@ -79,8 +79,8 @@ class _Scheduler:
         self._processes, self._board, self._settled, self._shown = processes, board, settled, shown
         self._vacant = list(places)
         self._at: dict[WorkerProcess, str] = {}
-        self._silent: set[WorkerProcess] = set()  # they have not asked for anything yet
-        self._waiting: list[WorkerProcess] = []  # they have sealed everything and ask for more
+        self._silent: set[WorkerProcess] = set()  # no request received yet
+        self._waiting: list[WorkerProcess] = []  # all sealed, waiting for a chunk
         self._finished: dict[WorkerProcess, Finished] = {}
         self._deaths: Counter[str] = Counter()
         self._began: float | None = time.monotonic()
@@ -97,9 +97,9 @@ class _Scheduler:
             self._serve()
 
     def stop(self) -> None:
-        """Have every process seal what is complete, and wait for that."""
+        """Have every process seal complete clips, and wait for it."""
         if self._at:
-            self._shown.note(f"extract: stopping; {len(self._at)} processes store what is complete")
+            self._shown.note(f"extract: stopping; {len(self._at)} processes store complete clips")
         for process in self._at:
             process.interrupt()
         while self._at:
@@ -110,7 +110,7 @@ class _Scheduler:
                     self._hear(process, message)
 
     def _fill(self) -> None:
-        """Start processes at vacant places while there is work that nobody has."""
+        """Start processes at free places while there are unassigned chunks."""
         wanted = self._board.left - len(self._waiting) - len(self._silent)
         for place in self._vacant[: max(0, wanted)]:
             self._vacant.remove(place)
@@ -119,19 +119,19 @@ class _Scheduler:
             self._silent.add(process)
         if not self._at and not self._board.over:
             raise SupportsetError(
-                "the extraction processes keep ending before their work is done, as told above; what was complete is "
-                "stored, and the same command goes on from there"
+                "the extraction processes keep ending before their work is done, see above; complete clips are "
+                "stored, and the same command resumes"
             )
 
     def _tell_waiting(self) -> None:
-        """Say once that processes are long in coming: a cluster may have no room for them."""
+        """Report once that processes do not start: a cluster may have no room for them."""
         if self._began is not None and time.monotonic() - self._began > _PATIENCE_SECONDS:
             self._began = None
             if self._silent:
                 self._shown.note(f"extract: {len(self._silent)} of {len(self._at)} processes have not started yet")
 
     def _serve(self) -> None:
-        """Give waiting processes what there is by now; at the end tell them that it is the end."""
+        """Send chunks to waiting processes; at the end, send them the end."""
         for process in list(self._waiting):
             chunk = self._board.take(process)
             if chunk is not None or self._board.over:
@@ -185,8 +185,8 @@ class _Scheduler:
         if again:
             self._vacant.append(place)
         how = gone.how if finished is None else "was stopped from outside"
-        rest = "a new one takes its place" if again else f"the {_DEATHS}th in a row: none takes its place"
-        self._shown.note(f"extract: {process.name} {how}; {count:,} clips are handed out again, {rest}")
+        rest = "a new process replaces it" if again else f"the {_DEATHS}th in a row: it is not replaced"
+        self._shown.note(f"extract: {process.name} {how}; {count:,} clips are assigned again, {rest}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One run on several GPUs or machines: who is started, with which order, and whether all of it arrived."""
+"""One run on several GPUs or machines: start the processes, schedule, check that every clip reached the store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def share_among_devices(
     rows: Rows,
     shown: Progress,
 ) -> None:
-    """Run one extraction process a device of this machine, which divide its cores among them.
+    """Run one extraction process for each device of this machine; they divide its cores.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ def share_among_devices(
         The processes load it by the name it was given.
     recipe : Recipe
     devices : sequence of str
-        One a process; the same one may be there several times.
+        One for each process; repeats are allowed.
     rows : callable
-        What the index has of the run's clips, now.
+        Returns the index rows of the run's clips.
     shown : Progress
 
     Raises
@@ -113,7 +113,7 @@ def _schedule(processes: WorkerProcesses, places: Sequence[str], work: Work, row
     if lost:
         raise SupportsetError(
             f"{lost:,} of {len(asked):,} clips were reported as stored, but this machine does not find them in the "
-            "store: --store must be one folder that all machines share, or a URL; the same command goes on from there"
+            "store: --store must be one folder that all machines share, or a URL; the same command resumes"
         )
 
 

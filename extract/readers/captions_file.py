@@ -83,8 +83,8 @@ def read_captions(path: Path) -> CaptionsFile:
         try:
             if isinstance(record, str):
                 raise _FaultError(record)
-            values = {kind: record[name] for kind, name in columns.items() if not _is_empty(record.get(name))}
-            result.rows.append(_row(place, values))
+            cells = {kind: record[name] for kind, name in columns.items() if not _is_empty(record.get(name))}
+            result.rows.append(_row(place, cells))
         except _FaultError as fault:
             result.faults.append(f"{place}: {fault}")
     return result

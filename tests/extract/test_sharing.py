@@ -147,8 +147,8 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, films: Path, capsys: pyt
         summary = run(tmp_path, films, backbone="fake:0.1", clips_per_shard=2)
     check(tmp_path, summary)
     told = capsys.readouterr().err
-    assert "killed by signal 9 (perhaps by the system, for want of memory)" in told
-    assert "a new one takes its place" in told
+    assert "killed by signal 9 (perhaps by the system, which was out of memory)" in told
+    assert "a new process replaces it" in told
     assert f"{COUNT} of {COUNT} clips" in told.splitlines()[-1], "each is counted once"
     assert run(tmp_path, films).status == {"ok": COUNT}, "and there is nothing left to do"
 
@@ -176,7 +176,7 @@ def test_a_stopped_run_stores_what_is_complete(
     wait_for(lambda: not any(process.is_running() for process in processes))
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "the same command goes on from there" in told.splitlines()[-1]
+        assert "the same command resumes" in told.splitlines()[-1]
         assert "Traceback" not in told
     there = rows(tmp_path)
     assert "text" in there, "what was complete is sealed, even when the process that shares the work was killed"

@@ -61,7 +61,7 @@ def locate(name: str, key: str) -> str:
 
 
 def load_config(source: str, name: str, key: str) -> Any:
-    """Read the model configuration of a located source; code that lies beside it is never run, nor asked about."""
+    """Read the model configuration of a located source; code beside it never runs."""
     with _told(source, name, key):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
