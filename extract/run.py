@@ -117,8 +117,7 @@ def extract(
                 there = count_statuses(_rows(path, clips))
                 told = ", ".join(f"{count:,} {status}" for status, count in there.items()) or "none"
                 raise Interrupted(
-                    f"stopped: of {len(clips):,} clips the store has {told}, in {path}; "
-                    "the same command goes on from there"
+                    f"stopped: of {len(clips):,} clips the store has {told}, in {path}; the same command resumes"
                 ) from None
     final = _rows(path, clips)
     return Summary(
@@ -133,7 +132,7 @@ def extract(
 
 
 def check_places(execution: Execution) -> list[str]:
-    """The devices of a run; for a Ray cluster the one kind of them.
+    """Return the devices of a run; for a Ray cluster their kind.
 
     Raises
     ------
@@ -147,7 +146,7 @@ def check_places(execution: Execution) -> list[str]:
 
 
 def _rows(path: StorePath, clips: list[Clip]) -> pa.Table:
-    """What the index has of the clips; nothing where there is no feature set yet."""
+    """Return the clips' index rows; none where there is no feature set yet."""
     if not is_feature_set(path):
         return SCHEMA.empty_table()
     return rows_of(FeatureSet.open(path).rows(), clips)

@@ -31,10 +31,14 @@ class Hit:
 
     Attributes
     ----------
-    clip_id : of the dataset
-    score : cosine of text and clip, from -1 to 1
-    path : the clip's file, relative to the folder of videos it was extracted from; None where it is not known
-    start_s, end_s : the part of the file, None for the whole
+    clip_id : str
+        Of the dataset.
+    score : float
+        Cosine of text and clip, from -1 to 1.
+    path : str or None
+        The clip's file, relative to the folder of videos it was extracted from; None where it is not known.
+    start_s, end_s : float or None
+        The part of the file, None for all of it.
     """
 
     clip_id: str
@@ -68,7 +72,7 @@ def check_query(texts: Sequence[str], k: int) -> None:
 
 
 class Searcher:
-    """A run and the embeddings of all clips of a dataset, opened once for any number of questions.
+    """A run and the embeddings of all clips of a dataset, opened once for any number of queries.
 
     The embeddings are kept in the run folder. They are used again only while model, feature recipes, clips and the
     bytes of every clip's features are the same.
@@ -179,7 +183,7 @@ class Searcher:
 
 
 def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
-    """Embeddings of an earlier search, if they are of exactly this model and these features."""
+    """Read the embeddings of an earlier search, if they are of exactly this model and these features."""
     if not path.exists():
         return None
     try:
@@ -189,4 +193,4 @@ def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
             embeddings: NDArray[np.float32] = file.get_tensor("embeddings")
             return embeddings
     except (SafetensorError, OSError):
-        return None  # damaged: made again
+        return None  # damaged: computed again

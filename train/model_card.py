@@ -93,7 +93,7 @@ def _data(config: Config, record: Mapping[str, Any]) -> str:
             f"- fold {fold['number'] + 1} of {fold['of']} of a cross-validation: {fold['clips']:,} clips held out"
         )
     if train["clips_without_features"]:
-        lines.append(f"- left out for want of features: {len(train['clips_without_features']):,} training clips")
+        lines.append(f"- left out, without features: {len(train['clips_without_features']):,} training clips")
     if validation is None:
         lines.append("- nothing was held out for validation")
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -25,6 +26,9 @@ _FILTERS = {
 }
 
 
+_MOST_PIXELS = 2**24  # that a resize makes of a frame
+
+
 class Step(Protocol):
     """One operation on a frame: (H, W, 3) uint8 in, (H', W', 3) uint8 out."""
 
@@ -33,14 +37,21 @@ class Step(Protocol):
     def __call__(self, frame: np.ndarray) -> np.ndarray: ...
 
 
-def _resize_pil(frame: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+Window = tuple[slice, slice]  # rows and columns of a resized frame that are needed
+_WHOLE = slice(None), slice(None)
+
+
+def _resize_pil(frame: np.ndarray, height: int, width: int, interpolation: str, window: Window = _WHOLE) -> np.ndarray:
     if frame.shape[:2] == (height, width):
-        return frame
-    image = Image.fromarray(frame).resize((width, height), _FILTERS[interpolation])
-    return np.asarray(image)
+        return frame[window]
+    (top, bottom, _), (left, right, _) = window[0].indices(height), window[1].indices(width)
+    down, across = frame.shape[0] / height, frame.shape[1] / width
+    box = left * across, top * down, right * across, bottom * down
+    size = right - left, bottom - top
+    return np.asarray(Image.fromarray(frame).resize(size, _FILTERS[interpolation], None if window == _WHOLE else box))
 
 
-def _resize_plain_bilinear(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize_plain_bilinear(frame: np.ndarray, height: int, width: int, window: Window = _WHOLE) -> np.ndarray:
     """Bilinear without antialiasing, as torchvision's video presets resize tensors: in float32, half to even.
 
     PIL has no such filter (it widens the filter when it shrinks), and the published weights of the video models
@@ -48,9 +59,9 @@ def _resize_plain_bilinear(frame: np.ndarray, height: int, width: int) -> np.nda
     depends on the CPU and on the number of threads; this one does not.
     """
     if frame.shape[:2] == (height, width):
-        return frame
-    top, bottom, down = _bilinear_taps(frame.shape[0], height)
-    left, right, across = _bilinear_taps(frame.shape[1], width)
+        return frame[window]
+    top, bottom, down = _bilinear_taps(frame.shape[0], height, window[0])
+    left, right, across = _bilinear_taps(frame.shape[1], width, window[1])
     down, across = down[:, None, None], across[None, :, None]
     upper, lower = frame[top], frame[bottom]  # (height, W, 3) each
     above = _mix(upper[:, left], upper[:, right], across)
@@ -58,10 +69,12 @@ def _resize_plain_bilinear(frame: np.ndarray, height: int, width: int) -> np.nda
     return np.rint(_mix(above, below, down)).astype(np.uint8)
 
 
-def _bilinear_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of the two source rows of each target row, and the weight of the second one (float32)."""
+def _bilinear_taps(source: int, target: int, window: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the two source rows of each target row in the window, and the weight of the second one (float32)."""
     scale = np.float32(source) / np.float32(target)
-    position = np.maximum(scale * (np.arange(target, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    position = np.maximum(
+        scale * (np.arange(*window.indices(target), dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0
+    )
     first = np.minimum(position.astype(np.int64), source - 1)
     second = np.minimum(first + 1, source - 1)
     return first, second, position - first.astype(np.float32)
@@ -84,10 +97,10 @@ class Resize:
     interpolation: str = "bicubic"
     antialias: bool = True
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
+    def __call__(self, frame: np.ndarray, window: Window = _WHOLE) -> np.ndarray:
         if not self.antialias:
-            return _resize_plain_bilinear(frame, self.height, self.width)
-        return _resize_pil(frame, self.height, self.width, self.interpolation)
+            return _resize_plain_bilinear(frame, self.height, self.width, window)
+        return _resize_pil(frame, self.height, self.width, self.interpolation, window)
 
 
 @dataclass(frozen=True)
@@ -99,11 +112,13 @@ class ResizeShortest:
     interpolation: str = "bicubic"
     antialias: bool = True
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        height, width = frame.shape[:2]
+    def __call__(self, frame: np.ndarray, window: Window = _WHOLE) -> np.ndarray:
+        return Resize(*self.target(*frame.shape[:2]), self.interpolation, self.antialias)(frame, window)
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the resized frame."""
         longer = int(self.size * max(height, width) / min(height, width))
-        target = (longer, self.size) if width <= height else (self.size, longer)
-        return Resize(*target, self.interpolation, self.antialias)(frame)
+        return (longer, self.size) if width <= height else (self.size, longer)
 
 
 @dataclass(frozen=True)
@@ -116,11 +131,14 @@ class ResizeKeepRatio:
     inside: bool = False
     interpolation: str = "bicubic"
 
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        height, width = frame.shape[:2]
+    def __call__(self, frame: np.ndarray, window: Window = _WHOLE) -> np.ndarray:
+        return _resize_pil(frame, *self.target(*frame.shape[:2]), self.interpolation, window)
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the resized frame."""
         ratios = height / self.height, width / self.width
         ratio = max(ratios) if self.inside else min(ratios)
-        return _resize_pil(frame, round(height / ratio), round(width / ratio), self.interpolation)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
 @dataclass(frozen=True)
@@ -139,7 +157,7 @@ class CenterCrop:
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         top, left = self._offset(frame.shape[0], self.height), self._offset(frame.shape[1], self.width)
-        inner = frame[max(top, 0) : max(top, 0) + self.height, max(left, 0) : max(left, 0) + self.width]
+        inner = frame[self.window(*frame.shape[:2])]
         if inner.shape[:2] == (self.height, self.width):
             return inner
         canvas = np.empty((self.height, self.width, 3), np.uint8)
@@ -147,6 +165,11 @@ class CenterCrop:
         row, column = max(-top, 0), max(-left, 0)
         canvas[row : row + inner.shape[0], column : column + inner.shape[1]] = inner
         return canvas
+
+    def window(self, height: int, width: int) -> Window:
+        """Rows and columns that the crop takes of a frame of this size."""
+        top, left = max(0, self._offset(height, self.height)), max(0, self._offset(width, self.width))
+        return slice(top, min(top + self.height, height)), slice(left, min(left + self.width, width))
 
     def _offset(self, have: int, want: int) -> int:
         slack = have - want
@@ -202,8 +225,14 @@ class FrameTransform:
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame must be (H, W, 3) uint8, not {frame.shape} {frame.dtype}")
-        for step in self.steps:
-            frame = step(frame)
+        for step, following in zip_longest(self.steps, self.steps[1:]):
+            height, width = step.target(*frame.shape[:2]) if hasattr(step, "target") else (0, 0)
+            if height * width <= _MOST_PIXELS:
+                frame = step(frame)
+            elif isinstance(following, CenterCrop):  # a thin picture: make only what the crop keeps
+                frame = step(frame, following.window(height, width))  # type: ignore[call-arg]  # has `target`
+            else:
+                raise ValueError(f"a frame of {frame.shape[1]} x {frame.shape[0]} would grow to {width:,} x {height:,}")
         if frame.shape != (self.height, self.width, 3):
             raise ValueError(f"the transform made {frame.shape[:2]} of a frame, not {(self.height, self.width)}")
         return np.array(frame, order="C")  # a copy: writable, and never a view of a decoder's buffer

@@ -6,14 +6,17 @@ becomes one line.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import pickle
 import socket
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -21,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from supportset.extract.backbones.torchscript import is_torchscript, read_torchscript
 from supportset.store.errors import UsageError
 
 # What the libraries raise on files that are damaged or of another kind, configurations included
@@ -31,6 +35,10 @@ _UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.Unp
 def first_line(error: BaseException, limit: int = 160) -> str:
     """Return the message of an exception as one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in text:
+        text = "it needs Python code beside the model, which is never run"
+    elif isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
+        text = "it holds pickled objects other than tensors, which could run code: save a plain state dict"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -73,7 +81,7 @@ def from_hub(name: str, fix: str, kind: str = "backbone") -> Iterator[None]:
     offline = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = offline or not _resolves(constants.ENDPOINT)
     try:
-        with quiet_libraries():
+        with quiet_libraries(), no_remote_code():
             yield
     except _UNREADABLE + _network_errors() as error:
         raise UsageError(
@@ -88,7 +96,7 @@ def from_hub(name: str, fix: str, kind: str = "backbone") -> Iterator[None]:
 def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
     """Turn failures of calls that read ``path`` into a UsageError that names the file."""
     try:
-        with quiet_libraries():
+        with quiet_libraries(), no_remote_code():
             yield
     except _UNREADABLE as error:
         raise UsageError(
@@ -97,19 +105,45 @@ def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
         ) from error
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a ``.safetensors`` file or one that ``torch.save`` wrote, without running its pickles.
+@contextmanager
+def no_remote_code() -> Iterator[None]:
+    """Let transformers refuse code beside a model instead of asking on the terminal, in every library that calls it."""
+    if "transformers" not in sys.modules:
+        yield
+        return
+    from transformers import dynamic_module_utils as remote
 
-    A dict under ``state_dict`` or ``model`` is unwrapped, and a ``module.`` in front of all names is removed.
+    before = remote.TIME_OUT_REMOTE_CODE
+    remote.TIME_OUT_REMOTE_CODE = 0  # no time for an answer: a call that does not say trust_remote_code is refused
+    try:
+        yield
+    finally:
+        remote.TIME_OUT_REMOTE_CODE = before
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a ``.safetensors`` file, a file of ``torch.save``, or TorchScript; nothing of it is run.
+
+    A dict under ``state_dict`` or ``model`` is unwrapped, averaged weights first, and a prefix of all names that
+    ``DataParallel`` or ``torch.compile`` adds is removed.
     """
-    loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    for key in ("state_dict", "model"):
+    loaded: Any
+    if path.suffix == ".safetensors":
+        loaded = load_file(path)
+    elif is_torchscript(path):
+        loaded = read_torchscript(path)
+    else:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options that training scripts store
+            loaded = torch.load(path, "cpu", weights_only=True)
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError("it holds no state dict")
-    wrapped = all(name.startswith("module.") for name in loaded)
-    return {name.removeprefix("module.") if wrapped else name: value for name, value in loaded.items()}
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in loaded):
+            loaded = {name.removeprefix(prefix): value for name, value in loaded.items()}
+    return dict(loaded)
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ...] = ()) -> None:

@@ -87,7 +87,9 @@ class ClipHealth:
             self._active = [run for run in self._active if run.time < run.last or run.first is None]
 
     def complaint(self, tick: int | None) -> None:
-        """Count a packet that the decoder refused."""
+        """Count a packet that the decoder refused; one before the first frame is no part of the video."""
+        if tick is not None and tick < self._index.ticks[0]:
+            return
         for run in self._active:
             if tick is None or tick >= run.begin:
                 run.complaints += 1

@@ -96,12 +96,14 @@ class ClipPlan:
         wanted = sorted({number for window in windows for number in window.numbers})
         rest = asked - index.duration
         cut = index.cut and (end_s is None or rest > 0)
-        note = ""
+        notes = [index.note] if index.note else []
         if end_s is not None and rest > 1 and rest > (asked - begin) / 10:
-            note = f"the video ends at {float(index.duration):.2f} s, before the clip's end at {float(asked):g} s"
+            notes.append(
+                f"the video ends at {float(index.duration):.2f} s, before the clip's end at {float(asked):g} s"
+            )
         lost = index.gone_between(index.tick_at(begin), None if end_s is None else index.tick_at(asked))
         lost += index.lost if cut else 0
-        return cls(windows, wanted, last - first + 1, lost, cut, note)
+        return cls(windows, wanted, last - first + 1, lost, cut, "; ".join(notes))
 
 
 class ClipAssembly:

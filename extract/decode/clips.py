@@ -137,10 +137,11 @@ def decode_clips(
     try:
         _refuse_endless(path)
         if is_image(path):
-            picture = transform(read_image(path))
+            image, outcome = read_image(path)
+            picture = transform(image)
             for place in range(len(parts)):
                 yield place, Step(np.stack([picture] * sampling.window), 0.0, float(_IMAGE_SECONDS))
-                yield place, Outcome()
+                yield place, outcome
             return
         index = read_index(path, heartbeat)
         plans: dict[int, ClipPlan] = {}

@@ -1,16 +1,16 @@
-"""When each frame of a video file is shown, read from its packets without decoding.
+"""When each frame of a video file is shown, read from its packets; only the first few are decoded.
 
-Reading packets costs a few per cent of decoding them. It buys an exact plan before the first frame is decoded:
-the video's true length (headers lie), the frame numbers of windows, the key frames worth seeking to, and how many
-frames a cut file has lost.
+Reading packets costs a few per cent of decoding them. It gives an exact plan before decoding: the video's true length
+(headers lie), the frame numbers of windows, the key frames that are safe to seek to, and how many frames a cut file has
+lost.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,17 +20,21 @@ import av
 import av.error
 import numpy as np
 
+from supportset.extract.decode.beginning import Beginning
 from supportset.extract.decode.damage.lost_frames import find_lost
 from supportset.extract.decode.damage.truncation import is_cut_short
-from supportset.extract.decode.timeline import MAY_JUMP, FrameClock, decode_packet, nominal_duration, read_packets
+from supportset.extract.decode.parameter_sets import ParameterSets
+from supportset.extract.decode.streams import open_video
+from supportset.extract.decode.timeline import MAY_JUMP, FrameClock, Timing, nominal_duration, read_packets
 from supportset.extract.outcome import DecodeError
-from supportset.store.format.status import MISSING, NO_VIDEO, UNREADABLE
+from supportset.store.format.status import UNREADABLE
 
 Heartbeat = Callable[[], None]
-_LAST = 3  # packets: what is corrupt among these has no end; what is corrupt before is told by the decoding pass
+_LAST = 3  # packets: what is corrupt among these has no end; the decoding pass sees what is corrupt before
 _WRONG = Fraction(10)  # seconds behind the stated end, and twice the stated length
 _MATROSKA = "matroska,webm"
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+_CROWD = 4  # frames a time: these are no times
 _SEEKABLE = ("mov,mp4", _MATROSKA)  # demuxers with trustworthy timestamps and an index of key frames
 
 
@@ -48,8 +52,8 @@ class FrameIndex:
         Seconds of one tick.
     keys : (k,) int64
         Presentation time of each key frame, ascending; empty where seeking is not safe.
-    timed : bool
-        False if the file has no timestamps: frames are then counted.
+    timing : Timing
+        Where the times come from.
     cut : bool
         The file is shorter than its container says.
     lost : int
@@ -58,17 +62,23 @@ class FrameIndex:
         The video stream's number among all streams of the file.
     gone : (g,) int64
         When frames would have been shown that a demuxer passed over, ascending, in ticks.
+    note : str
+        A remark on all clips of the file; mostly empty.
+    matrix : (9,) int32 or None
+        Display matrix of the first frame.
     """
 
     ticks: np.ndarray
     end: int
     time_base: Fraction
     keys: np.ndarray
-    timed: bool
+    timing: Timing
     cut: bool
     lost: int
     stream: int
     gone: np.ndarray
+    note: str = ""
+    matrix: np.ndarray | None = None
 
     @property
     def duration(self) -> Fraction:
@@ -93,37 +103,6 @@ class FrameIndex:
         return int((inside | (self.gone < self.ticks[0])).sum())
 
 
-@contextmanager
-def open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Open a file with PyAV and yield (container, video stream), set up for one decoding thread.
-
-    With a single thread a truncated stream raises; with several it ends quietly.
-
-    Raises
-    ------
-    DecodeError
-        ``missing``, ``unreadable`` or ``no_video``.
-    """
-    try:
-        # `file:` and the whitelist keep odd names and playlist files from being taken for addresses.
-        container = av.open(
-            f"file:{path.absolute()}", container_options={"protocol_whitelist": "file"}, metadata_errors="ignore"
-        )
-    except FileNotFoundError as error:
-        raise DecodeError(MISSING, "the file is not there any more") from error
-    except PermissionError as error:
-        raise DecodeError(UNREADABLE, "no permission to read the file") from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise DecodeError(UNREADABLE, _why_unreadable(path, error)) from error
-    with container:
-        stream = _video_stream(container)
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        if stream.codec_context.name == "mjpeg":  # it marks no frame as corrupt, but can be told to refuse
-            stream.codec_context.options = {"err_detect": "explode"}
-        yield container, stream
-
-
 def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
     """Read the times of all frames of a video.
 
@@ -132,21 +111,24 @@ def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
     path : Path
         The video file.
     heartbeat : callable
-        Called for every packet, as a sign of life.
+        Called for every packet.
 
     Raises
     ------
     DecodeError
         ``missing``, ``unreadable`` (also where there are no packets at all) or ``no_video``.
     """
-    ticks, ends, keys, broken, timed = array("q"), array("q"), array("q"), False, True
+    ticks, ends, keys, broken, timing = array("q"), array("q"), array("q"), False, Timing.TIMES
     corrupt, decoded, places = -_LAST, None, set[int]()
     with open_video(path) as (container, stream):
         base, nominal, place = stream.time_base, nominal_duration(stream), stream.index
-        matroska = container.format.name.startswith(_MATROSKA)
+        kind = container.format.name
+        matroska, avi = kind.startswith(_MATROSKA), kind == "avi"
+        beginning, sets = Beginning(stream), ParameterSets(stream)
         try:
             for packet in read_packets(container, stream):
                 heartbeat()
+                beginning.packet(packet)
                 if matroska:
                     places.add(packet.pos or 0)
                 if not packet.size or packet.is_discard:
@@ -155,66 +137,67 @@ def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
                     corrupt = len(ticks)
                 decoded = packet.dts
                 if packet.pts is None:
-                    timed = False
+                    timing = Timing.COUNT
                     break
                 ticks.append(packet.pts)
                 ends.append(packet.pts + (packet.duration or nominal))
-                if packet.is_keyframe:
+                if packet.is_keyframe and sets.are_known_at(packet):
                     keys.append(packet.pts)
         except (av.error.FFmpegError, OSError):
             broken = True
-        jumps, seekable = container.format.name in MAY_JUMP, container.format.name.startswith(_SEEKABLE)
         declared = _declared_end(container, stream)
-        counted = stream.frames if container.format.name == "avi" else 0
+        short = stream.frames - 1 - (decoded or 0) if avi and stream.frames else 0  # empty chunks repeat a frame
+        guessed = beginning.out_of_order or (avi and stream.codec_context.has_b_frames)
+        if guessed and timing == Timing.TIMES:
+            timing = Timing.ORDER
+    note = ""
+    found = np.unique(np.frombuffer(ticks, np.int64))
+    if timing != Timing.COUNT and len(found) * _CROWD <= len(ticks):
+        timing, note = Timing.COUNT, "no usable timestamps: frames are counted at the stated rate"
+    timed = timing != Timing.COUNT
     if not timed:
-        ticks = _count_frames(path, heartbeat)
+        ticks, nominal = _count_frames(path, place, heartbeat)
         ends = array("q", [tick + nominal for tick in ticks[-1:]])
+        found = np.unique(np.frombuffer(ticks, np.int64))
     if not len(ticks):
         raise DecodeError(UNREADABLE, "the video stream holds no frame")
-    found = np.unique(np.frombuffer(ticks, np.int64))
-    if jumps:  # its clock may be set anew, and FFmpeg's guess is wrong then: the decoding times are the second opinion
+    if kind in MAY_JUMP:  # its clock may jump, and FFmpeg then guesses wrong: use the decoding times
         declared = None if decoded is None else max(Fraction(0), (decoded + nominal - int(found[0])) * base)
     if timed:
         found = _without_wrong_times(found, base, declared)
     end = ends[int(np.argmax(np.frombuffer(ticks, np.int64) == found[-1])) if timed else 0]
-    missing = _missing_frames(found, end, base, declared, counted - len(ticks))
+    missing = _missing_frames(found, end, base, declared, short)
     broken |= corrupt + _LAST > len(ticks)
-    cut = broken or is_cut_short(path) or counted - len(ticks) > max(2, counted // 50)
-    seekable_to = np.sort(np.array(keys, np.int64)) if seekable and timed else np.empty(0, np.int64)
+    cut = broken or is_cut_short(path) or short > max(2, (short + len(found)) // 50)
     gone = np.empty(0, np.int64)
     if matroska and timed:
         length = None if cut or declared is None else int(declared / base)
-        with suppress(OSError):  # the decoding pass will see to it
+        with suppress(OSError):  # the decoding pass meets the same error
             gone = find_lost(path, places, found, end, length, heartbeat)
-    return FrameIndex(found, end, base, seekable_to, timed, cut, missing if cut else 0, place, gone)
+    if timing == Timing.TIMES and beginning.undecodable is not None:
+        decodable = found[found >= beginning.undecodable]
+        if before := len(found) - len(decodable):
+            note = f"begins inside a group of pictures: its first {before} frames cannot be decoded, and do not count"
+            found = decodable
+    safe = kind.startswith(_SEEKABLE) and timing == Timing.TIMES and beginning.seekable
+    seekable_to = np.sort(np.array(keys if safe else [], np.int64))
+    seekable_to = seekable_to[seekable_to >= found[0]]
+    return FrameIndex(
+        found, end, base, seekable_to, timing, cut, missing if cut else 0, place, gone, note, beginning.matrix
+    )
 
 
-def _count_frames(path: Path, heartbeat: Heartbeat) -> array[int]:
-    """Decode a file without timestamps (a raw stream) once, to know its frames."""
+def _count_frames(path: Path, number: int, heartbeat: Heartbeat) -> tuple[array[int], int]:
+    """Decode a file without usable times once: the times of its frames, and the ticks of one."""
     ticks = array("q")
-    with open_video(path) as (container, stream):
-        clock = FrameClock(stream)
-        try:
+    with open_video(path, number) as (container, stream):
+        clock = FrameClock(stream, Timing.COUNT)
+        with suppress(OSError):  # what was read so far counts; the decoding pass ends at the same place
             for packet in read_packets(container, stream):
-                for frame in decode_packet(packet) or ():
+                for _, tick in clock.decode(packet) or ():
                     heartbeat()
-                    ticks.append(clock.time(frame))
-        except OSError:
-            pass  # what was read so far counts; the decoding pass ends at the same place
-    return ticks
-
-
-def _video_stream(container: Any) -> Any:
-    covers = av.stream.Disposition.attached_pic
-    videos = [stream for stream in container.streams.video if not stream.disposition & covers]
-    if not videos:
-        kinds = sorted({stream.type for stream in container.streams})
-        if not kinds or kinds == ["subtitle"]:
-            raise DecodeError(UNREADABLE, "the file is text, not a video or an image")
-        raise DecodeError(NO_VIDEO, f"the file holds {' and '.join(kinds) or 'nothing'}, but no video stream")
-    if videos[0].codec_context is None:
-        raise DecodeError(UNREADABLE, "no decoder for the video's codec")
-    return videos[0]
+                    ticks.append(tick)
+        return ticks, nominal_duration(stream, counted=True)
 
 
 def _declared_end(container: Any, stream: Any) -> Fraction | None:
@@ -243,17 +226,3 @@ def _missing_frames(ticks: np.ndarray, end: int, base: Fraction, declared: Fract
     if declared is not None and declared > found > 0:
         short = round((declared - found) / found * len(ticks))
     return max(0, counted, short)
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    try:
-        if path.is_dir():
-            return "a folder, not a file"
-        if not path.stat().st_size:
-            return "the file is empty (0 bytes)"
-        if is_cut_short(path):
-            return "the file is cut short, before what is needed to read any of it: copy or download it again"
-    except OSError:
-        pass  # the first error says enough
-    reason = getattr(error, "strerror", None) or str(error)
-    return f"not a video or an image that FFmpeg can read ({reason})"

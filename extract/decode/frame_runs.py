@@ -10,10 +10,11 @@ import av.error
 import numpy as np
 
 from supportset.extract.decode.clip_health import ClipHealth
-from supportset.extract.decode.frame_index import FrameIndex, Heartbeat, open_video
+from supportset.extract.decode.frame_index import FrameIndex, Heartbeat
 from supportset.extract.decode.pictures import PictureMaker
 from supportset.extract.decode.seek_plan import Run, split_runs
-from supportset.extract.decode.timeline import FrameClock, decode_packet, read_packets
+from supportset.extract.decode.streams import open_video
+from supportset.extract.decode.timeline import FrameClock, read_packets
 from supportset.extract.outcome import DecodeError
 from supportset.store.format.status import UNREADABLE
 
@@ -23,9 +24,9 @@ def wanted_pictures(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (number, picture) for each wanted frame number, in order; for a lost frame the one shown before it.
 
-    Where enough frames can be skipped it seeks to a key frame. If that does not lead where the index says, or the
-    decoder needs some frames before it gives one (intra refresh), it seeks to the key frame before, and if that does
-    not help either, it decodes from the start of the file: the frames are the same.
+    Where enough frames can be skipped it seeks to a key frame. If that does not lead where the index says, if the
+    decoder does not call it a key frame, or needs some frames before it gives one (intra refresh), it seeks to the key
+    frame before. If that does not help either, it decodes from the start of the file: the frames are the same.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def wanted_pictures(
     DecodeError
         ``unreadable`` if nothing can be decoded.
     """
-    maker, last, picture = PictureMaker(), None, np.empty((0, 0, 3), np.uint8)
+    maker, last, picture = PictureMaker(index.matrix), None, np.empty((0, 0, 3), np.uint8)
     for number, frame in _wanted_frames(path, index, wanted, health, heartbeat):
         if frame is not last:
             last, picture = frame, maker.rgb(frame)
@@ -65,7 +66,7 @@ def _wanted_frames(
     path: Path, index: FrameIndex, wanted: list[int], health: ClipHealth, heartbeat: Heartbeat
 ) -> Iterator[tuple[int, Any]]:
     done, early = 0, False
-    with open_video(path) as (container, stream):
+    with open_video(path, index.stream) as (container, stream):
         for run in split_runs(index, wanted):
             for place in _places(index, run, early):
                 try:
@@ -80,7 +81,7 @@ def _wanted_frames(
                 break
     if done < len(wanted):
         health.restart()
-        with open_video(path) as (container, stream):
+        with open_video(path, index.stream) as (container, stream):
             yield from _decode_run(container, stream, index, Run(None, wanted[done:]), None, health, heartbeat)
 
 
@@ -136,7 +137,7 @@ def _frames(
     heartbeat: Heartbeat,
 ) -> Iterator[tuple[Any, int]]:
     """Decode from ``place`` and give what is shown from a key frame on: (frame, its tick), in the order shown."""
-    clock = FrameClock(stream, index.end if index.timed else None)
+    clock = FrameClock(stream, index.timing, index.end)
     health.packet(key)
     if key is not None:
         try:
@@ -151,12 +152,13 @@ def _frames(
             health.packet(packet.pts)
         if packet.is_corrupt:  # a part of it is missing, as the container says; many decoders do not mind
             corrupt.add(packet.pts)
-        frames = decode_packet(packet)
+        frames = clock.decode(packet)
         if frames is None:
             health.complaint(packet.pts)
             continue
-        for frame in frames:
-            time = clock.time(frame)
+        for frame, time in frames:
+            if time == place and not frame.key_frame:
+                raise _BadSeekError  # the container marks it as a key frame, the decoder does not
             if not started and key is not None:
                 if time > key:
                     raise _BadSeekError

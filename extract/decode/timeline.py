@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
+from enum import Enum
 from fractions import Fraction
 from typing import Any
 
 import av.error
 
 MAY_JUMP = ("mpegts", "mpeg")  # streams that may be joined or run past midnight: their clock may jump
+_FASTEST = 1000  # frames a second; a higher rate is a time base
 _FORWARD, _BACK = Fraction(10), Fraction(1, 10)  # seconds: a larger step is a jump, as for the ffmpeg program
 
 
-def nominal_duration(stream: Any) -> int:
-    """Ticks of one frame at the stream's stated rate, at least 1."""
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
+class Timing(Enum):
+    """Where the times of frames come from, see :class:`FrameClock`."""
+
+    TIMES = "times"
+    ORDER = "order"
+    COUNT = "count"
+
+
+def nominal_duration(stream: Any, *, counted: bool = False) -> int:
+    """Ticks of one frame at the stream's stated rate, at least 1; ``counted``: of a stream without usable times."""
+    rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
+    if counted:  # a raw stream's average is FFmpeg's default, the guess is what the stream states
+        rates = [stream.guessed_rate, stream.codec_context.framerate, stream.average_rate]
+    rate = next((rate for rate in rates if rate and (not counted or rate <= _FASTEST)), Fraction(25))
     return max(1, round(1 / (rate * stream.time_base)))
 
 
@@ -55,26 +69,40 @@ def decode_packet(packet: Any) -> list[Any] | None:
 
 
 class FrameClock:
-    """Gives each decoded frame its time: never before the frame before it, and counted where the file has none.
-
-    AVI files with B-frames have guessed timestamps that can run backwards; the decoder's order is right.
+    """Gives each decoded frame its time.
 
     Parameters
     ----------
     stream : av.VideoStream
+    timing : Timing
+        ``TIMES``: the frame's time, but never before the frame before it. ``ORDER``: the times are right, but for
+        other frames (AVI with B-frames stores no presentation times, and FFmpeg guesses); the decoder's order is right,
+        so each frame gets the smallest time that is left. ``COUNT``: frames are counted at the stream's rate.
     end : int, optional
-        When the video is over, in ticks: a frame that claims a later time has a wrong one.
+        When the video is over, in ticks: a frame with a later time has a wrong one.
     """
 
-    def __init__(self, stream: Any, end: int | None = None) -> None:
-        self._nominal, self._end = nominal_duration(stream), end
+    def __init__(self, stream: Any, timing: Timing = Timing.TIMES, end: int | None = None) -> None:
+        self._timing, self._end = timing, end
+        self._nominal = nominal_duration(stream, counted=timing == Timing.COUNT)
+        self._left: list[int] = []
         self._last: int | None = None
         self._next = 0
 
-    def time(self, frame: Any) -> int:
-        """Return the frame's presentation time in ticks."""
+    def decode(self, packet: Any) -> list[tuple[Any, int]] | None:
+        """Return the frames that the decoder gives, each with its time in ticks; None if it refuses the packet."""
+        frames = decode_packet(packet)
+        if frames is None:
+            return None
+        if self._timing == Timing.ORDER and packet.size and packet.pts is not None:
+            heapq.heappush(self._left, packet.pts)
+        return [(frame, self._time(frame)) for frame in frames]
+
+    def _time(self, frame: Any) -> int:
         tick = frame.pts
-        if tick is None or self.is_wrong(frame):
+        if self._timing == Timing.ORDER and self._left:
+            tick = heapq.heappop(self._left)
+        elif tick is None or self._timing == Timing.COUNT or self.is_wrong(frame):
             tick = self._next
         self._last = tick if self._last is None else max(tick, self._last)
         self._next = self._last + self._nominal
@@ -82,4 +110,5 @@ class FrameClock:
 
     def is_wrong(self, frame: Any) -> bool:
         """Whether the frame's time is after the video's end."""
-        return frame.pts is not None and self._end is not None and frame.pts >= self._end
+        late = frame.pts is not None and self._end is not None and frame.pts >= self._end
+        return late and self._timing == Timing.TIMES

@@ -14,9 +14,7 @@ import numpy as np
 
 from supportset.extract.decode import frame_runs
 from supportset.extract.decode.clip_health import ClipHealth
-from supportset.extract.decode.frame_index import FrameIndex, Heartbeat, open_video
-from supportset.extract.decode.pictures import is_mirrored
-from supportset.extract.decode.timeline import decode_packet, read_packets
+from supportset.extract.decode.frame_index import FrameIndex, Heartbeat
 
 TOLERANCE = 2  # of 255: how far a pixel may be from PyAV's; it was 0 where both used the same FFmpeg
 _TOGETHER = 8  # frames of one request: bounds the memory, and the decoder still continues from its position
@@ -27,8 +25,8 @@ def wanted_pictures(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield what ``frame_runs.wanted_pictures`` does; PyAV replaces torchcodec where that fails.
 
-    That is: a file that is cut or has lost frames (only PyAV tells which), a container without a trustworthy index, a
-    picture to be mirrored (torchcodec only turns), and a file that torchcodec refuses or gives
+    That is: a file that is cut or has lost frames (only PyAV reports which), one without safe key frames, a picture to
+    be turned or mirrored (torchcodec sees only what the container states), and a file that torchcodec refuses or gives
     other times than the index.
 
     Parameters
@@ -38,7 +36,7 @@ def wanted_pictures(
         ``cpu``, or a CUDA device; pictures come to the CPU either way, where the transform is.
     """
     done = 0
-    if index.timed and len(index.keys) and not index.cut and not len(index.gone) and not _mirrored(path):
+    if len(index.keys) and not index.cut and not len(index.gone) and index.matrix is None:
         for number, picture in _decode(path, index, wanted, health, heartbeat, device):
             done += 1
             yield number, picture
@@ -93,14 +91,6 @@ def _decode(
         if not np.allclose(batch.pts_seconds.cpu().numpy(), times, rtol=0, atol=float(index.time_base) / 2):
             return
         yield from zip(numbers, batch.data.cpu().numpy(), strict=True)
-
-
-def _mirrored(path: Path) -> bool:
-    with open_video(path) as (container, stream):
-        for packet in read_packets(container, stream):
-            for frame in decode_packet(packet) or ():
-                return is_mirrored(frame)
-    return False
 
 
 def _mappings(index: FrameIndex) -> str:

@@ -87,8 +87,8 @@ class RayProcesses:
     order : Order
         Device and cores in its settings are replaced by what the cluster gives.
     address : str
-        Of the cluster: ``auto``, ``host:port``, ``ray://host:port``; or ``local`` for one on this machine, for as long
-        as the run. A connection that the program has already is used as it is.
+        Of the cluster: ``auto``, ``host:port``, ``ray://host:port``; or ``local`` for one on this machine that ends
+        with the run. An existing connection of the program is used.
     processes : int, optional
         Default: as many as the cluster has GPUs; without GPUs, one a machine.
 

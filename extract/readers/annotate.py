@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from supportset.extract.readers.base import Annotations
 from supportset.extract.work.selection import require_videos
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Dataset, write_dataset
+
+_LONGEST = 100
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -74,5 +78,10 @@ def read_dataset(
     found = read.read(data, videos)
     if need_videos:
         require_videos(found.clips, videos or data)
-    default = data.resolve().name if read.name == "folder" else read.name
-    return AnnotatedDataset(name or default, videos or data, found)
+    name = name or (data.resolve().name if read.name == "folder" else read.name)
+    if not _NAME.fullmatch(name):
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:_LONGEST] or "mine"
+        raise UsageError(
+            f"dataset name {name!r}: use at most {_LONGEST} letters, digits, - and _ without accents: --name {plain}"
+        )
+    return AnnotatedDataset(name, videos or data, found)

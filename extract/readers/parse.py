@@ -39,6 +39,8 @@ def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]], form: st
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UsageError(f"{path}: {place}: not valid JSON ({error.msg}); expected {form}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UsageError(f"{path}: not valid JSON ({error}); expected {form}") from None
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply for an annotation; expected {form}") from None
     if not isinstance(tree, kind):
@@ -85,6 +87,8 @@ def read_columns(path: Path, *columns: str) -> Iterator[tuple[int, tuple[str, ..
     rows = read_csv(path)
     header = [name.strip() for name in next(rows, (0, []))[1]]
     absent = [name for name in columns if name not in header]
+    if repeated := [name for name in columns if header.count(name) > 1]:
+        raise UsageError(f"{path}: line 1: column {repeated[0]!r} occurs twice: keep one")
     if absent:
         found = ", ".join(header) or "none, the file is empty"
         raise UsageError(f"{path}: line 1: no column {absent[0]!r}; expected {', '.join(columns)} (found: {found})")

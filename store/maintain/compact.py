@@ -1,12 +1,12 @@
-"""Fewer and larger shards, without rows that count no more and without rubbish, while others read and write.
+"""Fewer and larger shards, without superseded rows and orphaned files, while others read and write.
 
 - A shard is taken up if it has fewer clips than asked for, or holds rows that another row of the same clip beats
   (the failure before a retry). Those that fit together become one; rows that count are kept exactly.
 - The new shard is committed first, and says which ones it replaces; those go afterwards. A stop at any step is
   harmless, and a second run finishes the work.
-- Rubbish (shards without an index, temporary files) may be that of a writer that runs now. It goes once nothing in
-  it has changed for :data:`SAFE_AGE` seconds by the clock of the storage itself: a writer changes its files all the
-  time and commits a shard within moments of finishing it. Who knows that no writer runs may set the age to 0.
+- Orphaned files (shards without an index, temporary files) may belong to a running writer. They are removed once they
+  have not changed for :data:`SAFE_AGE` seconds by the storage's own clock: a writer changes its files all the time, and
+  commits a shard right after finishing it. Who knows that no writer runs may set the age to 0.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class CompactSummary:
-    """What became of a compaction.
+    """The outcome of a compaction.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ def compact(
     bytes_per_shard : int, default BYTES_PER_SHARD
         Of values, likewise.
     safe_age : float, default SAFE_AGE
-        Seconds without a change after which rubbish cannot be a running writer's.
+        Seconds without a change after which an orphaned file cannot be a running writer's.
     progress : callable, optional
         Called with the number of shards done and of all that are taken up.
 
@@ -237,7 +237,7 @@ def _merge(folder: Folder, card: FeatureCard, group: list[_Shard], summary: Comp
         )
         commit(folder, merged, rows, packed)
         summary.written += 1
-    elif older:  # what they stand for goes first, else it would count again
+    elif older:  # what they replace goes first, else it would count again
         remove_replaced(folder, ids)
     summary.merged += len(taken)
     summary.rows_dropped += sum(shard.dropped for shard in taken)

@@ -38,7 +38,7 @@ class Orphan:
 
 
 def find_orphans(path: str | StorePath) -> list[Orphan]:
-    """What lies in a feature set's folder and is no part of it. Names with a dot that are not ours are left out.
+    """Files in a feature set's folder that are no part of it. Names with a dot that are not ours are left out.
 
     A writer that runs now has such files too: only their age tells them from those of a killed one.
     """

@@ -183,7 +183,7 @@ def _check_card(root: Folder, report: VerifyReport) -> str | None:
 
 
 def _readable(folder: Folder, report: VerifyReport) -> Iterator[tuple[ShardIndex, pa.Table]]:
-    """Index files with their rows; the others are told."""
+    """Index files with their rows; the others are reported."""
     shards = [shard for name in folder.names() if (shard := shard_of(name))]
     with _Pool(FAR_WORKERS) as pool:
         read = map if isinstance(folder, LocalFolder) else pool.map
@@ -203,7 +203,7 @@ def _readable(folder: Folder, report: VerifyReport) -> Iterator[tuple[ShardIndex
 
 
 def _without_replaced(shards: list[_Shard], folder: Folder, report: VerifyReport) -> list[_Shard]:
-    """The shards that count; the others are told."""
+    """The shards that count; the others are reported."""
     replaced = {shard for index, _ in shards for shard in index.replaces}
     for index, _ in shards:
         if index.shard in replaced:

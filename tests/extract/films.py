@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
-from supportset.extract.decode.clips import DecodeError, Step, decode_clip
+from supportset.extract.decode.clips import Outcome, Step, decode_clip, decode_clips
 from supportset.extract.decode.sampling import Sampling
 
 
@@ -163,10 +163,8 @@ def steps_of(path: Path, sampling: Sampling, start: float | None = None, end: fl
 
 def outcome_of(path: Path, sampling: Sampling | None = None, **span: Any) -> tuple[str, str, list[Step]]:
     """Decode a clip: (status, message, steps that came out)."""
-    steps = []
-    try:
-        for step in decode_clip(path, sampling=sampling, **span):
-            steps.append(step)
-    except DecodeError as error:
-        return error.outcome.status, error.outcome.message, steps
-    return "ok", "", steps
+    part = span.pop("start_s", None), span.pop("end_s", None)
+    items = [item for _, item in decode_clips(path, [part], sampling, **span)]
+    steps = [item for item in items if isinstance(item, Step)]
+    (outcome,) = (item for item in items if isinstance(item, Outcome))
+    return outcome.status, outcome.message, steps

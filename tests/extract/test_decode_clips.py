@@ -88,13 +88,13 @@ def test_clips_are_those_of_separate_decoding(
 
 def test_a_file_is_decoded_once(films: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    time = FrameClock.time
+    time = FrameClock._time
 
     def count(clock: FrameClock, frame: object) -> int:
         decoded.append(tick := time(clock, frame))
         return tick
 
-    monkeypatch.setattr(FrameClock, "time", count)
+    monkeypatch.setattr(FrameClock, "_time", count)
     packets = 0
 
     def beat() -> None:

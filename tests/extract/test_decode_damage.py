@@ -61,9 +61,12 @@ def test_cut_files_are_damaged_or_unreadable(tmp_path: Path, name: str, kept: fl
     assert outcome_of(film)[0] == "ok"
     film.write_bytes(cut(kept)(bytearray(film.read_bytes())))
     status, message, steps = outcome_of(film)
+    assert steps
+    if (name, kept) == ("h264.avi", 0.97):  # only its index is cut
+        assert (status, decodable(film)) == ("ok", 75)
+        return
     assert status == "damaged"
     assert "cut short" in message
-    assert steps
     if name not in ("pieces.mp4", "h264.ts", "animation.gif"):  # these say nowhere how long they are
         lost, total = (int(word) for word in message.split() if word.isdigit()) if "lost (" in message else (0, 75)
         assert total - lost == pytest.approx(decodable(film), abs=2)

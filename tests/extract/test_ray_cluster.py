@@ -90,7 +90,7 @@ def test_a_stopped_run_stores_what_is_complete(tmp_path: Path, films: Path, with
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=100)
     assert process.returncode == 130, told
-    assert "the same command goes on from there" in told.splitlines()[-1]
+    assert "the same command resumes" in told.splitlines()[-1]
     assert not processes_of(os.getpid())
     check(tmp_path, run(tmp_path, films, processes=1))
 

@@ -143,7 +143,7 @@ def test_stopped_run_seals_what_is_complete(
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on from there" in told.splitlines()[-1]
+    assert "the same command resumes" in told.splitlines()[-1]
     assert "Traceback" not in told
     (committed,) = shards(tmp_path)
     done = len(FeatureSet.open(committed.parents[1]))

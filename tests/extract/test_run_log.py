@@ -47,7 +47,7 @@ def test_a_disk_that_refuses_stops_only_the_log(tmp_path: Path) -> None:
     log.write("two")
     log.close()
     assert len(told) == 1
-    assert told[0].endswith("the run goes on without a log")
+    assert told[0].endswith("the run continues without a log")
 
 
 class WholeFiles:

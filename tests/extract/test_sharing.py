@@ -176,7 +176,7 @@ def test_a_stopped_run_stores_what_is_complete(
     wait_for(lambda: not any(process.is_running() for process in processes))
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "the same command goes on from there" in told.splitlines()[-1]
+        assert "the same command resumes" in told.splitlines()[-1]
         assert "Traceback" not in told
     there = rows(tmp_path)
     assert "text" in there, "what was complete is sealed, even when the process that shares the work was killed"

@@ -32,7 +32,7 @@ from supportset.train.loop.stop import TrainingInterrupted
 from supportset.train.loop.training import make_loader, train
 from supportset.train.model.model import SupportSetModel
 from tests.extract.text_models import save_bert, save_t5
-from tests.train.small_store import SmallStore, config, plant
+from tests.train.small_store import SmallStore, config, damage_features, plant
 
 SAVE: dict[str, Callable[[Path], Any]] = {"hf": save_bert, "t5": save_t5}
 STILL: dict[str, Any] = {"dropout": 0.0}  # no part of the model is random
@@ -331,3 +331,12 @@ def test_the_verb_finds_the_encoder_where_it_was_or_is(
     assert "--encoder" in lost.stderr
     assert len(lost.stderr.strip().splitlines()) == 1
     assert CliRunner().invoke(cli, [*asked, "--encoder", str(folders["hf"])]).stdout == told.stdout
+
+
+def test_damaged_text_features_are_refused(store: SmallStore, words: dict[str, str], run: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(store.root, tmp_path / "store")
+    damage_features(root, "text")
+    with pytest.raises(SupportsetError, match="are not what was written"):
+        train(setting(words["hf-none"], optim={"epochs": 1}), root, tmp_path / "run", device="cpu")
+    with pytest.raises(SupportsetError, match="are not what was written"):
+        evaluate(run, store=root, device="cpu")

@@ -164,7 +164,7 @@ def test_what_cannot_be_captioned_is_one_line(root: Path, run: Path, tmp_path: P
         caption(run, root, split="test", clips=["clip03-0"])
     with pytest.raises(UsageError, match="no clip 'x', nor 1 more"):
         caption(run, root, clips=["x", "clip03-0", "y"])
-    with pytest.raises(UsageError, match="none of the 1 clips asked for has features"):
+    with pytest.raises(UsageError, match="none of the 1 requested clips has features"):
         caption(run, root, clips=["clip05-2"])
     with pytest.raises(UsageError, match="--beams 0"):
         caption(run, root, beams=0)

@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -323,7 +325,7 @@ def test_a_run_folder_in_use_is_refused_and_left_as_it_is(root: Path, tmp_path: 
     run = tmp_path / "run"
     train(config(support={"captioning": "none"}, optim={"epochs": 1}), root, run, device="cpu")
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    with pytest.raises(UsageError, match=r"not empty; go on with --resume, or name another folder with --out"):
+    with pytest.raises(UsageError, match=r"not empty; continue it with --resume, or give another --out"):
         train(config(support={"captioning": "none"}), root, run, device="cpu")
     with pytest.raises(UsageError, match=r"support.captioning is 'none' there and 'cross' here"):
         train(config(), root, run, resume=True, device="cpu")
@@ -331,7 +333,7 @@ def test_a_run_folder_in_use_is_refused_and_left_as_it_is(root: Path, tmp_path: 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(UsageError, match="not empty; name another --out"):
+        with pytest.raises(UsageError, match="not empty; give another --out"):
             train(config(), root, tmp_path / "other", resume=resume, device="cpu")
 
 
@@ -362,6 +364,43 @@ def test_nothing_is_written_where_something_is_wrong(root: Path, tmp_path: Path)
     with pytest.raises(UsageError, match="not one of auto, cpu, cuda"):
         train(config(), root, tmp_path / "run", device="gpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("capable", [True, False])
+def test_bf16_is_computed_in_float32_where_the_cpu_has_no_bf16(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], capable: bool
+) -> None:
+    monkeypatch.setattr("supportset.train.device.cpu_computes_bf16", lambda: capable)
+    seen: list[bool] = []
+    original = SupportSetModel.forward
+
+    def forward(self: SupportSetModel, *args: Any, **options: Any) -> Losses:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(SupportSetModel, "forward", forward)
+    train(config(optim={"max_steps": 2, "precision": "bf16"}), root, tmp_path / "run", device="cpu", resume=True)
+    assert seen == [capable] * 2
+    said = capsys.readouterr().err
+    assert ("this CPU has no bf16 instructions, so the run computes in fp32" in said) is not capable
+    assert "state.pt: no such checkpoint, so the run starts from step 0" in said
+    assert "step 1: loss " in said, "the first step is reported when it ends"
+
+
+def test_a_second_signal_ends_the_process_within_a_step(root: Path, tmp_path: Path) -> None:
+    script = """
+import os, signal, sys, threading, time
+from supportset.train.loop.stop import StopRequest
+def send():
+    for _ in range(2):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=send, daemon=True).start()
+with StopRequest(at_once=True, message="stopping"):
+    sum(range(10 ** 11))  # one instruction: no Python signal handler runs within it
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "stopping\n")
 
 
 def test_bf16_trains_and_leaves_float32_weights(root: Path, tmp_path: Path) -> None:

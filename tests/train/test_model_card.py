@@ -38,7 +38,7 @@ def test_a_run_leaves_its_card(run: Path, root: Path) -> None:
         "hinge, hardest negatives",
         "captioning from the other clips of the batch, weight 0.5",
         f"protocol `planted`, split `train`: {record['train']['clips']} clips, {record['train']['captions']} captions",
-        "left out for want of features: 1 training clips",
+        "left out, without features: 1 training clips",
         f"validation: {record['validation']['clips']} clips, {record['validation']['captions']} captions, held out by",
         f"| planted:concepts (video) | `{record['features'][0]['hash']}` | seed 0 (`xxh3-128:0`) | fps 1 | 24 |",
         "Not evaluated yet",

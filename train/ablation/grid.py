@@ -1,4 +1,4 @@
-"""The grid of a study: which variants of a configuration, which seeds, which folds, and what is searched before.
+"""The grid of a study: variants of a configuration, seeds, folds, and a search before them.
 
 name = "objective"                     # of the study; default: the file's name
 base = "../flickr8k.toml"              # what variants change: a path from the grid's folder, or a name
@@ -12,7 +12,7 @@ optim.epochs = 2
 
 [variants.none]                        # the first variant is what the others are compared with
 support.captioning = "none"
-[variants.none.search]                 # values of its own, where those of the search have no effect
+[variants.none.search]                 # its own values, where those of [search] have no effect
 optim.learning_rate = [1e-4, 2e-4, 4e-4]
 [variants.cross]
 
@@ -91,14 +91,18 @@ class GridFile(Section):
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table to come.
+    """One variant: a row of the table.
 
     Attributes
     ----------
-    name : of the variant
-    tree : its configuration, not validated: base, overrides and what makes the variant
-    changes : what makes the variant, key by key
-    candidates : the combinations of values that its trials try; empty without a search
+    name : str
+        Of the variant.
+    tree : dict
+        Its configuration, not validated: base, overrides and what makes the variant.
+    changes : dict
+        What makes the variant, key by key.
+    candidates : tuple
+        The combinations of values that its trials try; empty without a search.
     """
 
     name: str
@@ -118,9 +122,12 @@ class Grid:
 
     Attributes
     ----------
-    name, seeds, split, folds, metric, note : as in the file; an empty split is that of ``eval``
-    variants : in the order of the file; the first is the reference
-    search : None where nothing is searched
+    name, seeds, split, folds, metric, note
+        As in the file; an empty split is that of ``eval``.
+    variants : tuple of Variant
+        In the order of the file; the first is the reference.
+    search : SearchSection or None
+        None where nothing is searched.
     """
 
     name: str
@@ -156,7 +163,7 @@ def load_grid(path: str | Path) -> Grid:
     path = find_config(path, GRIDS)
     file = validated(GridFile, read_toml(path), str(path))
     if len(set(file.seeds)) < len(file.seeds):
-        raise UsageError(f"{path}: seeds = {file.seeds}: a seed stands there twice")
+        raise UsageError(f"{path}: seeds = {file.seeds}: a seed is listed twice")
     base = read_toml(find_config(file.base, GRIDS, beside=path.parent))
     variants = []
     for name, tree in file.variants.items():
@@ -196,7 +203,7 @@ def _candidates(variant: Variant, search: SearchSection, values: Any, config: Co
     if idle := [key for key in lists if key in without_effect(config)]:
         raise UsageError(
             f"variant {variant.name!r}: {', '.join(idle)} changes nothing there, so its trials would be fewer than "
-            f"they look; give it values of its own in [variants.{variant.name}.search]"
+            f"they look; list its own values in [variants.{variant.name}.search]"
         )
     count = math.prod(len(each) for each in lists.values())
     if count < search.trials:
@@ -228,7 +235,7 @@ def _random(sizes: list[int], trials: int, seed: int) -> list[int]:
 def _balanced(sizes: list[int], trials: int, seed: int) -> list[int]:
     """The same, with each place of the first list equally often (to within one).
 
-    The places of the first list depend on its size, the trials and the seed alone, whatever the other lists are.
+    The places of the first list depend only on its size, the number of trials and the seed.
     """
     first, others = sizes[0], math.prod(sizes[1:])
     random = np.random.default_rng([seed, first])

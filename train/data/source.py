@@ -78,8 +78,8 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
     available = set(features.clip_ids)
     sources = source_videos(dataset)
     protocol = config.data.protocol
-    whole = read_split(dataset, protocol, config.data.train_split, available)
-    train = _with_captions(whole.only_present())
+    every = read_split(dataset, protocol, config.data.train_split, available)
+    train = _with_captions(every.only_present())
     if not train.captions:
         raise UsageError(
             f"{dataset.name}: no clip of split {config.data.train_split!r} of protocol {protocol!r} has a caption, so "
@@ -91,7 +91,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         validation = read_split(dataset, protocol, config.data.validation_split, available)
         _refuse_overlap(dataset, protocol, config.data.train_split, train, validation)
     elif config.data.holdout > 0:
-        # The same clips whatever the run's seed, so that runs can be compared on them.
+        # The same clips for every seed, so that runs can be compared on them.
         train, validation = hold_out(train, sources, config.data.holdout, seed=0)
     if validation is None and config.optim.select_by != "last":
         raise UsageError(
@@ -120,10 +120,10 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
             "split": config.data.train_split,
             "clips": len(train.clip_ids),
             "captions": len(train.captions),
-            "clips_without_features": sorted(whole.missing),
-            "captions_without_features": sum(caption.clip_id in whole.missing for caption in whole.captions),
-            "clips_without_captions": sorted(set(whole.present) - set(_with_captions(whole).clip_ids)),
-            "blank_captions": sum(not caption.text.strip() for caption in whole.captions),
+            "clips_without_features": sorted(every.missing),
+            "captions_without_features": sum(caption.clip_id in every.missing for caption in every.captions),
+            "clips_without_captions": sorted(set(every.present) - set(_with_captions(every).clip_ids)),
+            "blank_captions": sum(not caption.text.strip() for caption in every.captions),
         },
         "validation": None
         if validation is None

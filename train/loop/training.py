@@ -77,7 +77,7 @@ def train(
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     data : RunData, optional
-        What to train on in place of what the configuration names: a fold of a cross-validation.
+        RunData, optional What to train on in place of what the configuration names: a fold of a cross-validation.
 
     Raises
     ------
@@ -127,9 +127,9 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     position = checkpoint.load() if resumes else Position()
     ranks.on_rank_zero(folder.create, config, data.record)  # on a resume: what may differ, such as optim.epochs
     began = time.monotonic() - position.seconds
-    notes = (
-        [] if resumes or not resume else [f"{folder.checkpoint}: no checkpoint there, so the run starts from step 0"]
-    )
+    notes = []
+    if resume and not resumes:
+        notes.append(f"{folder.checkpoint}: no such checkpoint, so the run starts from step 0")
     if optim.precision == "bf16" and accelerator.mixed_precision == "no":
         notes.append("optim.precision = 'bf16': this CPU has no bf16 instructions, so the run computes in fp32")
     notes += [*data.notes, *notes_of(loader, bank), *ranks.notes(position.step, position.processes)]
@@ -205,13 +205,6 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
                 log.line(hint)
         ranks.on_rank_zero(write_card, folder)
     best = ranks.on_rank_zero(folder.read_json, "best.json")
-    test = has_default_split(data.dataset, config.data.protocol, config.data.train_split)
-    return TrainResult(
-        folder.path,
-        position.epoch,
-        position.step,
-        best,
-        position.seconds,
-        ranks.main,
-        "" if test else " --split holdout",
-    )
+    has_test = has_default_split(data.dataset, config.data.protocol, config.data.train_split)
+    options = " --split holdout" if data.record["holdout"] and not has_test else ""
+    return TrainResult(folder.path, position.epoch, position.step, best, position.seconds, ranks.main, options)

@@ -132,7 +132,7 @@ def load(model: str, path: Path | None = None) -> Backbone:
 
 
 def _load(name: str, source: str, weights: str) -> Backbone:
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     kind = _KINDS.get(config.model_type)
     if kind is None:
         raise UsageError(
@@ -140,7 +140,9 @@ def _load(name: str, source: str, weights: str) -> Backbone:
             f"choose one of {', '.join(_KINDS)}"
         )
     # float32 always: transformers 5 would take the type of the file
-    network, info = kind.loader.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    network, info = kind.loader.from_pretrained(
+        source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+    )
     _strip(network, kind.keep)
     refuse_missing(set(info["missing_keys"]) & set(network.state_dict()))
     processor = _processor(source)
@@ -171,9 +173,10 @@ def _strip(network: nn.Module, keep: tuple[str, ...]) -> None:
 
 def _processor(source: str) -> Any:
     try:
-        return AutoImageProcessor.from_pretrained(source)
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError):
-        return AutoVideoProcessor.from_pretrained(source)  # newer video models have no image processor
+        # Newer video models have no image processor
+        return AutoVideoProcessor.from_pretrained(source, trust_remote_code=False)
 
 
 def read_processor(name: str, processor: Any) -> tuple[FrameTransform, float, list[float], list[float]]:

@@ -8,20 +8,19 @@ local file is inspected, and a contradiction is refused.
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.factory import load_checkpoint
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
 from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.torchscript import is_torchscript
 from supportset.extract.backbones.transforms import (
     CenterCrop,
     FrameTransform,
@@ -30,7 +29,7 @@ from supportset.extract.backbones.transforms import (
     ResizeShortest,
     Step,
 )
-from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file, split_folder
+from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file, read_state, split_folder
 from supportset.store.errors import UsageError
 from supportset.store.plugins import nearest
 
@@ -192,7 +191,7 @@ def _from_path(source: _Source, path: Path) -> tuple[Any, int]:
     if original is not None:
         fill(network, {key: value.float() for key, value in original.items()}, ignore=_OPENAI_ONLY)
     else:
-        load_checkpoint(network, str(path), strict=True)
+        load_checkpoint(network, str(path), strict=True, weights_only=True)
     return network, open_clip.get_model_config(source.arch)["embed_dim"]
 
 
@@ -208,7 +207,8 @@ def _from_folder(source: _Source, folder: Path) -> tuple[Any, int]:
             raise ValueError(f"its {_CONFIG} describes another architecture")
         if quick != bool(config.get("quick_gelu", False)):
             raise ValueError(f"its {_CONFIG} says quick_gelu={not quick}, the name {source.name} the contrary")
-    return open_clip.create_model(f"local-dir:{folder}", require_pretrained=True), config["embed_dim"]
+    network = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True, weights_only=True)
+    return network, config["embed_dim"]
 
 
 def _published_as(arch: str, path: Path) -> str:
@@ -237,11 +237,9 @@ def _preparation(arch: str, tag: str, path: Path) -> dict[str, Any]:
 
 def _openai_state(path: Path) -> dict[str, Tensor] | None:
     """The parameters of a file as OpenAI published it (TorchScript, half precision, QuickGELU); None for any other."""
-    if not zipfile.is_zipfile(path):
+    if not is_torchscript(path):
         return None
-    with zipfile.ZipFile(path) as archive:
-        scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
-    return dict(torch.jit.load(str(path), map_location="cpu").state_dict()) if scripted else None
+    return {name: value for name, value in read_state(path).items() if not name.endswith("attn_mask")}  # a constant
 
 
 def frame_transform(config: PreprocessCfg) -> FrameTransform:

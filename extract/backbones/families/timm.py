@@ -12,7 +12,7 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.models import get_arch_name, is_model, list_models, load_state_dict
+from timm.models import get_arch_name, is_model, list_models
 from torch import Tensor, nn
 
 from supportset.extract.backbones.base import Backbone
@@ -24,7 +24,7 @@ from supportset.extract.backbones.transforms import (
     ResizeShortest,
     Step,
 )
-from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file, split_folder
+from supportset.extract.backbones.weights import fill, from_file, from_hub, only_file, read_state, split_folder
 from supportset.store.errors import UsageError
 from supportset.store.plugins import nearest
 
@@ -35,6 +35,8 @@ ABOUT = {
     "presets": {"resnet152": "resnet152.tv_in1k"},
 }
 _HUB = "hf-hub:"
+# Arguments of timm.create_model that read other files
+_LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 
 
 class TimmBackbone(Backbone):
@@ -105,7 +107,10 @@ def _from_path(model: str, path: Path) -> nn.Module:
             if model and architecture != get_arch_name(model):
                 raise ValueError(f"its config.json says {architecture!r}")
             model = model or architecture
-            options = {"pretrained_cfg_overlay": published.get("pretrained_cfg", {}), **published.get("model_args", {})}
+            arguments = published.get("model_args", {})
+            if unsafe := sorted(set(arguments) & _LOADING):
+                raise ValueError(f"its config.json sets {unsafe[0]}, which is an option of loading")
+            options = {"pretrained_cfg_overlay": published.get("pretrained_cfg", {}), **arguments}
         if not model:
             raise ValueError("it holds no config.json that names the architecture")
     else:
@@ -114,7 +119,7 @@ def _from_path(model: str, path: Path) -> nn.Module:
     network = timm.create_model(model, pretrained=False, num_classes=0, **options)
     classifier = network.pretrained_cfg.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    state, ignore = load_state_dict(str(file), use_ema=True), tuple(f"{name}." for name in names)
+    state, ignore = read_state(file), tuple(f"{name}." for name in names)
     try:
         fill(network, state, ignore=ignore)
     except ValueError:

@@ -85,7 +85,10 @@ def _paragraph(path: Path, where: str, record: Any) -> str:
 
 def _segment(path: Path, where: str, segment: Any) -> tuple[float, float]:
     if isinstance(segment, list) and len(segment) == 2 and all(type(time) in (int, float) for time in segment):
-        start, end = float(segment[0]), float(segment[1])
+        try:
+            start, end = float(segment[0]), float(segment[1])
+        except OverflowError:
+            start = end = math.inf
         if math.isfinite(start) and math.isfinite(end):
             return start, end
     raise UsageError(f"{path}: {where}: timestamp {segment!r} is not [start, end] in seconds")

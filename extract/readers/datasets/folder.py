@@ -10,12 +10,18 @@ from pathlib import Path
 
 from supportset.extract.readers.base import Reader
 from supportset.extract.readers.builder import Builder
-from supportset.extract.readers.captions_file import COLUMNS, FORM, Row, read_captions
+from supportset.extract.readers.captions_file import FORM, Row, read_captions
+from supportset.extract.readers.contents import kind_of
 from supportset.extract.readers.locate import FileTree
-from supportset.extract.readers.videos import ANIMATION_EXTENSIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from supportset.extract.readers.videos import (
+    ANIMATION_EXTENSIONS,
+    IMAGE_EXTENSIONS,
+    OTHER_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+)
 from supportset.store.errors import UsageError
 
-_MEDIA = tuple(VIDEO_EXTENSIONS | ANIMATION_EXTENSIONS | IMAGE_EXTENSIONS)
+_MEDIA = VIDEO_EXTENSIONS | ANIMATION_EXTENSIONS | IMAGE_EXTENSIONS
 _CAPTIONS = ("captions.csv", "captions.jsonl", "captions.parquet")
 
 # (start, end) in seconds, None for the full file.
@@ -23,7 +29,7 @@ _Segment = tuple[float, float] | None
 
 
 class FolderReader(Reader):
-    """Every video and image below a folder, by its extension; captions optional.
+    """Every video and image below a folder, by extension, else by contents; captions optional.
 
     Notes
     -----
@@ -46,16 +52,32 @@ class FolderReader(Reader):
     protocols: Mapping[str, Mapping[str, int | None]] = {"folder": {"all": None}}
 
     def fill(self, build: Builder) -> None:
-        files = sorted(build.videos.with_extension(*_MEDIA))
-        if not files:
-            raise UsageError(
-                f"folder: no video or image below {build.videos.root}; put .mp4, .webm or .jpg files there"
-            )
         captions = _captions_file(build)
+        files = _media(build)
         rows = [] if captions is None else _rows(build, captions)
         clips = _Clips(build, files)
         located = [(row, clips.locate(row)) for row in rows]
         clips.add([(row, file) for row, file in located if file is not None])
+
+
+def _media(build: Builder) -> list[str]:
+    """All videos and images, by their extension; for an unknown extension, by their contents."""
+    tree = build.videos
+    files: list[str] = []
+    others = Counter[str]()
+    for path in tree.files:
+        stem, extension = os.path.splitext(path.lower())
+        if extension in _MEDIA or (extension not in OTHER_EXTENSIONS and kind_of(tree.root / path)):
+            files.append(path)
+        elif stem != "captions":
+            others[extension or "without extension"] += 1
+    counts = ", ".join(f"{extension} ({count})" for extension, count in sorted(others.items()))
+    if not files:
+        found = f", only {counts}" if others else ""
+        raise UsageError(f"folder: no video or image below {tree.root}{found}; put .mp4, .webm or .jpg files there")
+    if others:
+        build.note(f"{others.total()} files below {tree.root} are neither video nor image, left out: {counts}")
+    return sorted(files)
 
 
 def _captions_file(build: Builder) -> Path | None:
@@ -78,8 +100,7 @@ def _rows(build: Builder, path: Path) -> list[Row]:
     if captions.faults:
         build.note(f"{len(captions.faults)} rows of {origin} left out: {_some(captions.faults)}")
     if captions.unused:
-        known = ", ".join(name for names in COLUMNS.values() for name in names)
-        build.note(f"columns {', '.join(captions.unused)} of {origin} are not used (used: {known})")
+        build.note(f"columns {', '.join(captions.unused)} of {origin} are not used ({', '.join(captions.used)} are)")
     textless = [row.place for row in captions.rows if row.text is None]
     if textless:
         build.note(f"{len(textless)} rows of {origin} have no caption: {_some(textless)}")
@@ -95,6 +116,7 @@ class _Clips:
         self._taken = set(self._ids.values())
         self._absent: dict[str, str] = {}  # files that rows name and that are absent; each is its own clip id
         self._index = _index(files)
+        self._others = {_plain(path) for path in build.videos.files} - {_plain(path) for path in files}
         self._faults: list[str] = []
         self._not_there: list[str] = []
 
@@ -107,12 +129,21 @@ class _Clips:
             return None
         if not matches:
             return self._not_found(row, name)
-        if row.end_s is not None and os.path.splitext(matches[0])[1].lower() in IMAGE_EXTENSIONS:
+        if row.end_s is not None and self._is_image(matches[0]):
             self._faults.append(f"{row.place}: {row.file!r} is an image, it has no start and end")
             return None
         return matches[0]
 
-    def _not_found(self, row: Row, name: str) -> str:
+    def _is_image(self, file: str) -> bool:
+        extension = os.path.splitext(file)[1].lower()
+        return extension in IMAGE_EXTENSIONS or (
+            extension not in _MEDIA and kind_of(self._build.videos.root / file) == "image"
+        )
+
+    def _not_found(self, row: Row, name: str) -> str | None:
+        if name in self._others:
+            self._faults.append(f"{row.place}: {row.file!r} is neither video nor image")
+            return None
         self._not_there.append(f"{row.place}: {row.file!r}")
         stem, extension = os.path.splitext(name)
         clip = stem if extension.lower() in _MEDIA and stem not in self._taken else name

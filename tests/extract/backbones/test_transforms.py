@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,15 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from supportset.extract.backbones.transforms import CenterCrop, CropFraction, FrameTransform, Resize, ResizeShortest
+from supportset.extract.backbones import transforms
+from supportset.extract.backbones.transforms import (
+    CenterCrop,
+    CropFraction,
+    FrameTransform,
+    Resize,
+    ResizeKeepRatio,
+    ResizeShortest,
+)
 from tests.extract.backbones.frames import SIZES, frame
 
 
@@ -110,3 +119,33 @@ def test_description_is_plain_json_and_tells_transforms_apart() -> None:
     one = FrameTransform((Resize(4, 4), CenterCrop(4, 4, fill=(1, 2, 3))), 4, 4)
     assert json.loads(json.dumps(one.to_json())) == one.to_json()
     assert one.to_json() != FrameTransform((Resize(4, 4), CenterCrop(4, 4, rounding="floor")), 4, 4).to_json()
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("rounding", ["even", "floor"])
+@pytest.mark.parametrize("shape", [(1, 700), (701, 1), (3, 900), (40, 31)])
+def test_thin_frames_are_cropped_before_they_grow(
+    shape: tuple[int, int], rounding: str, antialias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    for resize in (ResizeShortest(32, "bilinear", antialias), ResizeKeepRatio(30, 24, False)):
+        transform = FrameTransform((resize, CenterCrop(32, 28, rounding)), height=32, width=28)
+        plain = transform(frame)
+        with monkeypatch.context() as patch:
+            patch.setattr(transforms, "_MOST_PIXELS", 0)
+            assert np.abs(transform(frame).astype(int) - plain).max() <= 2  # Pillow keeps the box in float32
+
+
+def test_a_strip_takes_no_memory() -> None:
+    transform = FrameTransform((ResizeShortest(224), CenterCrop(224, 224)), height=224, width=224)
+    tracemalloc.start()
+    assert transform(np.full((1, 30_000, 3), 7, np.uint8)).mean() == 7
+    assert tracemalloc.get_traced_memory()[1] < 50e6  # 4.5 GB for the strip at full size
+    tracemalloc.stop()
+    with pytest.raises(ValueError, match="30000 x 1 would grow"):
+        FrameTransform((ResizeShortest(224),), height=224, width=224)(np.zeros((1, 30_000, 3), np.uint8))
+
+
+def test_a_strip_fits_inside() -> None:
+    inside = FrameTransform((ResizeKeepRatio(24, 24, True), CenterCrop(24, 24)), height=24, width=24)
+    assert inside(np.full((1, 6000, 3), 9, np.uint8)).max() == 9

@@ -99,7 +99,7 @@ def test_old_keys_load(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("seeds = [0, 0]\n[variants.a]\n", "seeds = .*a seed stands there twice"),
+        ("seeds = [0, 0]\n[variants.a]\n", "seeds = .*a seed is listed twice"),
         ("seeds = []\n[variants.a]\n", "seeds"),
         ("seeds = [0]\n", "'variants' is missing"),
         ("seeds = [-1]\n[variants.a]\n", "variant 'a': seed = -1"),

@@ -395,7 +395,7 @@ def test_runs_that_were_asked_other_queries_are_not_compared(root: Path, tmp_pat
     grid = grid_of(tmp_path, f"seeds = [0]\n{FAST}{TWO}")
     study = run_study(grid, tmp_path / "study", root, device="cpu", tell=silent)
     study.runs[RunKey("cross", 0)]["ranks"]["items"] = "other"
-    with pytest.raises(SupportsetError, match=r"cross-seed0\.json: was asked other queries"):
+    with pytest.raises(SupportsetError, match=r"cross-seed0\.json: was scored on other queries"):
         tabulate(study)
     items = tmp_path / "study" / "items"
     next(items.iterdir()).unlink()

@@ -32,7 +32,7 @@ class Positions:
 
     @classmethod
     def of(cls, mask: Tensor) -> Positions:
-        """The real positions on a CPU; elsewhere all, for how many are real the host would have to wait to be told."""
+        """Keep the real positions on a CPU, all of them elsewhere: a count of the real ones would stall the device."""
         return cls(mask.flatten().nonzero().squeeze(1) if mask.device.type == "cpu" else None, mask)
 
     def unpad(self, values: Tensor) -> Tensor:

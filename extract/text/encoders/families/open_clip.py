@@ -10,7 +10,7 @@ import open_clip
 from torch import Tensor, nn
 
 from supportset.extract.backbones.families.open_clip import load_model
-from supportset.extract.backbones.weights import first_line, quiet_libraries
+from supportset.extract.backbones.weights import first_line, no_remote_code, quiet_libraries
 from supportset.extract.text.encoders.base import TextEncoder, Tokens
 from supportset.extract.text.encoders.tokenizing import hash_tokenizer
 from supportset.store.errors import UsageError
@@ -92,7 +92,7 @@ def load(model: str, path: Path | None, max_tokens: int | None, pooling: str | N
             f"text encoder {loaded.name}: pooling {pooling!r}: it gives one embedding a text: leave it out"
         )
     try:
-        with quiet_libraries():
+        with quiet_libraries(), no_remote_code():
             reader = _Reader(open_clip.get_tokenizer(loaded.tokenizer))
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
