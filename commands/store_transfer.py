@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from supportset.commands.options import ShardFormatName, json_option, print_json, store_option
-from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.errors import SupportsetError, UsageError, printable
 
 SHOWN = 10  # failed clips that are listed; --json has all
 
@@ -144,7 +144,7 @@ def import_command(
         click.echo(f"{said} in {time.monotonic() - started:.1f} s: {dataset}/{summary.feature_set}")
     _tell_failures(summary.failures)
     for note in summary.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(printable(f"note: {note}"), err=True)
     if not held:
         raise SupportsetError(f"{source}: not one clip could be imported: see the messages above")
     if strict and (summary.failures or summary.lacking):
@@ -241,6 +241,6 @@ def _tell_failures(failures: list[tuple[str, str, str]]) -> None:
     counts = ", ".join(f"{count:,} {status}" for status, count in Counter(status for _, status, _ in failures).items())
     click.echo(f"{len(failures):,} clips failed: {counts}", err=True)
     for clip_id, status, message in failures[:SHOWN]:
-        click.echo(f"  {clip_id}: {status}, {message}", err=True)
+        click.echo(printable(f"  {clip_id}: {status}, {message}"), err=True)
     if len(failures) > SHOWN:
         click.echo(f"  ... and {len(failures) - SHOWN:,} more: `store show` and --json list them", err=True)
