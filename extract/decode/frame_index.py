@@ -24,6 +24,7 @@ from supportset.extract.decode.beginning import Beginning
 from supportset.extract.decode.damage.lost_frames import find_lost
 from supportset.extract.decode.damage.truncation import is_cut_short
 from supportset.extract.decode.parameter_sets import ParameterSets
+from supportset.extract.decode.pictures import display_matrix
 from supportset.extract.decode.streams import open_video
 from supportset.extract.decode.timeline import MAY_JUMP, FrameClock, Timing, nominal_duration, read_packets
 from supportset.extract.outcome import DecodeError
@@ -154,9 +155,9 @@ def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
     found = np.unique(np.frombuffer(ticks, np.int64))
     if timing != Timing.COUNT and len(found) * _CROWD <= len(ticks):
         timing, note = Timing.COUNT, "no usable timestamps: frames are counted at the stated rate"
-    timed = timing != Timing.COUNT
+    timed, matrix = timing != Timing.COUNT, beginning.matrix
     if not timed:
-        ticks, nominal = _count_frames(path, place, heartbeat)
+        ticks, nominal, matrix = _count_frames(path, place, heartbeat)
         ends = array("q", [tick + nominal for tick in ticks[-1:]])
         found = np.unique(np.frombuffer(ticks, np.int64))
     if not len(ticks):
@@ -182,22 +183,21 @@ def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
     safe = kind.startswith(_SEEKABLE) and timing == Timing.TIMES and beginning.seekable
     seekable_to = np.sort(np.array(keys if safe else [], np.int64))
     seekable_to = seekable_to[seekable_to >= found[0]]
-    return FrameIndex(
-        found, end, base, seekable_to, timing, cut, missing if cut else 0, place, gone, note, beginning.matrix
-    )
+    return FrameIndex(found, end, base, seekable_to, timing, cut, missing if cut else 0, place, gone, note, matrix)
 
 
-def _count_frames(path: Path, number: int, heartbeat: Heartbeat) -> tuple[array[int], int]:
-    """Decode a file without usable times once: the times of its frames, and the ticks of one."""
-    ticks = array("q")
+def _count_frames(path: Path, number: int, heartbeat: Heartbeat) -> tuple[array[int], int, np.ndarray | None]:
+    """Decode a file without usable times once: times of its frames, ticks of one, display matrix of the first."""
+    ticks, matrix = array("q"), None
     with open_video(path, number) as (container, stream):
         clock = FrameClock(stream, Timing.COUNT)
         with suppress(OSError):  # what was read so far counts; the decoding pass ends at the same place
             for packet in read_packets(container, stream):
-                for _, tick in clock.decode(packet) or ():
+                for frame, tick in clock.decode(packet) or ():
                     heartbeat()
+                    matrix = matrix if ticks else display_matrix(frame)
                     ticks.append(tick)
-        return ticks, nominal_duration(stream, counted=True)
+        return ticks, nominal_duration(stream, counted=True), matrix
 
 
 def _declared_end(container: Any, stream: Any) -> Fraction | None:

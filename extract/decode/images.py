@@ -33,7 +33,7 @@ _WRONG_BYTES = (OSError, SyntaxError, ValueError)  # what Pillow raises where by
 
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**26  # long texts are no reason to refuse a picture
 with suppress(ImportError):
-    import pi_heif
+    import pi_heif  # type: ignore[import-untyped]
 
     pi_heif.register_heif_opener()
 
@@ -103,7 +103,7 @@ def _read(path: Path) -> np.ndarray:
         warnings.simplefilter("ignore")  # of large pictures up to twice Pillow's limit, and of odd metadata
         with Image.open(path) as image:
             image.load()
-            upright = image
+            upright: Image.Image = image
             with suppress(Exception):  # EXIF that cannot be read states no orientation
                 if (turn := _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))) is not None:
                     upright = image.transpose(turn)

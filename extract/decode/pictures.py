@@ -25,7 +25,7 @@ def _unknown_type(kinds: type[Any], value: int) -> Any:
     return kind
 
 
-Type._missing_ = classmethod(_unknown_type)
+Type._missing_ = classmethod(_unknown_type)  # type: ignore[method-assign, assignment]
 
 
 def display_matrix(frame: Any) -> np.ndarray | None:
