@@ -243,7 +243,7 @@ def test_a_cut_jpeg_keeps_what_it_has(tmp_path: Path, missing: float) -> None:
     status, message, (step,) = outcome_of(path)
     assert (status, "image is damaged" in message) == ("damaged", True)
     assert step.frames[0].shape == full.shape
-    np.testing.assert_array_equal(step.frames[0][:8], full[:8])
+    np.testing.assert_array_equal(step.frames[0][:8, :32], full[:8, :32])
 
 
 def test_damage_that_pillow_does_not_see(tmp_path: Path) -> None:
