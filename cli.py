@@ -1,4 +1,4 @@
-"""The command line: ``python cli.py --help``. The commands live in ``commands/``."""
+"""The command line from a checkout: ``python cli.py --help``. The installed command is ``supportset``."""
 
 from supportset.commands.main import main
 

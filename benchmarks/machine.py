@@ -16,7 +16,7 @@ def describe_machine(folder: Path) -> dict[str, Any]:
 
     Parameters
     ----------
-    folder : where the benchmark keeps its files; its file system is told
+    folder : where the benchmark keeps its files; its file system is recorded
 
     Returns
     -------

@@ -33,7 +33,7 @@ def evict(files: Iterable[Path]) -> None:
 
 
 def share_in_memory(files: Iterable[Path]) -> float:
-    """Share of the files' pages that lie in memory, from 0 to 1.
+    """Share of the files' pages that are in memory, from 0 to 1.
 
     ``mincore`` is asked: reading with ``RWF_NOWAIT`` would have the kernel fetch what it finds missing.
     """

@@ -35,7 +35,7 @@ def run_figures(
     ----------
     name : of the benchmark and of its JSON file
     letters : of all its figures
-    start : takes a work folder, and what shows people how it goes on; gives what runs the figure of a letter
+    start : takes a work folder, and what prints the progress; gives what runs the figure of a letter
     only : letters of the figures to run, with commas between; None: all
     quick : whether to say that the sizes were tiny
     folder : where to make the work folder, by default among the system's temporary files

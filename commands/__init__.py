@@ -1,4 +1,4 @@
-"""The command line: one module a verb, no logic of its own.
+"""The command line: one module a verb, without logic.
 
-Heavy libraries are imported inside the commands, so that ``--help`` answers at once.
+Each command imports heavy libraries when it runs, so ``--help`` answers at once.
 """

@@ -1,4 +1,4 @@
-"""``ablate``: variants of a configuration over several seeds, and what they differ in."""
+"""``ablate``: train variants of a configuration over several seeds, and compare them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from supportset.commands.options import device_option, json_option, print_json, 
 
 
 @click.command("ablate")
-@click.argument("grid", type=click.Path(dir_okay=False))
+@click.argument("grid", type=click.Path())
 @store_option
-@click.option("--out", help="The study's folder, with what is finished of it.  [default: runs/NAME, NAME the grid's]")
+@click.option("--out", help="The study's folder.  [default: runs/NAME, NAME the grid's]")
 @click.option(
-    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time; threads are divided."
+    "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Parallel runs; they share the threads."
 )
-@click.option("--retry-failed", is_flag=True, help="Try runs again that failed before.")
-@click.option("--keep-models", is_flag=True, help="Leave every run's folder below OUT/work.")
-@click.option("--tables-only", is_flag=True, help="Train nothing: make the tables anew from what is finished.")
+@click.option("--retry-failed", is_flag=True, help="Run failed runs again.")
+@click.option("--keep-models", is_flag=True, help="Keep every run's folder in OUT/work.")
+@click.option("--tables-only", is_flag=True, help="Train nothing: write the tables from the finished runs.")
 @device_option
 @json_option
 def ablate_command(
@@ -30,10 +30,11 @@ def ablate_command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Run the variants of GRID over its seeds, and write one table: Markdown, JSON and a plot.
+    """Run the variants of GRID over its seeds; write tables and a plot.
 
-    GRID is a TOML file (see configs/ablations/). Every finished run leaves a small file; the same command goes on where
-    the study was broken off, and makes those runs anew whose configuration has changed.
+    GRID is a TOML file, or one of the names that `configs` lists. The same command
+    continues an interrupted study, and repeats runs whose configuration has changed. A complete study is packed into
+    OUT/runs.jsonl.xz, from which --tables-only writes the tables again.
     """
     from supportset.train.ablation.grid import load_grid
     from supportset.train.ablation.markdown import markdown

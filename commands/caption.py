@@ -1,20 +1,21 @@
-"""``caption``: what a run's decoder says of clips."""
+"""``caption``: write captions of clips with a run's decoder."""
 
 from __future__ import annotations
 
 import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.plain_text import one_line
 
 
 @click.command("caption")
 @click.argument("run", type=click.Path())
 @click.option("--split", help="A split of the protocol.  [default: test]")
-@click.option("--clips", "clip_ids", multiple=True, metavar="ID", help="These clips in its place; repeatable.")
+@click.option("--clips", "clip_ids", multiple=True, metavar="ID", help="These clips instead of a split; repeatable.")
 @click.option("--protocol", help="[default: the run's]")
 @click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
 @click.option("--beams", type=click.IntRange(1), default=5, show_default=True, help="Width of the beam search.")
-@click.option("--force", is_flag=True, help="Also where the decoder never saw a clip's own codes alone.")
+@click.option("--force", is_flag=True, help="Also if the decoder was never trained on a clip's own codes alone.")
 @click.option("--out", type=click.Path(dir_okay=False), help="Write JSON lines here: clip_id, caption, score.")
 @store_option
 @device_option
@@ -32,7 +33,7 @@ def caption_command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Write captions with the decoder of RUN, one for each clip.
+    """Write one caption for each clip with the decoder of RUN.
 
     The run must have been trained with support.captioning = identity or hybrid. The score is the mean log-likelihood of
     the caption's tokens.
@@ -58,8 +59,8 @@ def caption_command(
         )
     elif not out:
         for each in found.written:
-            click.echo(f"{each.score:7.3f}  {each.clip_id}  {each.caption}")
+            click.echo(f"{each.score:7.3f}  {one_line(each.clip_id)}  {one_line(each.caption)}")
     if found.missing:
-        click.echo(f"{len(found.missing)} clips have no features (the first: {found.missing[0]})", err=True)
+        click.echo(f"{len(found.missing)} clips have no features (the first: {one_line(found.missing[0])})", err=True)
     if out:
         click.echo(f"{len(found.written):,} captions written to {out}", err=True)

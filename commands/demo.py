@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
+from supportset._program import program
 from supportset.commands.options import device_option
 
-ROOT = Path(__file__).resolve().parents[1]
 SHOWN = 8  # queries on the contact sheet
 
 
@@ -33,23 +33,29 @@ class Stages:
 
 @click.command("demo")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Everything goes here."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder of everything that is written.",
 )
-@click.option("--config", type=click.Path(), help="Of the training.  [default: configs/demo.toml]")
+@click.option("--config", default="demo", show_default=True, help="Configuration of the training: a file or a name.")
 @device_option
-def demo_command(out: Path, config: str | None, device: str) -> None:
-    """Render a small captioned world, extract its features, train, evaluate, and draw a contact sheet.
+def demo_command(out: Path, config: str, device: str) -> None:
+    """Run everything on a small rendered world, from videos to a picture of results.
 
-    A second run finds the videos and the shards there and trains anew on them.
+    A second run reuses the videos and the features, and trains again.
     """
     from supportset.extract.backbones import load_backbone
     from supportset.extract.decode.sampling import Sampling
+    from supportset.extract.options import Execution
     from supportset.extract.readers.annotate import read_dataset
     from supportset.extract.run import extract
     from supportset.train.config import load_config
     from supportset.train.evaluate import describe, evaluate
     from supportset.train.loop.training import train
 
+    settings = load_config(config)  # first: a mistake ends the command before anything is rendered
     stages = Stages()
     data, store, run = out / "world", out / "features", out / "runs" / time.strftime("%Y%m%d-%H%M%S")
     with stages.stage("render", "moving shapes as real H.264 files, each with five captions"):
@@ -58,9 +64,10 @@ def demo_command(out: Path, config: str | None, device: str) -> None:
             click.echo(note, err=True)
         tables = world.write(store)
     with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
-        extract(tables, store, data, load_backbone("efficientnet_lite:0"), Sampling(frames=4), device=device)
+        backbone = load_backbone("efficientnet_lite:0")
+        extract(tables, store, data, backbone, Sampling(frames=4), execution=Execution(device=device))
     with stages.stage("train", "the support-set bottleneck and the text encoder, from the shards alone"):
-        train(load_config(config or ROOT / "configs" / "demo.toml"), store, run, device=device)
+        train(settings, store, run, device=device)
     with stages.stage("evaluate", "held-out clips, in combinations that training has not shown"):
         result = evaluate(run, store=store, device=device)
         click.echo(describe(result))
@@ -76,15 +83,15 @@ def demo_command(out: Path, config: str | None, device: str) -> None:
     click.echo(f"  {'in all':<9} {sum(stages.seconds.values()):6.1f} s")
     for name, place in (("videos", data), ("features", store), ("run", run), ("picture", picture)):
         click.echo(f"{name:<9} {place}")
-    click.echo(f'try: python cli.py search {run} "two red balls roll to the left" --store {store}')
+    click.echo(f'try: {program()} search {run} "two red balls roll to the left" --store {store}')
 
 
 def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, Any], device: str) -> Path:
     """The contact sheet: evenly chosen test queries, their five best clips, and which was right."""
     from supportset.search import contact_sheet as sheet
-    from supportset.search.trained import Searcher
+    from supportset.search.run import open_run
 
-    searcher = Searcher(run, store, protocol=result["protocol"], split=result["split"], device=device)
+    searcher = open_run(run, device).open_gallery(store, protocol=result["protocol"], split=result["split"])
     captions = searcher.tables.split_captions(result["protocol"], result["split"])
     chosen = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
     rows = []

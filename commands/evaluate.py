@@ -1,10 +1,11 @@
-"""``eval``: the scores of a run, with protocol, gallery and what was missing."""
+"""``eval``: score a run, with protocol, gallery and missing clips."""
 
 from __future__ import annotations
 
 import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.plain_text import lines
 
 
 @click.command("eval")
@@ -18,9 +19,9 @@ from supportset.commands.options import device_option, json_option, print_json, 
 def eval_command(
     run: str, protocol: str | None, split: str | None, dataset: str | None, store: str, device: str, as_json: bool
 ) -> None:
-    """Score a run folder: R@1/5/10/50, median and mean rank, text to video and video to text.
+    """Score RUN: recall at 1, 5, 10 and 50, median and mean rank, in both directions.
 
-    Ranks count ties against us; a clip without features is a miss. Scores and per-query ranks are left in RUN/eval/.
+    Ranks count ties against us; a clip without features is a miss. Scores and per-query ranks are written to RUN/eval/.
     """
     from supportset.train.evaluate import describe, evaluate
 
@@ -28,5 +29,5 @@ def eval_command(
     if as_json:
         print_json(result)
         return
-    click.echo(describe(result))
+    click.echo(lines(describe(result)))
     click.echo(f"per-query ranks: {result['files']['ranks']}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from supportset.commands.options import Auto, Part, Share, json_option, print_json, store_option
+from supportset.commands.options import Auto, Part, ShardFormatName, Share, json_option, print_json, store_option
 
 
 @click.command("extract")
@@ -19,26 +20,38 @@ from supportset.commands.options import Auto, Part, Share, json_option, print_js
 @click.option("--name", help="Name in the store.  [default: DATASET; for 'folder' the folder's own name]")
 @store_option
 @click.option(
-    "--backbone", "backbones", multiple=True, metavar="NAME", help="May be given several times; see `backbones`."
+    "--backbone",
+    "backbones",
+    multiple=True,
+    metavar="NAME",
+    help="A name that `backbones` lists; repeatable.  [default: open_clip:ViT-B-32/laion2b_s34b_b79k]",
 )
 @click.option("--fps", type=float, help="Steps per second.  [default: 1]")
 @click.option("--frames", type=int, help="Steps per clip, instead of --fps.")
 @click.option("--max-steps", type=int, default=512, show_default=True, help="Longer clips are thinned evenly.")
-@click.option("--stride", type=int, help="Distance of a window's frames, for clip models.  [default: 1]")
+@click.option(
+    "--stride", type=int, help="Frames from one frame of a window to the next, for clip models.  [default: 1]"
+)
 @click.option("--protocol", help="Only the clips of this protocol.")
 @click.option("--split", help="Only the clips of this split.")
 @click.option("--limit", type=int, help="Only the first N clips.")
 @click.option("--shard", type=Part(), help="Only the i-th of n parts, for batch systems such as SLURM.")
-@click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option(
-    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored."
+    "--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True, help="Format of the shards."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Precision of the stored features.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Of the forward.",
+    help="Precision of the encoder.",
 )
 @click.option(
     "--decoder",
@@ -48,16 +61,18 @@ from supportset.commands.options import Auto, Part, Share, json_option, print_js
     metavar="NAME",
     help="auto, pyav, torchcodec, or nvdec (torchcodec on CUDA).",
 )
-@click.option("--workers", type=int, help="Decode processes of each GPU.  [default: by cores]")
+@click.option("--workers", type=int, help="Decoding processes a GPU.  [default: by cores]")
 @click.option(
     "--batch-size",
     type=Auto(),
     default="auto",
     show_default=True,
-    help="Steps of one forward; auto measures on a GPU.",
+    help="Steps encoded at once; auto measures on a GPU, and is 8 on a CPU.",
 )
-@click.option("--compile", is_flag=True, help="Have torch.compile translate the model: slow to start, then faster.")
-@click.option("--timeout", type=float, default=600.0, show_default=True, help="Seconds a clip may make no progress.")
+@click.option("--compile", is_flag=True, help="Compile the model with torch.compile: a slow start, then faster.")
+@click.option(
+    "--timeout", type=float, default=600.0, show_default=True, help="Seconds without progress after which a clip fails."
+)
 @click.option(
     "--device",
     default="auto",
@@ -68,17 +83,25 @@ from supportset.commands.options import Auto, Part, Share, json_option, print_js
 @click.option(
     "--ray", metavar="ADDRESS", help="Run on the Ray cluster at ADDRESS (auto, HOST:PORT), or on a local one: local."
 )
-@click.option("--retry-failed", is_flag=True, help="Try clips again that failed before.")
-@click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True)
-@click.option("--on-damage", type=click.Choice(["keep", "drop"]), default="keep", show_default=True)
+@click.option("--retry-failed", is_flag=True, help="Extract clips again that failed before.")
+@click.option(
+    "--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="After a failed clip."
+)
+@click.option(
+    "--on-damage",
+    type=click.Choice(["keep", "drop"]),
+    default="keep",
+    show_default=True,
+    help="Features of damaged clips.",
+)
 @click.option(
     "--max-failures",
     type=Share(),
     default="5%",
     show_default=True,
-    help="More of the present clips failed: exit code 1.",
+    help="Exit with 1 if a larger share of the clips with a file failed.",
 )
-@click.option("--strict", is_flag=True, help="Anything missing, failed or damaged: exit code 1.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if any clip is missing, failed or damaged.")
 @click.option("--annotations-only", is_flag=True, help="Write the dataset's tables and stop: for imported features.")
 @json_option
 @click.pass_context
@@ -98,10 +121,10 @@ def extract_command(
     as_json: bool,
     **run: Any,
 ) -> None:
-    """Extract the features of DATASET's clips that the store does not have yet.
+    """Extract features of the clips of DATASET that the store does not have yet.
 
-    DATASET is one of those that `datasets` lists; 'folder' takes a folder of your own. The same command goes on
-    where an earlier run stopped.
+    DATASET is a name that `datasets` lists; 'folder' means a folder of your own videos. The same command resumes an
+    interrupted run.
     """
     from supportset.extract.readers.annotate import read_dataset
     from supportset.store.files import store_path
@@ -120,18 +143,20 @@ def extract_command(
     from supportset.extract.backbones import DEFAULT_BACKBONE, load_backbone
     from supportset.extract.decode.decoders import pick_decoder
     from supportset.extract.decode.sampling import Sampling
-    from supportset.extract.pipeline.devices import pick_devices
-    from supportset.extract.processes.ray_cluster import check_wishes
-    from supportset.extract.run import extract
+    from supportset.extract.options import Execution, Selection
+    from supportset.extract.run import check_places, extract
 
-    # Everything that a typing mistake can spoil comes before the first write.
+    # All options are checked before the first write.
     sampling = Sampling(fps=fps, frames=frames, max_steps=max_steps, stride=stride)
-    pick_decoder(run["decoder"])
-    check = pick_devices if run["ray"] is None else check_wishes
-    check(run["device"], run["processes"])
+    selection = Selection(**{field.name: run.pop(field.name) for field in fields(Selection)})
+    execution = Execution(**run)
+    pick_decoder(execution.decoder)
+    check_places(execution)
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
     tables = found.write(store)
-    summaries = [extract(tables, store, found.videos_root, backbone, sampling, **run) for backbone in loaded]
+    summaries = [
+        extract(tables, store, found.videos_root, backbone, sampling, selection, execution) for backbone in loaded
+    ]
     for summary in summaries:
         counts = ", ".join(f"{count:,} {status}" for status, count in summary.status.items())
         click.echo(f"{summary.dataset}: {counts} of {summary.clips:,} clips in {summary.seconds:.0f} s", err=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from supportset.commands.options import device_option, json_option, print_json, store_option
+from supportset.commands.options import ShardFormatName, device_option, json_option, print_json, store_option
 
 
 @click.command("extract-text")
@@ -15,8 +15,7 @@ from supportset.commands.options import device_option, json_option, print_json, 
     "--encoder",
     required=True,
     metavar="NAME",
-    help="A hub name or a folder of a transformers encoder (T5, BERT, ...), minilm, t5-small, t5-base, NAME@FOLDER, or "
-    "open_clip:ARCH/WEIGHTS.",
+    help="A name that `backbones --text` lists, or the hub name or folder of a transformers encoder.",
 )
 @store_option
 @click.option("--max-tokens", type=int, help="Longer captions are cut.  [default: 32; in open_clip the tower's]")
@@ -28,18 +27,24 @@ from supportset.commands.options import device_option, json_option, print_json, 
 @click.option("--protocol", help="Only the captions of this protocol.")
 @click.option("--split", help="Only the captions of this split.")
 @click.option("--limit", type=int, help="Only the first N captions.")
-@click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option(
-    "--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="As stored."
+    "--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True, help="Format of the shards."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Precision of the stored features.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Of the forward.",
+    help="Precision of the encoder.",
 )
-@click.option("--batch-size", type=int, help="Captions of one forward.  [default: by device]")
+@click.option("--batch-size", type=int, help="Captions encoded at once.  [default: by device]")
 @device_option
 @json_option
 @click.pass_context
@@ -53,10 +58,10 @@ def extract_text_command(
     as_json: bool,
     **run: Any,
 ) -> None:
-    """Run a frozen text encoder once over the captions of a DATASET in the store.
+    """Extract features of the captions of DATASET with a frozen text encoder.
 
-    The features lie beside those of the clips, by caption; a configuration reads them with text.features. The same
-    command goes on where an earlier run stopped, and does captions again whose text has changed.
+    DATASET is in the store already. Training reads the features where the configuration names them in text.features.
+    The same command resumes an interrupted run, and extracts captions again whose text has changed.
     """
     from supportset.store.format.dataset import open_dataset
 

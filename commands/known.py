@@ -10,24 +10,27 @@ from supportset.commands.options import json_option, print_json
 @click.command("datasets")
 @json_option
 def datasets_command(as_json: bool) -> None:
-    """Datasets that can be extracted, and the files that each expects."""
-    from supportset.extract.readers import READERS
+    """List the datasets that can be extracted, and the files that each expects."""
+    from supportset.extract.readers import list_readers
 
+    readers = list_readers()
     if as_json:
-        print_json({name: {"summary": r.summary, "expects": r.expects} for name, r in READERS.items()})
+        print_json({reader.name: {"summary": reader.summary, "expects": reader.expects} for reader in readers})
         return
-    for name, reader in READERS.items():
-        click.echo(f"{click.style(name, bold=True)}: {reader.summary}")
+    for reader in readers:
+        click.echo(f"{click.style(reader.name, bold=True)}: {reader.summary}")
         click.echo(click.wrap_text(reader.expects, width=100, initial_indent="    ", subsequent_indent="    "))
 
 
 @click.command("backbones")
+@click.option("--text", is_flag=True, help="List text encoders instead.")
 @json_option
-def backbones_command(as_json: bool) -> None:
-    """Frozen visual backbones by name, and where the weights of each come from."""
-    from supportset.extract.backbones import describe_backbones
+def backbones_command(text: bool, as_json: bool) -> None:
+    """List frozen visual backbones, or text encoders, and where their weights are from."""
+    from supportset.extract.backbones import BACKBONES
+    from supportset.extract.text.encoders import TEXT_ENCODERS
 
-    rows = describe_backbones()
+    rows = (TEXT_ENCODERS if text else BACKBONES).describe()
     if as_json:
         print_json([{"name": name, "what": what, "needs": needs} for name, what, needs in rows])
         return
@@ -39,13 +42,14 @@ def backbones_command(as_json: bool) -> None:
 @click.command("protocols")
 @json_option
 def protocols_command(as_json: bool) -> None:
-    """Evaluation protocols, their splits, and the number of clips that each split must have."""
-    from supportset.extract.readers import READERS
+    """List evaluation protocols, their splits, and the size of each split."""
+    from supportset.extract.readers import list_readers
 
+    readers = list_readers()
     if as_json:
-        print_json({name: dict(reader.protocols) for name, reader in READERS.items()})
+        print_json({reader.name: dict(reader.protocols) for reader in readers})
         return
-    for dataset, reader in READERS.items():
+    for reader in readers:
         for protocol, splits in reader.protocols.items():
             sizes = ", ".join(f"{split} {'any' if size is None else f'{size:,}'}" for split, size in splits.items())
-            click.echo(f"{click.style(protocol, bold=True)} ({dataset}): {sizes} clips")
+            click.echo(f"{click.style(protocol, bold=True)} ({reader.name}): {sizes} clips")

@@ -1,18 +1,20 @@
-"""The command group, and how errors reach a person: one line on standard error and an exit code."""
+"""The command group. Errors end as one line on standard error and an exit code."""
 
 from __future__ import annotations
 
 import importlib
 import os
-import sys
+from difflib import get_close_matches
 from typing import Any
 
 import click
 
+from supportset import __version__
+from supportset._program import program
 from supportset.commands.memory import keep_freed_memory
 from supportset.store.errors import SupportsetError
 
-# verb -> (module, attribute): imported only when the verb is used or listed
+# verb -> module, imported when the verb is used or listed
 VERBS = {
     "extract": "supportset.commands.extract",
     "extract-text": "supportset.commands.extract_text",
@@ -23,6 +25,7 @@ VERBS = {
     "report": "supportset.commands.report",
     "search": "supportset.commands.search",
     "store": "supportset.commands.store",
+    "configs": "supportset.commands.configs",
     "datasets": "supportset.commands.known",
     "backbones": "supportset.commands.known",
     "protocols": "supportset.commands.known",
@@ -31,28 +34,42 @@ VERBS = {
 
 
 class OneLine(click.ClickException):
-    """An error of ours as click shows one: ``Error: ...`` on standard error."""
+    """One of our errors as click prints its own: ``Error: ...`` on standard error."""
 
     def __init__(self, error: SupportsetError) -> None:
         super().__init__(" ".join(str(error).split()))
         self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class
 
 
-class Stopped(SupportsetError):  # noqa: N818 - named for what it tells
-    """Ctrl-C where a verb has nothing of its own to tell of it."""
+class Stopped(SupportsetError):  # noqa: N818 - Ctrl-C is no error
+    """Ctrl-C in a verb that reports none itself."""
 
     exit_code = 130
 
 
 class Verbs(click.Group):
-    """Loads a verb's module when it is asked for, and turns our errors into one line."""
+    """Import a verb's module when the verb is used, and print our errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Verbs in the order a newcomer meets them."""
+        """List the verbs in the order in which a newcomer needs them."""
         return list(VERBS)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; name the nearest one for an unknown verb."""
+        name = args[0]
+        if name not in VERBS and not name.startswith("-"):
+            store = self.get_command(ctx, "store")
+            assert isinstance(store, click.Group)
+            known = {verb: verb for verb in VERBS} | {verb: f"store {verb}" for verb in store.commands}
+            close = [known[verb] for verb in get_close_matches(name, known, n=2)]
+            hint = f"Did you mean {' or '.join(close)}?" if close else f"Verbs: {', '.join(VERBS)}."
+            raise click.UsageError(f"No such command {name!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a verb; ``None`` for an unknown one."""
+        """Import the module of a verb; ``None`` for an unknown verb."""
         if cmd_name not in VERBS:
             return None
         name = f"{cmd_name.replace('-', '_')}_command"
@@ -60,27 +77,27 @@ class Verbs(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; a :class:`SupportsetError`, or Ctrl-C, becomes one line and its exit code."""
+        """Run the verb; print a `SupportsetError` or Ctrl-C as one line and set the exit code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise OneLine(
-                Stopped("stopped: what was stored before stays; the same command, for train with --resume, goes on")
+                Stopped("stopped: finished work is kept; the same command continues (train needs --resume)")
             ) from None
         except SupportsetError as error:
             raise OneLine(error) from error
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="supportset", message="%(version)s")
+@click.version_option(__version__, message="%(version)s")
 def cli() -> None:
     """Video-text retrieval on precomputed features: extract once, train again and again."""
 
 
 def main() -> None:
-    """Run the command line (the ``supportset`` command and ``cli.py``)."""
-    # A library that asks a hub about telemetry or updates would stall machines without a network.
+    """Run the command line: ``supportset``, ``python -m supportset`` and ``cli.py``."""
+    # A request of a library to a hub, for telemetry or updates, stalls a machine without a network.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keep_freed_memory()
-    cli(prog_name="python cli.py" if sys.argv[0].endswith(".py") else "supportset")
+    cli(prog_name=program())

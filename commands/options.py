@@ -1,4 +1,4 @@
-"""Options and printing that several verbs share."""
+"""Options, parameter types and printing that several verbs share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ store_option: Callable[[Any], Any] = click.option(
     "--store", "store", default="features", show_default=True, help="Folder or URL of the feature store."
 )
 json_option: Callable[[Any], Any] = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, the rest on standard error."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object on standard output, the rest on standard error.",
 )
 device_option: Callable[[Any], Any] = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
@@ -20,17 +23,37 @@ device_option: Callable[[Any], Any] = click.option(
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
+    """Print a value as one JSON document on standard output."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+class ShardFormatName(click.ParamType):
+    """Name of a shard format: a built-in one, or a plugin's."""
+
+    name = "format"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """All known names, as click shows a choice."""
+        from supportset.store.format.registry import format_names
+
+        return f"[{'|'.join(format_names())}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the name, without an import of the format."""
+        from supportset.store.format.registry import format_names
+
+        if value not in (known := format_names()):
+            self.fail(f"{value!r} is not one of {', '.join(known)}", param, ctx)
+        return str(value)
+
+
 class Share(click.ParamType):
-    """A share such as ``5%`` or ``0.05``, as a number from 0 to 1."""
+    """A share, ``5%`` or ``0.05``, as a number from 0 to 1."""
 
     name = "share"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read the share, or fail with the forms that are taken."""
+        """Read the share; fail with the accepted forms."""
         if isinstance(value, float):
             return value
         text = str(value).strip()
@@ -44,29 +67,29 @@ class Share(click.ParamType):
 
 
 class Auto(click.ParamType):
-    """A whole number of at least 1, or ``auto``, which is None."""
+    """An integer of at least 1, or ``auto``, which becomes None."""
 
     name = "n|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """Read the number, or fail with what is taken."""
+        """Read the number; fail with the accepted forms."""
         if value in ("auto", None):
             return None
         if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"{value!r} is neither a whole number of at least 1 nor auto", param, ctx)
+            self.fail(f"{value!r} is neither an integer of at least 1 nor auto", param, ctx)
         return int(value)
 
 
 class Part(click.ParamType):
-    """``i/n``: the i-th (from 1) of n equal parts of the work."""
+    """``i/n``: the i-th of n equal parts of the work, counted from 1."""
 
     name = "i/n"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Read ``i/n``, or fail with the form that is taken."""
+        """Read ``i/n``; fail with the accepted form."""
         if isinstance(value, tuple):
             return value
         first, _, second = str(value).partition("/")
         if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
-            self.fail(f"{value!r} is not of the form i/n: parts count from 1, so 8 of them are 1/8 to 8/8", param, ctx)
+            self.fail(f"{value!r} is not of the form i/n: parts count from 1: of eight, 1/8 to 8/8", param, ctx)
         return int(first), int(second)

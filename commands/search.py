@@ -1,11 +1,11 @@
-"""``search``: the clips of a store that fit a sentence best."""
+"""``search``: find the clips of a store that match a sentence."""
 
 from __future__ import annotations
 
 import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
-from supportset.store.format.card import Recipe
+from supportset.commands.plain_text import one_line
 
 
 @click.command("search")
@@ -16,7 +16,7 @@ from supportset.store.format.card import Recipe
 @click.option("--protocol", help="Search one split only: its protocol.")
 @click.option("--split", help="Search one split only: its name.")
 @click.option(
-    "--encoder", metavar="NAME", help="Where the text encoder of a run on text features is, if not where it was."
+    "--encoder", metavar="NAME", help="Path of the text encoder, for a run on text features.  [default: as recorded]"
 )
 @store_option
 @device_option
@@ -33,23 +33,16 @@ def search_command(
     device: str,
     as_json: bool,
 ) -> None:
-    """Find the clips of a store that fit TEXT best, by a trained RUN."""
-    from supportset.search.trained import Texts, search
-
-    def live_text(recipe: Recipe, given: str | None) -> Texts:
-        from supportset.extract.pipeline.forward import pick_device
-        from supportset.extract.text.encoders import live_features, load_recorded
-
-        found = load_recorded(recipe, encoder or given)
-        found.to(pick_device(device))
-        return live_features(found)
+    """Find the clips of a store that match TEXT best, by a trained RUN."""
+    from supportset.search.trained import search
 
     hits = search(
-        run, text, k, store, dataset=dataset, protocol=protocol, split=split, device=device, live_text=live_text
+        run, text, k, store, dataset=dataset, protocol=protocol, split=split, device=device, text_encoder=encoder
     )
     if as_json:
         print_json({"query": text, "hits": [hit.to_json() for hit in hits]})
         return
     for place, hit in enumerate(hits, 1):
         part = "" if hit.start_s is None else f"  [{hit.start_s:g}-{hit.end_s:g} s]"
-        click.echo(f"{place:>3}  {hit.score:6.3f}  {hit.clip_id}  {hit.path or '(file not known)'}{part}")
+        where = one_line(hit.path) if hit.path else "(file not known)"
+        click.echo(f"{place:>3}  {hit.score:6.3f}  {one_line(hit.clip_id)}  {where}{part}")

@@ -15,7 +15,7 @@ from supportset.store.errors import SupportsetError, UsageError
 
 @click.group("store")
 def store_command() -> None:
-    """List and show feature sets; verify, import, export, convert, compact and remove them."""
+    """List, show, verify, import, export, convert, compact and remove feature sets."""
 
 
 for _command in (verify_command, import_command, export_command, convert_command, compact_command, rm_command):
@@ -27,7 +27,7 @@ for _command in (verify_command, import_command, export_command, convert_command
 @json_option
 @click.pass_context
 def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
-    """Datasets and feature sets of a store."""
+    """List the datasets and feature sets of a store."""
     from supportset.store.files import store_path
     from supportset.store.format.dataset import list_datasets
     from supportset.store.read.catalog import list_feature_sets
@@ -70,12 +70,15 @@ def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
 
 
 @store_command.command("show")
-@click.argument("words")
+@click.argument("words", metavar="SET")
 @click.option("--failures", default=10, show_default=True, help="How many failed clips to list.")
 @store_option
 @json_option
 def show_command(words: str, failures: int, store: str, as_json: bool) -> None:
-    """The recipe, the outcome of every clip and the size of one feature set: DATASET/WORDS-OF-ITS-NAME."""
+    """Show the recipe, the outcome of every clip and the size of a feature set.
+
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name.
+    """
     from supportset.store.read.catalog import find_feature_set
     from supportset.store.read.show import describe_feature_set, feature_set_json
 

@@ -1,4 +1,4 @@
-"""``store import``, ``export`` and ``convert``: features in and out, and from one shard format to the other."""
+"""``store import``, ``export`` and ``convert``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from supportset.commands.options import json_option, print_json, store_option
+from supportset.commands.options import ShardFormatName, json_option, print_json, store_option
 from supportset.store.errors import SupportsetError, UsageError
 
 SHOWN = 10  # failed clips that are listed; --json has all
@@ -21,7 +21,7 @@ class KeyValue(click.ParamType):
     name = "key=value"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Split at the first ``=``, or fail with the form that is taken."""
+        """Split at the first ``=``, or fail and name the form."""
         if isinstance(value, tuple):
             return value
         key, equals, said = str(value).partition("=")
@@ -31,7 +31,7 @@ class KeyValue(click.ParamType):
 
 
 class Progress:
-    """Tells how far long work has come, every few seconds, on standard error."""
+    """Prints progress on standard error, every few seconds."""
 
     def __init__(self, verb: str, noun: str = "clips", every: float = 5.0) -> None:
         self._verb = verb
@@ -40,7 +40,7 @@ class Progress:
         self._next = time.monotonic() + every
 
     def __call__(self, done: int, total: int) -> None:
-        """Say it if it is time to."""
+        """Print it if it is time."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every
             click.echo(f"{self._verb}: {done:,} of {total:,} {self._noun} done", err=True)
@@ -49,13 +49,13 @@ class Progress:
 @click.command("import")
 @click.argument("dataset")
 @click.argument("source", type=click.Path())
-@click.option("--name", required=True, help="What to call the features: what made them, such as S3D.")
+@click.option("--name", required=True, help="Name of the features: the model that computed them, such as S3D.")
 @click.option(
     "--state",
     "stated",
     type=KeyValue(),
     multiple=True,
-    help="What is known of the recipe, such as resize=224; repeatable.",
+    help="Known field of the recipe, such as resize=224; repeatable.",
 )
 @click.option(
     "--kind",
@@ -90,7 +90,7 @@ class Progress:
 )
 @click.option("--replace", is_flag=True, help="Take features that differ from those the store holds of the same clips.")
 @click.option("--strict", is_flag=True, help="Exit with 1 when anything at all failed or is missing.")
-@click.option("--format", "shard_format", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option("--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True)
 @store_option
 @json_option
 def import_command(
@@ -115,15 +115,16 @@ def import_command(
     store: str,
     as_json: bool,
 ) -> None:
-    """Bring features that other programs computed into the store, as features of DATASET.
+    """Import features that another program computed, as features of DATASET.
 
     SOURCE is a folder of one .npy, .npz or .pt file a clip (at any depth); an HDF5 file of one dataset, or one group,
     a clip; an .npz, .safetensors or .pt file of one array a clip; or one .npy array (N, D) or (N, T, D) with an id
-    list. A clip's array is (T, D), or (D,). Values are kept bit for bit. Run again, it goes on with what is new.
+    list. A clip's array is (T, D), or (D,). Values are stored bit for bit. Run again, it imports only new clips.
     """
     from supportset.store.transfer.import_card import ImportOptions
     from supportset.store.transfer.importing import import_features
-    from supportset.store.transfer.sources import Naming, open_source
+    from supportset.store.transfer.opening import open_source
+    from supportset.store.transfer.sources import Naming
 
     started = time.monotonic()
     if len(dict(stated)) < len(stated):
@@ -154,7 +155,7 @@ def import_command(
 
 
 @click.command("export")
-@click.argument("words")
+@click.argument("words", metavar="SET")
 @click.argument("dest", type=click.Path())
 @click.option(
     "--to",
@@ -169,9 +170,10 @@ def import_command(
 @store_option
 @json_option
 def export_command(words: str, dest: str, form: str, timestamps: str | None, store: str, as_json: bool) -> None:
-    """Write the feature set DATASET/WORDS-OF-ITS-NAME to DEST in a form that other programs read, bit for bit.
+    """Export a feature set to DEST in a form that other programs read, bit for bit.
 
-    DEST must not be there yet, or be an empty folder. `store import` reads each form back.
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name. DEST must not exist yet, or be an
+    empty folder. `store import` reads each form back.
     """
     from supportset.store.read.catalog import find_feature_set
     from supportset.store.transfer.exporting import export_features
@@ -188,10 +190,8 @@ def export_command(words: str, dest: str, form: str, timestamps: str | None, sto
 
 
 @click.command("convert")
-@click.argument("words")
-@click.option(
-    "--to", "--format", "shard_format", required=True, type=click.Choice(["zarr", "hdf5"]), help="Format of the shards."
-)
+@click.argument("words", metavar="SET")
+@click.option("--to", "--format", "shard_format", required=True, type=ShardFormatName(), help="Format of the shards.")
 @click.option(
     "--compress",
     metavar="CODEC[:LEVEL]",
@@ -200,15 +200,17 @@ def export_command(words: str, dest: str, form: str, timestamps: str | None, sto
     help="Make archives, of zstd (zarr) or gzip (hdf5), level 1 to 9: smaller, slower. none: back to plain ones.",
 )
 @click.option(
-    "--keep-old", is_flag=True, help="Leave the old shards to `store compact`, for processes that read them now."
+    "--keep-old", is_flag=True, help="Leave the old shards for `store compact`, while other processes read them."
 )
 @store_option
 @json_option
 def convert_command(words: str, shard_format: str, compress: str, keep_old: bool, store: str, as_json: bool) -> None:
-    """Turn the shards of the feature set DATASET/WORDS-OF-ITS-NAME into another format, in place and bit for bit.
+    """Convert the shards of a feature set to another format, in place and bit for bit.
+
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name.
 
     With --compress they become archives, which zarr-python and h5py open without any plugin. A reader unpacks them into
-    memory; `store compact` leaves them as they are.
+    memory; `store compact` does not merge them.
     """
     from supportset.store.read.catalog import find_feature_set
     from supportset.store.transfer.convert import convert_feature_set
@@ -224,7 +226,7 @@ def convert_command(words: str, shard_format: str, compress: str, keep_old: bool
         click.echo(
             f"{summary.converted:,} shards with {summary.clips:,} clips converted to {shard_format}{packed}, "
             f"{summary.bytes_before / 1e6:,.1f} MB are now {summary.bytes_after / 1e6:,.1f} MB, "
-            f"{summary.already:,} needed nothing, {summary.removed:,} old ones removed: {path}"
+            f"{summary.already:,} were so already, {summary.removed:,} old ones removed: {path}"
         )
     if summary.damaged:
         for line in summary.damaged:

@@ -1,4 +1,4 @@
-"""``store verify``, ``compact`` and ``rm``: is everything there, in good order, and no longer needed."""
+"""``store verify``, ``compact`` and ``rm``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("words", nargs=-1)
+@click.argument("words", nargs=-1, metavar="[SET]...")
 @click.option(
     "--drop-damaged",
     is_flag=True,
-    help="Write damaged shards anew without the damaged clips: the same `extract` then redoes only those.",
+    help="Rewrite damaged shards without the damaged clips: the same `extract` then redoes only those.",
 )
 @click.option(
     "--against-videos",
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the dataset.  [default: data/DATASET]")
 @click.option("--videos", type=click.Path(path_type=Path), help="Folder of the videos.  [default: that of --data]")
 @click.option("--backbone", metavar="NAME", help="Where the backbone's weights are.  [default: as it was extracted]")
-@click.option("--seed", type=int, help="Of the choice of clips.  [default: another one each time, which is told]")
+@click.option("--seed", type=int, help="Seed of the choice of clips.  [default: random, printed]")
 @device_option
 @store_option
 @json_option
@@ -50,11 +50,13 @@ def verify_command(
     store: str,
     as_json: bool,
 ) -> None:
-    """Compare every file of the feature sets DATASET/WORDS-OF-ITS-NAME with its size and hash; without WORDS, of all.
+    """Compare every file of feature sets with its size and hash.
 
-    With --against-videos, also compare the features of some clips of one set with what its videos give now.
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name. Without SET, all are checked.
 
-    Exit code 0: all is well; 1: something is damaged, or differs. Files that no reader looks at are told, and do not
+    With --against-videos, also extract some clips of one set again and compare.
+
+    Exit code 0: no problem; 1: something is damaged, or differs. Files that no reader uses are listed, and do not
     count.
     """
     from supportset.store.maintain.repair import drop_damaged as drop
@@ -65,12 +67,12 @@ def verify_command(
     if not sets:
         raise UsageError(f"{store}: no feature sets here: run `extract` first, or give --store")
     if recheck and len(words) != 1:
-        raise UsageError("--against-videos is for one feature set: name it, as DATASET/WORDS-OF-ITS-NAME")
+        raise UsageError("--against-videos is for one feature set: name it, as DATASET/WORDS")
     reports: list[dict[str, Any]] = []
     harmful = 0
     for info in sets:
         report = verify(info.path, progress=Progress("verify", "bytes"))
-        told = report.to_json()
+        entry = report.to_json()
         if not as_json:
             click.echo(
                 f"{info.dataset}/{info.name}: {report.clips:,} clips in {report.shards:,} shards, "
@@ -83,18 +85,18 @@ def verify_command(
         if drop_damaged:
             damaged = {problem.shard for problem in report.harmful if problem.shard}
             if damaged:
-                told["dropped_clips"] = drop(info.path, damaged)
+                entry["dropped_clips"] = drop(info.path, damaged)
                 click.echo(
-                    f"{info.path}: {len(damaged):,} shards written anew, {len(told['dropped_clips']):,} damaged clips "
+                    f"{info.path}: {len(damaged):,} shards rewritten, {len(entry['dropped_clips']):,} damaged clips "
                     "dropped: run the same `extract` again to have them redone",
                     err=True,
                 )
-        reports.append(told)
+        reports.append(entry)
         harmful += sum(not (drop_damaged and problem.shard) for problem in report.harmful)
         if recheck:
             videos_root = videos or data or Path("data") / info.dataset
             again = _against_videos(info, store, videos_root, recheck, seed, backbone, device, report.damaged_clips)
-            told["against_videos"] = again.to_json()
+            entry["against_videos"] = again.to_json()
             if not as_json:
                 click.echo(f"{info.dataset}/{info.name}: {again.in_words()}")
             for clip in again.clips:
@@ -108,19 +110,19 @@ def verify_command(
 
 
 @click.command("compact")
-@click.argument("words")
+@click.argument("words", metavar="SET")
 @click.option("--clips-per-shard", type=click.IntRange(1), default=1000, show_default=True, help="At most.")
 @click.option(
     "--now",
     is_flag=True,
-    help="Remove unfinished files of any age: only where nothing writes to the set. [default: after an hour unchanged]",
+    help="Remove unfinished files of any age: only if no process writes to the set. [default: after an hour unchanged]",
 )
 @store_option
 @json_option
 def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_json: bool) -> None:
-    """Merge small shards of the feature set DATASET/WORDS-OF-ITS-NAME, drop rows that count no more, and rubbish.
+    """Merge small shards of a feature set; drop superseded rows and orphans.
 
-    Others may read and write meanwhile.
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name. Other processes may read and write meanwhile.
     """
     from supportset.store.maintain.compact import SAFE_AGE, compact
     from supportset.store.read.catalog import locate_feature_set
@@ -136,13 +138,13 @@ def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_
         print_json(summary.to_json())
     else:
         click.echo(
-            f"{summary.shards_before:,} shards are now {summary.shards_after:,}, {summary.rows_dropped:,} rows that "
-            f"counted no more dropped, {len(summary.rubbish):,} pieces of rubbish removed: {path}"
+            f"{summary.shards_before:,} shards are now {summary.shards_after:,}, {summary.rows_dropped:,} superseded "
+            f"rows dropped, {len(summary.orphans):,} orphaned files removed: {path}"
         )
-    if summary.left:
+    if summary.orphans_left:
         click.echo(
-            f"note: {len(summary.left):,} unfinished files are left, a running writer may have them "
-            f"({summary.left[0]}): run again in an hour, or with --now if nothing writes",
+            f"note: {len(summary.orphans_left):,} unfinished files are left, as a running writer may need them "
+            f"({summary.orphans_left[0]}): run again in an hour, or with --now if no process writes",
             err=True,
         )
     for line in summary.damaged:
@@ -152,13 +154,18 @@ def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_
 
 
 @click.command("rm")
-@click.argument("words")
-@click.option("--dataset", "whole", is_flag=True, help="WORDS is a dataset: delete its tables and all its features.")
+@click.argument("words", metavar="SET")
+@click.option(
+    "--dataset", "whole", is_flag=True, help="SET is the name of a dataset: delete its tables and all its features."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @store_option
 @json_option
 def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) -> None:
-    """Delete the feature set DATASET/WORDS-OF-ITS-NAME, or with --dataset a whole dataset."""
+    """Delete a feature set, or with --dataset a dataset and all its features.
+
+    SET is DATASET/WORDS: a dataset, and words of the feature set's name.
+    """
     from supportset.store.files import open_folder
     from supportset.store.maintain.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
     from supportset.store.read.catalog import locate_feature_set
@@ -183,7 +190,7 @@ def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) ->
     else:
         click.echo(f"deleted {done.path}: {done.files:,} files, {done.bytes / 1e6:,.1f} MB")
     if whole and open_folder(done.path).names():
-        click.echo(f"note: {done.path} stays, it holds files that are not the store's", err=True)
+        click.echo(f"note: {done.path} stays, as it holds files that are not the store's", err=True)
 
 
 def _against_videos(
@@ -196,7 +203,7 @@ def _against_videos(
     device: str,
     damaged: list[str],
 ) -> Reextraction:
-    """Join the two sides: the store knows the features, ``extract`` how to compute them."""
+    """Compare stored features with those that ``extract`` computes now."""
     from supportset.extract.pipeline.forward import pick_device
     from supportset.extract.recheck.recorded import load_recorded_backbone
     from supportset.extract.recheck.reextract import reextract

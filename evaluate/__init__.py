@@ -1,0 +1,40 @@
+"""Retrieval scores of any model: ranks, intervals, paired tests, leakage. Knows no model."""
+
+from typing import TYPE_CHECKING
+
+from supportset._lazy import lazy
+
+if TYPE_CHECKING:
+    from supportset.evaluate.paired_tests import Hits, bootstrap, count_hits, holm, permutation_p
+    from supportset.evaluate.ranks import (
+        bootstrap_intervals,
+        cosine_scores,
+        ranks_of_scores,
+        retrieval_ranks,
+        rsum,
+        summarize,
+    )
+    from supportset.evaluate.scores import RetrievalScores, score_embeddings
+    from supportset.evaluate.splits import Split, leakage, read_split
+
+__all__ = [
+    "Hits",
+    "RetrievalScores",
+    "Split",
+    "bootstrap",
+    "bootstrap_intervals",
+    "cosine_scores",
+    "count_hits",
+    "holm",
+    "leakage",
+    "permutation_p",
+    "ranks_of_scores",
+    "read_split",
+    "retrieval_ranks",
+    "rsum",
+    "score_embeddings",
+    "summarize",
+]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(__name__)

@@ -1,9 +1,9 @@
-"""Intervals and tests over runs of several seeds that were all asked the same queries.
+"""Intervals and paired tests over runs of several seeds that were scored on the same queries.
 
-Two things vary from one study to the next: the clips that are asked, and the seeds of the trainings. Both are drawn
-anew, with replacement and apart from each other (the "pigeonhole" bootstrap for crossed factors); two variants are
-compared on the same draws. All captions of a clip are drawn together. With few seeds the part of the seeds is told a
-little too narrow (by sqrt((n - 1) / n)), while drawing both factors at once counts what they share twice.
+Two factors vary from study to study: the clips, and the seeds of the trainings. Both are resampled with replacement,
+independently of each other (the "pigeonhole" bootstrap for crossed factors). Two variants are compared on the same
+draws, and all captions of a clip are drawn together. With few seeds their part of the interval is slightly too narrow,
+by sqrt((n - 1) / n), while resampling both factors counts their shared variance twice.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Hits:
-    """How often each clip's queries were answered, run by run.
+    """Hits of each clip's queries, run by run.
 
     Attributes
     ----------
-    seeds : S of them
-    hits : (S, C, 6) float64, queries of a clip with a rank within the cut; columns as `RECALLS`
-    queries : (C, 6) float64, queries of a clip
+    seeds : tuple of int
+        S seeds, one a run.
+    hits : (S, C, 6) float64
+        Queries of each clip with a rank within the cut; columns as `RECALLS`.
+    queries : (C, 6) float64
+        Queries of each clip.
     """
 
     seeds: tuple[int, ...]
@@ -39,21 +42,32 @@ class Hits:
     queries: Floats
 
     def of(self, seeds: Sequence[int]) -> Hits:
-        """The same of some seeds only."""
+        """Select the runs of some seeds."""
         return Hits(tuple(seeds), self.hits[[self.seeds.index(seed) for seed in seeds]], self.queries)
 
     def scores(self) -> Floats:
-        """(S, 7) scores of each seed, columns as `METRICS`: recalls in percent and their sum."""
+        """Scores of each seed, (S, 7), columns as `METRICS`: recalls in percent and their sum."""
         return with_sum(100 * self.hits.sum(1) / self.queries.sum(0))
 
 
 def count_hits(ranks: ArrayLike, clips: ArrayLike, number: int) -> tuple[Floats, Floats]:
-    """Hits (number, 3) of each clip within the cuts, and its queries (number,).
+    """Count the queries of each clip with a rank within the cuts.
 
     Parameters
     ----------
-    ranks : (Q,) float, infinite for a miss
-    clips : (Q,) int, the clip of each query, below ``number``
+    ranks : (Q,) float
+        Infinite for a miss.
+    clips : (Q,) int
+        The clip of each query, below ``number``.
+    number : int
+        Number of clips.
+
+    Returns
+    -------
+    hits : (number, 3) float64
+        Columns as `CUTS`.
+    queries : (number,) float64
+        Queries of each clip.
     """
     ranks, clips = np.asarray(ranks), np.asarray(clips)
     hits = [np.bincount(clips, weights=ranks <= cut, minlength=number) for cut in CUTS]
@@ -61,16 +75,28 @@ def count_hits(ranks: ArrayLike, clips: ArrayLike, number: int) -> tuple[Floats,
 
 
 def with_sum(recalls: Floats) -> Floats:
-    """Recalls (..., 6) with their sum as a seventh column."""
+    """Append the sum of the recalls (..., 6) as a seventh column."""
     return np.concatenate([recalls, recalls.sum(-1, keepdims=True)], axis=-1)
 
 
 def bootstrap(of: Hits, minus: Hits | None = None, *, samples: int = 2000, seed: int = 0) -> Floats:
-    """Draws (samples, 7) of the mean over seeds, or of the paired difference to another variant.
+    """Resample the mean over seeds, or the paired difference of two variants.
 
     Parameters
     ----------
-    of, minus : of the same clips and, for a difference, the same seeds in the same order
+    of : Hits
+        Of one variant.
+    minus : Hits, optional
+        Of the other variant: the same clips, and the same seeds in the same order.
+    samples : int
+        Number of draws.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    (samples, 7) float64
+        Columns as `METRICS`.
     """
     if minus is not None and (minus.seeds != of.seeds or minus.hits.shape != of.hits.shape):
         raise ValueError("a paired difference needs the same seeds and clips on both sides")
@@ -93,10 +119,10 @@ def interval(draws: Floats, level: float = 0.95) -> list[list[float]]:
 
 
 def permutation_p(of: Hits, minus: Hits, metric: str, *, samples: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p of a paired sign-flip test over clips.
+    """Two-sided p value of a paired sign-flip permutation test over clips.
 
-    The difference of each clip, mean over the seeds, has its sign flipped at random: as if it did not matter which
-    variant had answered it. The trainings themselves are taken as they are, so this says nothing about other seeds.
+    The sign of each clip's difference, a mean over the seeds, is flipped at random, as if the variants were
+    interchangeable. The trained models are fixed, so the p value says nothing about other seeds.
     """
     difference = (of.hits - minus.hits).mean(0) / of.queries.sum(0)  # (C, 6)
     each = difference.sum(1) if metric == "rsum" else difference[:, RECALLS.index(metric)]
@@ -112,7 +138,7 @@ def permutation_p(of: Hits, minus: Hits, metric: str, *, samples: int = 10_000, 
 
 
 def sign_test_p(differences: ArrayLike) -> float:
-    """Two-sided p of the sign test; zeros are left out. With n seeds it is never below 2^(1 - n)."""
+    """Two-sided p value of the sign test, without zeros. With n seeds it is never below 2^(1 - n)."""
     differences = np.asarray(differences, dtype=np.float64)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     number = wins + losses
@@ -123,7 +149,7 @@ def sign_test_p(differences: ArrayLike) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """P values corrected for their number, after Holm; in the order given."""
+    """Correct p values for multiple comparisons by Holm's method; in the order given."""
     corrected = [0.0] * len(values)
     highest = 0.0
     for place, index in enumerate(sorted(range(len(values)), key=lambda index: values[index])):

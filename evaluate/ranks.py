@@ -1,9 +1,9 @@
-"""Retrieval scores with one stated rule: ranks count ties against us.
+"""Ranks and recalls of any model's scores, by one rule: ties count against the model.
 
 The rank of a query is 1 + the number of wrong candidates that do not score strictly below the best of its right
-candidates. A collapsed model, whose scores are all equal, therefore has R@1 = 0 in any dtype. A query
-whose right candidates have no finite score is a miss: rank infinity, never a hit. A wrong candidate whose score
-is not a number counts against us, so that a broken embedding cannot make the gallery easier.
+candidates. A collapsed model, whose scores are all equal, therefore has R@1 = 0 in any dtype. A query whose right
+candidates have no finite score is a miss: its rank is infinite. A wrong candidate whose score is NaN counts against
+the model, so a broken embedding cannot make the gallery easier.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CHUNK_SCORES = 1 << 23  # scores held at once: 64 MB in float64
 
 
 def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
-    """Rows scaled to length 1, in float64; a row of zeros stays zero, one that is not finite becomes NaN."""
+    """Scale rows to unit length, in float64. A row of zeros stays zero; one that is not finite becomes NaN."""
     rows = np.asarray(vectors, dtype=np.float64)
     finite = np.isfinite(rows).all(axis=1, keepdims=True)
     with np.errstate(all="ignore"):
@@ -29,10 +29,12 @@ def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
 
 
 def cosine_scores(queries: NDArray[np.float64], candidates: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Scores (Q, G) of unit rows.
+    """Cosine scores of unit rows (Q, d) and (G, d).
 
-    The product is summed in float64 and rounded to float32: BLAS sums the rows of one product in different orders, and
-    the rounding makes equal embeddings tie exactly all the same.
+    Returns
+    -------
+    (Q, G) float32
+        Summed in float64 and rounded. BLAS sums rows in different orders; the rounding makes equal embeddings tie.
     """
     return (queries @ candidates.T).astype(np.float32)
 
@@ -42,13 +44,17 @@ def ranks_of_scores(scores: ArrayLike, query_group: ArrayLike, candidate_group: 
 
     Parameters
     ----------
-    scores : (Q, G) float of any width, higher is better
-    query_group : (Q,) int, what each query is about (a clip's number)
-    candidate_group : (G,) int; a candidate is right for the queries of the same group, however many are
+    scores : (Q, G) float
+        Any float dtype; higher is better.
+    query_group : (Q,) int
+        Group of each query, such as the number of its clip.
+    candidate_group : (G,) int
+        A candidate is right for all queries of the same group.
 
     Returns
     -------
-    (Q,) float64 : ranks from 1; ``MISS`` where no right candidate has a finite score
+    (Q,) float64
+        Ranks from 1; ``MISS`` where no right candidate has a finite score.
 
     Examples
     --------
@@ -65,7 +71,10 @@ def ranks_of_scores(scores: ArrayLike, query_group: ArrayLike, candidate_group: 
 def retrieval_ranks(
     queries: ArrayLike, candidates: ArrayLike, query_group: ArrayLike, candidate_group: ArrayLike
 ) -> NDArray[np.float64]:
-    """Ranks by cosine of embeddings (Q, d) and (G, d), computed in chunks; see `ranks_of_scores`."""
+    """Ranks by cosine of embeddings (Q, d) and (G, d), computed in blocks.
+
+    Parameters and result are those of `ranks_of_scores`, with embeddings in place of scores.
+    """
     queries, candidates = unit_rows(queries), unit_rows(candidates)
     query_group, candidate_group = np.asarray(query_group), np.asarray(candidate_group)
     ranks = np.full(len(queries), MISS)
@@ -82,8 +91,17 @@ def summarize(ranks: ArrayLike, candidates: int, cuts: Sequence[int] = CUTS) -> 
 
     Parameters
     ----------
-    ranks : (Q,) float, ``MISS`` for a miss
-    candidates : how many candidates there should be; a miss enters median and mean as the rank after the last
+    ranks : (Q,) float
+        ``MISS`` for a miss.
+    candidates : int
+        Size of the gallery. A miss enters median and mean as the rank after the last.
+    cuts : sequence of int
+        The k of each R@k.
+
+    Returns
+    -------
+    dict
+        ``R@k`` for each cut, ``MdR`` and ``MnR``.
     """
     ranks = np.asarray(ranks, dtype=np.float64)
     if not len(ranks):
@@ -109,13 +127,27 @@ def bootstrap_intervals(
 ) -> dict[str, list[float]]:
     """Percentile bootstrap intervals of the recalls, in percent.
 
-    Whole groups are drawn, not queries: the captions of one clip are not independent of each other.
+    Groups are drawn, not queries: the captions of one clip are not independent of each other.
 
     Parameters
     ----------
     ranks : (Q,) float
-    groups : (Q,) int or str, the clip of each query
-    samples, level, seed : draws, coverage, and what makes the draws repeatable
+        ``MISS`` for a miss.
+    groups : (Q,) int or str
+        The clip of each query.
+    cuts : sequence of int
+        The k of each R@k.
+    samples : int
+        Number of draws.
+    level : float
+        Coverage.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    dict
+        ``[low, high]`` for each ``R@k``.
     """
     ranks = np.asarray(ranks, dtype=np.float64)
     _, group = np.unique(np.asarray(groups), return_inverse=True)

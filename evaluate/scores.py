@@ -1,4 +1,4 @@
-"""Scores of one split: which caption should find which clip, missing clips included."""
+"""Score embeddings on a split, missing clips included."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ class RetrievalScores:
 
     Attributes
     ----------
-    t2v_ranks : (N,) float64, one a caption of the split, in its order
-    v2t_ranks : (V,) float64, one a clip that has captions: the rank of the best placed of them
-    v2t_clips : the V clips
-    t2v, v2t : ``{"R@1", "R@5", "R@10", "R@50", "MdR", "MnR"}``
+    t2v_ranks : (N,) float64
+        One for each caption of the split, in its order.
+    v2t_ranks : (V,) float64
+        One for each clip that has captions: the rank of its best caption.
+    v2t_clips : tuple of str
+        The V clips.
+    t2v, v2t : dict
+        ``R@1``, ``R@5``, ``R@10``, ``R@50``, ``MdR``, ``MnR``.
     """
 
     t2v_ranks: NDArray[np.float64]
@@ -35,7 +39,7 @@ class RetrievalScores:
         return rsum(self.t2v, self.v2t)
 
     def flat(self) -> dict[str, float]:
-        """All scores under one level of names: ``t2v/R@1``, ..., ``rsum``."""
+        """All scores in one level: ``t2v/R@1``, ..., ``rsum``."""
         flat = {f"{way}/{name}": value for way in ("t2v", "v2t") for name, value in getattr(self, way).items()}
         return flat | {"rsum": self.rsum}
 
@@ -44,13 +48,16 @@ def score_embeddings(split: Split, video: NDArray[np.floating], text: NDArray[np
     """Score embeddings of a split.
 
     A clip without features is a miss in both directions: for each of its captions, and as a query itself. Its captions
-    stay among the candidates.
+    remain candidates.
 
     Parameters
     ----------
-    split : with at least one caption
-    video : (P, d), of ``split.present`` in order
-    text : (N, d), of ``split.captions`` in order
+    split : Split
+        With at least one caption.
+    video : (P, d) float
+        Embeddings of ``split.present``, in order.
+    text : (N, d) float
+        Embeddings of ``split.captions``, in order.
     """
     number = {clip_id: i for i, clip_id in enumerate(split.clip_ids)}
     caption_group = np.asarray([number[caption.clip_id] for caption in split.captions], dtype=np.int64)

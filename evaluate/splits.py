@@ -1,4 +1,4 @@
-"""Which clips and captions stand on which side: splits, the hold-out by source video, and what leaks across."""
+"""Splits: their clips and captions, the hold-out by source video, and leakage between them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from supportset.store.format.dataset import Caption, Dataset
 
 @dataclass(frozen=True)
 class Split:
-    """The clips and captions of one split, and which of its clips have no features.
+    """Clips and captions of a split.
 
     Attributes
     ----------
-    name : the split's name, or ``holdout``
-    clip_ids : all clips of the split, in table order, missing ones included
-    captions : all captions of the split; each of one of its clips
-    missing : clips without usable features
+    name : str
+        Name of the split, or ``holdout``.
+    clip_ids : tuple of str
+        All clips, in table order, missing ones included.
+    captions : tuple of Caption
+        All captions of these clips.
+    missing : frozenset of str
+        Clips without usable features.
     """
 
     name: str
@@ -34,12 +38,12 @@ class Split:
         return [clip_id for clip_id in self.clip_ids if clip_id not in self.missing]
 
     def only_present(self) -> Split:
-        """The split without its missing clips and their captions: what can be trained on."""
+        """Leave out missing clips and their captions."""
         captions = tuple(caption for caption in self.captions if caption.clip_id not in self.missing)
         return Split(self.name, tuple(self.present), captions, frozenset())
 
     def of_clips(self, name: str, clip_ids: Collection[str]) -> Split:
-        """The part of the split that concerns ``clip_ids``, under another name."""
+        """Select the clips in ``clip_ids`` and their captions, under another name."""
         return Split(
             name,
             tuple(clip_id for clip_id in self.clip_ids if clip_id in clip_ids),
@@ -56,40 +60,45 @@ def read_split(dataset: Dataset, protocol: str, split: str, available: Collectio
     UsageError
         Unknown protocol or split, a split without clips, or one none of whose clips has features.
     """
-    whole = read_captions(dataset, protocol, split)
-    if not whole.clip_ids:
+    every = read_captions(dataset, protocol, split)
+    if not every.clip_ids:
         raise UsageError(
             f"{dataset.name}: split {split!r} of protocol {protocol!r} is empty; its list file was absent when the "
             "dataset was extracted: add the file and run extract again"
         )
-    missing = frozenset(whole.clip_ids) - frozenset(available)
-    if len(missing) == len(whole.clip_ids):
+    missing = frozenset(every.clip_ids) - frozenset(available)
+    if len(missing) == len(every.clip_ids):
         raise UsageError(
-            f"{dataset.name}: none of the {len(whole.clip_ids)} clips of split {split!r} of protocol {protocol!r} has "
+            f"{dataset.name}: none of the {len(every.clip_ids)} clips of split {split!r} of protocol {protocol!r} has "
             "features in this feature set; run extract for them"
         )
-    return Split(split, whole.clip_ids, whole.captions, missing)
+    return Split(split, every.clip_ids, every.captions, missing)
 
 
 def read_captions(dataset: Dataset, protocol: str, split: str) -> Split:
-    """Clips and captions of a split, whether they have features or not."""
+    """Read a split from the tables, with or without features."""
     clip_ids = tuple(dataset.split_clips(protocol, split))
     return Split(split, clip_ids, tuple(dataset.split_captions(protocol, split)), frozenset())
 
 
 def hold_out(split: Split, sources: Mapping[str, str], share: float, seed: int) -> tuple[Split, Split]:
-    """Cut off about a share of a split's clips for validation, whole source videos at a time.
+    """Hold out about a share of a split's clips for validation, by source video.
 
     Parameters
     ----------
-    split : what to cut
-    sources : source video of each clip
-    share : of the clips; never exceeded, except that at least one source is held out
-    seed : the same seed holds out the same clips
+    split : Split
+        What to cut.
+    sources : mapping
+        Source video of each clip.
+    share : float
+        Of the clips; never exceeded, except that at least one source is held out.
+    seed : int
+        The same seed holds out the same clips.
 
     Returns
     -------
-    (rest, held out) : no source stands on both sides
+    rest, held_out : Split
+        No source has clips in both.
 
     Raises
     ------
@@ -118,12 +127,13 @@ def hold_out(split: Split, sources: Mapping[str, str], share: float, seed: int) 
 
 
 def leakage(train: Split, other: Split, sources: Mapping[str, str]) -> dict[str, int]:
-    """Count what a split shares with the training side.
+    """Count what a split shares with the training clips.
 
     Returns
     -------
-    dict : ``queries`` and ``clips`` of the other split; ``verbatim_queries``, those that are word for word a training
-        caption; ``shared_source_clips``, those cut from a source video that a training clip was cut from too
+    dict
+        ``queries`` and ``clips`` of the other split; ``verbatim_queries``, those that are word for word a training
+        caption; ``shared_source_clips``, those cut from the source video of a training clip.
     """
     texts = {caption.text for caption in train.captions}
     train_sources = {sources[clip_id] for clip_id in train.clip_ids}

@@ -1,4 +1,4 @@
-"""A picture of retrieval results to judge at a glance: queries, their best clips, and which one was right."""
+"""A picture of retrieval results: queries, their best clips, and which one was right."""
 
 from __future__ import annotations
 
@@ -41,11 +41,16 @@ class Hit:
 
     Attributes
     ----------
-    clip_id : its name, shown below it
-    path : its video or image; None where there is none
-    score : similarity to the query
-    right : whether the query describes it
-    start_s, end_s : the clip's part of the file in seconds; None for the file's own start or end
+    clip_id : str
+        Its name, shown below it.
+    path : Path or None
+        Its video or image; None where there is none.
+    score : float
+        Similarity to the query.
+    right : bool
+        Whether the query describes it.
+    start_s, end_s : float or None
+        The clip's part of the file in seconds; None for the file's own start or end.
     """
 
     clip_id: str
@@ -62,9 +67,12 @@ class SheetRow:
 
     Attributes
     ----------
-    query : the text that was searched
-    hits : the best clips
-    right_rank : place of the right clip, counted from 1; None where nobody knows
+    query : str
+        The text that was searched.
+    hits : sequence of Hit
+        The best clips.
+    right_rank : int or None
+        Place of the right clip, counted from 1; None if unknown.
     """
 
     query: str
@@ -77,9 +85,12 @@ def contact_sheet(rows: Sequence[SheetRow], out: Path, title: str, subtitle: str
 
     Parameters
     ----------
-    rows : at least one query; rows may differ in their number of hits
-    out : the picture; its folder is made where absent, a picture that is there is replaced
-    title, subtitle : lines above the rows, e.g. the run's name, and protocol, gallery and score
+    rows : sequence of SheetRow
+        At least one query; rows may differ in their number of hits.
+    out : Path
+        The picture; its folder is made where absent, a picture that is there is replaced.
+    title, subtitle : str
+        Lines above the rows, e.g. the run's name, and protocol, gallery and score.
 
     Returns
     -------
@@ -93,7 +104,7 @@ def contact_sheet(rows: Sequence[SheetRow], out: Path, title: str, subtitle: str
         place in the sheet says so.
     """
     if not rows:
-        raise SupportsetError(f"{out}: a contact sheet of no queries: give at least one")
+        raise SupportsetError(f"{out}: a contact sheet needs at least one query")
     columns = max(1, max(len(row.hits) for row in rows))
     width = 2 * PAGE + QUERY_WIDTH + columns * (CELL_WIDTH + CELL_GAP)
     head = _wrap(title, _font(27), width - 2 * PAGE), _wrap(subtitle, _font(17), width - 2 * PAGE)
@@ -172,7 +183,7 @@ def _strip(hit: Hit) -> Image.Image:
         for step in decode_clip(hit.path, hit.start_s, hit.end_s, Sampling(frames=_SAMPLED)):
             frames.append(_thumb(Image.fromarray(step.frames[0])))
     except DecodeError as error:
-        # A damaged file is told only after the frames that it does have.
+        # A damaged file raises only after the frames that it has.
         if not frames:
             return _blank(f"{error.outcome.status}: {hit.path.name}")
     if len(frames) == _SAMPLED:

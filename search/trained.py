@@ -1,8 +1,8 @@
-"""Search: the clips of a store that a sentence describes best, by a trained run."""
+"""Search the clips of a store with a sentence, by a trained run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.run import Run
 from supportset.store.errors import UsageError
 from supportset.store.files import LocalFolder
-from supportset.store.format.card import Recipe
-from supportset.store.format.dataset import Dataset, open_dataset
 from supportset.store.read.aligned import AlignedFeatures
-from supportset.train.data.cached_text import TokenFeatures
-from supportset.train.data.feature_sets import clip_checksums, open_recorded_features
+from supportset.train.data.feature_sets import clip_checksums
 from supportset.train.data.source import digest
-from supportset.train.data.training_data import TokenTable
-from supportset.train.device import choose_device
-from supportset.train.encode import encode_gallery, encode_tokens, tokenize
-from supportset.train.model.model import SupportSetModel
+from supportset.train.open_run import open_run_on_store
 from supportset.train.run_folder import RunFolder
-
-Texts = Callable[[Sequence[str]], list[NDArray[np.float32]]]
-"""Features (T, h) of each text, by a frozen encoder."""
-
-LiveText = Callable[[Recipe, str | None], Texts]
-"""Opens the frozen encoder of a recipe, given the name that it had when the features were made."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +29,14 @@ class Hit:
 
     Attributes
     ----------
-    clip_id : of the dataset
-    score : cosine of text and clip, from -1 to 1
-    path : the clip's file, relative to the folder of videos it was extracted from; None where it is not known
-    start_s, end_s : the part of the file, None for the whole
+    clip_id : str
+        Of the dataset.
+    score : float
+        Cosine of text and clip, from -1 to 1.
+    path : str or None
+        The clip's file, relative to the folder of videos it was extracted from; None where it is not known.
+    start_s, end_s : float or None
+        The part of the file, None for all of it.
     """
 
     clip_id: str
@@ -67,59 +60,77 @@ def search(
     protocol: str | None = None,
     split: str | None = None,
     device: str = "auto",
-    live_text: LiveText | None = None,
+    text_encoder: str | None = None,
 ) -> list[Hit]:
     """The ``k`` best clips for one sentence; see `Searcher` for the parameters and errors."""
-    searcher = Searcher(run, store, dataset=dataset, protocol=protocol, split=split, device=device, live_text=live_text)
+    check_query([text], k)
+    opened = Run(run, device, text_encoder)
+    searcher = Searcher(opened, store, dataset=dataset, protocol=protocol, split=split)
     return searcher.search([text], k)[0]
 
 
+def check_query(texts: Sequence[str], k: int) -> None:
+    """Refuse what cannot be searched for, before anything is loaded.
+
+    Raises
+    ------
+    UsageError
+        A blank sentence, one that is not Unicode text, or ``k`` below 1.
+    """
+    for text in texts:
+        if not text.strip():
+            raise UsageError(f"the query {text!r} is blank: describe a clip")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"the query {text!r} is not UTF-8 text: set the terminal's encoding to UTF-8") from None
+    if k < 1:
+        raise UsageError(f"-k {k}: give at least 1")
+
+
 class Searcher:
-    """A run and the embeddings of all clips of a dataset, opened once for any number of questions.
+    """A run and the embeddings of all clips of a dataset, opened once for any number of queries.
 
     The embeddings are kept in the run folder. They are used again only while model, feature recipes, clips and the
     bytes of every clip's features are the same.
 
     Parameters
     ----------
-    run : run folder
-    store : folder of the feature store
-    dataset : by default the run's; any dataset with features of the run's recipes will do, captions or not
-    protocol, split : search only the clips of one split; both or none
-    device : ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
-    live_text : opens the text encoder of a run that was trained on text features: a question is in no store, and
-        ``train`` knows no encoder that runs without being trained
+    run : Run
+        What `open_run` gives.
+    store : str or Path
+        Folder of the feature store.
+    dataset : str, optional
+        By default the run's. Any dataset with features of the run's recipes will do, captions or not.
+    protocol : str, optional
+        Of ``split``; by default the run's.
+    split : str, optional
+        Search only the clips of this split.
 
     Raises
     ------
     UsageError
-        No run, no model yet, an unknown name, a store without features of the run's recipes; a text encoder that
-        cannot be opened, or is not the one that the run was trained with.
+        An unknown name, a store without features of the run's recipes; a text encoder that cannot be loaded, or is not
+        the one that the run was trained with.
     """
 
     def __init__(
         self,
-        run: str | Path,
+        run: Run,
         store: str | Path = "features",
         *,
         dataset: str | None = None,
         protocol: str | None = None,
         split: str | None = None,
-        device: str = "auto",
-        live_text: LiveText | None = None,
     ) -> None:
-        folder = RunFolder(run)
-        self.config = folder.load_config()
-        model_folder = folder.model_folder()
-        chosen = choose_device(device)
-        self.tables: Dataset = open_dataset(store, dataset or self.config.data.dataset)
-        record = folder.data_record()
-        features = open_recorded_features(record, store, self.tables.name)
+        opened = open_run_on_store(run.path, store, dataset)
+        self.run = run
+        folder, features = opened.folder, opened.features
+        self.config, self.tables = opened.config, opened.dataset
         if not len(features):
             raise UsageError(f"{store}: dataset {self.tables.name!r} has no clip with features of the run's recipe")
         wanted = self._wanted(features, protocol, split)
-        self.model = SupportSetModel.from_pretrained(model_folder, device=str(chosen))
-        self._live = self._open_text(live_text, record, folder.path)
+        _ = run.frozen_text  # another encoder is found before the clips are embedded
         everything = self._embeddings(folder, features)
         row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self.clip_ids = wanted
@@ -127,18 +138,15 @@ class Searcher:
         self._files = self._where(features)
 
     def search(self, texts: Sequence[str], k: int = 5) -> list[list[Hit]]:
-        """The ``k`` best clips for each sentence, the best first.
+        """Find the ``k`` best clips for each sentence, the best first.
 
         Raises
         ------
         UsageError
-            A blank sentence, or ``k`` below 1.
+            See `check_query`.
         """
-        if blank := [text for text in texts if not text.strip()]:
-            raise UsageError(f"the question {blank[0]!r} is blank: say what to look for")
-        if k < 1:
-            raise UsageError(f"-k {k}: ask for at least one clip")
-        queries = unit_rows(encode_tokens(self.model, self._read(texts)))
+        check_query(texts, k)
+        queries = unit_rows(self.run.embed_texts(texts))
         hits = []
         for query in queries:
             scores = cosine_scores(query[None], self.embeddings)[0]
@@ -146,24 +154,6 @@ class Searcher:
             best = np.argsort(-scores, kind="stable")[:k]
             hits.append([self._hit(self.clip_ids[row], float(scores[row])) for row in best])
         return hits
-
-    def _open_text(self, live_text: LiveText | None, record: dict[str, Any], run: Path) -> Texts | None:
-        recipe = self.model.text_recipe
-        if recipe is None:
-            return None
-        if live_text is None:
-            raise UsageError(
-                f"{run}: the model reads text features of {recipe.backbone}, which questions need to be run through: "
-                "search from the command line, or give live_text"
-            )
-        return live_text(recipe, (record.get("text_features") or {}).get("encoder"))
-
-    def _read(self, texts: Sequence[str]) -> TokenTable | TokenFeatures:
-        if self._live is None or self.model.text_recipe is None:
-            return tokenize(self.model, texts, self.config.data.max_words)
-        recipe = self.model.text_recipe
-        rounded = [each.astype(recipe.dtype).astype(np.float32) for each in self._live(texts)]  # as those trained on
-        return TokenFeatures.of(rounded, recipe.dim)
 
     def _wanted(self, features: AlignedFeatures, protocol: str | None, split: str | None) -> list[str]:
         if protocol is None and split is None:
@@ -185,7 +175,9 @@ class Searcher:
         kept = _read_kept(folder.cache / name, key)
         if kept is not None:
             return kept
-        embeddings = encode_gallery(self.model, features, features.clip_ids, self.config.data.max_steps)
+        from supportset.train.encode import encode_gallery
+
+        embeddings = encode_gallery(self.run.model, features, features.clip_ids, self.config.data.max_steps)
         LocalFolder(folder.cache).put({name: [save({"embeddings": embeddings}, metadata={"key": key})]})
         return embeddings
 
@@ -208,7 +200,7 @@ class Searcher:
 
 
 def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
-    """Embeddings of an earlier search, if they are of exactly this model and these features."""
+    """Read the embeddings of an earlier search, if they are of exactly this model and these features."""
     if not path.exists():
         return None
     try:
@@ -218,4 +210,4 @@ def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
             embeddings: NDArray[np.float32] = file.get_tensor("embeddings")
             return embeddings
     except (SafetensorError, OSError):
-        return None  # damaged: made again
+        return None  # damaged: computed again

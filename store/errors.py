@@ -1,31 +1,27 @@
-"""Errors that are told to the user in one line, without a traceback.
-
-Every room raises these (``extract`` and ``train`` may import ``store``), and the
-command line turns them into one line on standard error and an exit code.
-"""
+"""Errors that the command line prints as one line, without a traceback. All packages raise them."""
 
 
 class SupportsetError(Exception):
-    """Work that failed: the message names the file, the value and the mend.
+    """Work failed: the message names the file, the value and the fix.
 
     Attributes
     ----------
     exit_code : int
-        What the command line exits with: 1 for failed work.
+        Int What the command line exits with: 1 for failed work.
     """
 
     exit_code = 1
 
 
-class InvalidFeatures(SupportsetError):  # noqa: N818 - named for what it tells
-    """Features of a clip that a feature set cannot hold: wrong shape, no steps, times that are none."""
+class InvalidFeatures(SupportsetError):  # noqa: N818 - not an error by itself
+    """Features that a feature set cannot hold: wrong shape, no steps, impossible timestamps."""
 
 
 class ValueOverflow(InvalidFeatures):
-    """A clip's features are not finite, or not any more in the stored dtype: record it as that clip's failure."""
+    """Features of a clip are not finite, or not in the stored dtype: record it as the clip's failure."""
 
 
 class UsageError(SupportsetError):
-    """Wrong use: an unknown name, a bad configuration value, an absent input. Exit code 2."""
+    """Wrong use: an unknown name, an impossible value, a missing input."""
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""What is made once for a user and used by every run: a folder of their own, filled so that it is whole or absent."""
+"""Folder of files that are made once for a user and used by all runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supportset.store.errors import UsageError
 
 
 def cache_folder() -> Path:
-    """Folder of what is made once: ``$SUPPORTSET_CACHE``, else ``supportset`` in the user's cache folder."""
+    """Return ``$SUPPORTSET_CACHE``, or ``supportset`` in the user's cache folder."""
     chosen = os.environ.get("SUPPORTSET_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -20,17 +20,19 @@ def cache_folder() -> Path:
 
 
 def unpack_once(archive: Path, name: str) -> Path:
-    """Unpack a zip archive into the folder ``name`` of the cache, unless it is there.
+    """Unpack a zip archive into the folder ``name`` of the cache, unless it exists.
 
     Parameters
     ----------
-    archive : zip file
-    name : of the folder; holds a version, so that a newer archive gets a folder of its own
+    archive : Path
+        Zip file.
+    name : str
+        Name of the folder, with a version, so that a newer archive gets another folder.
 
     Returns
     -------
     Path
-        A folder that is whole: it gets its name only when everything is in it.
+        A complete folder: it gets its name when all files are in it.
 
     Raises
     ------
@@ -49,7 +51,7 @@ def unpack_once(archive: Path, name: str) -> Path:
             try:
                 unfinished.rename(folder)
             except OSError:
-                if not folder.is_dir():  # else another process was first, with the same content
+                if not folder.is_dir():  # otherwise another process made it, with the same content
                     raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

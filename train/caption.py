@@ -1,4 +1,4 @@
-"""Captions of clips, written by the decoder of a trained run from each clip's own codes."""
+"""Write captions of clips with the decoder of a trained run, from each clip's own codes."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from torch import Tensor
 
 from supportset.store.errors import UsageError
 from supportset.store.files import LocalFolder
-from supportset.store.format.dataset import Dataset, open_dataset
+from supportset.store.format.dataset import Dataset
 from supportset.train.data.clip_features import ClipFeatures
-from supportset.train.data.feature_sets import open_recorded_features
 from supportset.train.device import choose_device
 from supportset.train.encode import evaluating
 from supportset.train.evaluate import default_split
 from supportset.train.model.decoder import IGNORED
 from supportset.train.model.model import SupportSetModel
-from supportset.train.run_folder import RunFolder
-
-TRAINED_ON_OWN_CLIP = ("identity", "hybrid")
+from supportset.train.open_run import open_run_on_store
+from supportset.train.registry import CAPTIONING
 
 
 @dataclass(frozen=True)
 class WrittenCaption:
-    """A caption and how sure the decoder is of it.
+    """A caption, with the decoder's confidence in it.
 
     Attributes
     ----------
-    clip_id : of the clip
-    caption : what was written
-    score : mean log-likelihood of its tokens, in nats; nearer to 0 is surer
+    clip_id : str
+    caption : str
+    score : float
+        Mean log-likelihood of its tokens, in nats; nearer to 0 is more certain.
     """
 
     clip_id: str
@@ -44,12 +43,14 @@ class WrittenCaption:
 
 @dataclass(frozen=True)
 class Captions:
-    """What `caption` gives.
+    """Result of `caption`.
 
     Attributes
     ----------
-    written : captions, in the order of the clips asked for
-    missing : clips asked for that have no features
+    written : list of WrittenCaption
+        In the order of the requested clips.
+    missing : list of str
+        Requested clips without features.
     """
 
     written: list[WrittenCaption]
@@ -73,16 +74,26 @@ def caption(
 
     Parameters
     ----------
-    run : run folder
-    store : folder of the feature store
-    split : by default as of `evaluate`; not beside ``clips``
-    clips : ids of clips
-    protocol : by default the run's
-    dataset : by default the run's; another one must have features of the run's recipes
-    beams : width of the beam search; 1 takes the likeliest token each time
-    force : also where the decoder was never trained on a clip's own codes
-    device : ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
-    batch_size : clips at a time
+    run : str or Path
+        Run folder.
+    store : str or Path
+        Folder of the feature store.
+    split : str, optional
+        By default as of `evaluate`; not with ``clips``.
+    clips : sequence of str
+        Clip ids.
+    protocol : str, optional
+        By default the run's.
+    dataset : str, optional
+        By default the run's. Another one must have features of the run's recipes.
+    beams : int
+        Width of the beam search; 1 is greedy decoding.
+    force : bool
+        Also where the decoder was never trained on a clip's own codes.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    batch_size : int
+        Clips at a time.
 
     Raises
     ------
@@ -90,12 +101,14 @@ def caption(
         A run without a decoder, or with one that was never trained on a clip's own codes; unknown names; both a split
         and clips; no clip with features.
     """
-    folder = RunFolder(run)
-    config = folder.load_config()
+    opened = open_run_on_store(run, store, dataset)
+    folder, config, tables, features = opened.folder, opened.config, opened.dataset, opened.features
     captioning = config.support.captioning
-    if captioning == "none":
-        raise UsageError(f"{folder.path}: support.captioning is 'none', so the run has no decoder; train with 'hybrid'")
-    if captioning not in TRAINED_ON_OWN_CLIP and not force:
+    if not config.captions:
+        raise UsageError(
+            f"{folder.path}: support.captioning is {captioning!r}, so the run has no decoder; train with 'hybrid'"
+        )
+    if not CAPTIONING.load(captioning).learns_own and not force:
         raise UsageError(
             f"{folder.path}: support.captioning is {captioning!r}, so the decoder never saw a clip's own codes alone: "
             "train with 'identity' or 'hybrid' for captions, or give --force"
@@ -104,23 +117,20 @@ def caption(
         raise UsageError("give either --split or --clips")
     if beams < 1:
         raise UsageError(f"--beams {beams}: at least 1")
-    model_folder = folder.model_folder()
     chosen = choose_device(device)
-    tables = open_dataset(store, dataset or config.data.dataset)
-    features = open_recorded_features(folder.data_record(), store, tables.name)
     asked = _asked(tables, clips) if clips else _of_split(tables, protocol or config.data.protocol, split, config)
     there = set(features.clip_ids)
     present = [clip_id for clip_id in asked if clip_id in there]
     if not present:
-        raise UsageError(f"{tables.name}: none of the {len(asked)} clips asked for has features; run extract for them")
-    model = SupportSetModel.from_pretrained(model_folder, device=str(chosen))
+        raise UsageError(f"{tables.name}: none of the {len(asked)} requested clips has features; run extract for them")
+    model = opened.load_model(device)
     held = ClipFeatures(features, present, config.data.max_steps, device=chosen)
     written: list[WrittenCaption] = []
     with evaluating(model):
         for start in range(0, len(present), batch_size):
             rows = torch.arange(start, min(start + batch_size, len(present))).numpy()
             values, mask = held.gather(rows)
-            texts, scores = write(model, values.to(chosen).float(), mask.to(chosen), beams, config.data.max_words)
+            texts, scores = write(model, values.to(chosen).float(), mask.to(chosen), beams, config.data.max_tokens)
             part = zip(present[start : start + batch_size], texts, scores.tolist(), strict=True)
             written += [WrittenCaption(*each) for each in part]
     return Captions(written, [clip_id for clip_id in asked if clip_id not in there])
@@ -146,7 +156,7 @@ def until_end(tokens: Tensor, end: int) -> Tensor:
 
 
 def write_lines(captions: Captions, path: str | Path) -> None:
-    """One JSON object a line, ``{"clip_id": ..., "caption": ..., "score": ...}``; the file whole or not at all."""
+    """Write one JSON object a line, ``{"clip_id": ..., "caption": ..., "score": ...}``; complete or not at all."""
     path = Path(path)
     lines = [json.dumps(vars(each), ensure_ascii=False) + "\n" for each in captions.written]
     LocalFolder(path.parent).put({path.name: ["".join(lines).encode("utf-8")]})

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from supportset.store.errors import UsageError
 from supportset.train.config import OptimConfig
-from supportset.train.model.gather import exchange
+from supportset.train.model.ranks import exchange
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def check_device(device: str) -> None:
@@ -33,7 +36,7 @@ def check_device(device: str) -> None:
 
 
 def choose_device(device: str) -> torch.device:
-    """The device that ``auto`` or a name stands for."""
+    """Return the device of a name; ``auto`` prefers CUDA, then MPS."""
     check_device(device)
     if device != "auto":
         return torch.device(device)
@@ -43,26 +46,29 @@ def choose_device(device: str) -> torch.device:
 
 
 def launched() -> tuple[int, int]:
-    """Processes that a launcher started for one training: in all, and on this machine."""
+    """Number of processes that a launcher started for one training: in all, and on this machine."""
     return int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def local_rank() -> int:
-    """Number of this process among those that a launcher started on this machine."""
+    """Rank of this process on this machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def open_accelerator(optim: OptimConfig, device: str) -> Accelerator:
-    """Accelerate on this process's device, with the precision of the configuration.
+    """Open Accelerate on this process's device, with the precision of the configuration.
 
-    Where a launcher started several processes, they are connected: over gloo on CPUs, over NCCL on CUDA devices, one
-    device a process.
+    Processes that a launcher started are connected: over gloo on CPUs, over NCCL on CUDA devices, one device each. On a
+    CPU without bf16 instructions, where bf16 is many times slower, the precision is fp32.
 
     Raises
     ------
     UsageError
-        A device or a precision that cannot be had; more processes than CUDA devices.
+        A device or a precision that is not available; more processes than CUDA devices.
     """
+    from accelerate import Accelerator  # slow to import, and only training needs it
+    from accelerate.state import AcceleratorState
+
     check_device(device)
     processes, here = launched()
     kind = choose_device(device).type
@@ -71,8 +77,10 @@ def open_accelerator(optim: OptimConfig, device: str) -> Accelerator:
     elif device.startswith("cuda"):
         torch.cuda.set_device(torch.device(device).index or 0)
     AcceleratorState._reset_state(reset_partial_state=True)  # else a process could train at one precision only
-    on_cpu = device == "cpu" or (processes > 1 and kind == "cpu")  # told, or Accelerate leaves the processes apart
-    precision = {"fp32": "no"}.get(optim.precision, optim.precision)
+    on_cpu = device == "cpu" or (processes > 1 and kind == "cpu")  # or Accelerate does not connect the processes
+    precision = "no" if optim.precision == "fp32" else optim.precision
+    if precision == "bf16" and (on_cpu or kind == "cpu") and not cpu_computes_bf16():
+        precision = "no"
     if processes > 1:
         accelerator: Accelerator = exchange(Accelerator, mixed_precision=precision, cpu=on_cpu)
     else:
@@ -82,6 +90,14 @@ def open_accelerator(optim: OptimConfig, device: str) -> Accelerator:
             f"optim.precision = 'fp16' needs a CUDA device, this is {accelerator.device.type}: use bf16 or fp32"
         )
     return accelerator
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 (AVX512_BF16, AMX, or those of ARM)."""
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+        return any(check() for check in checks if check is not None)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _check_launched(device: str, kind: str, here: int) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings of clips and captions from a trained model, in batches of like length."""
+"""Embed clips and captions with a trained model, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from supportset.train.data.training_data import TokenTable
 if TYPE_CHECKING:
     from supportset.train.model.model import SupportSetModel
 
-_BLOCK = 8192  # clips held in memory at once while a whole gallery is encoded
+_BLOCK = 8192  # clips of a gallery in memory at once
 
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; training mode comes back afterwards if it was on."""
+    """Switch to evaluation mode without gradients; restore training mode afterwards."""
     training = model.training
     model.eval()
     try:
@@ -35,10 +35,10 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def encode_clips(model: SupportSetModel, features: ClipFeatures, batch_size: int = 256) -> NDArray[np.float32]:
-    """Embeddings (N, d) of resident clips, in their order."""
+    """Embed clips that are in memory: (N, d), in their order."""
     device = next(model.parameters()).device
     embeddings: list[NDArray[np.float32]] = []
-    order = np.argsort(features.lengths, kind="stable")  # like lengths together: little padding
+    order = np.argsort(features.lengths, kind="stable")  # similar lengths together: little padding
     with evaluating(model):
         for start in range(0, len(order), batch_size):
             values, mask = features.gather(order[start : start + batch_size])
@@ -50,7 +50,7 @@ def encode_clips(model: SupportSetModel, features: ClipFeatures, batch_size: int
 def encode_gallery(
     model: SupportSetModel, source: AlignedFeatures, clip_ids: Sequence[str], max_steps: int
 ) -> NDArray[np.float32]:
-    """Embeddings (N, d) of any number of stored clips; reads them block by block."""
+    """Embed any number of stored clips: (N, d); reads them block by block."""
     blocks = [
         encode_clips(model, ClipFeatures(source, clip_ids[start : start + _BLOCK], max_steps))
         for start in range(0, len(clip_ids), _BLOCK)
@@ -61,7 +61,7 @@ def encode_gallery(
 def encode_tokens(
     model: SupportSetModel, tokens: TokenTable | TokenFeatures, batch_size: int = 256
 ) -> NDArray[np.float32]:
-    """Embeddings (N, d) of captions by their tokens, or by the stored features of these; in their order."""
+    """Embed captions by their tokens or stored features: (N, d), in their order."""
     device = next(model.parameters()).device
     embeddings: list[NDArray[np.float32]] = []
     order = np.argsort(tokens.lengths, kind="stable")
@@ -73,21 +73,25 @@ def encode_tokens(
 
 
 def tokenize(model: SupportSetModel, texts: Sequence[str], max_tokens: int) -> TokenTable:
-    """Tokens of captions for the model's text encoder."""
+    """Tokenise captions for the model's text encoder."""
     return TokenTable(model.tokenize_text(list(texts), max_tokens), model.text_pad_id)
 
 
 def read_text(
     model: SupportSetModel, captions: Sequence[Caption], max_tokens: int, cached: CachedText | None = None
 ) -> TokenTable | TokenFeatures:
-    """What the model's text encoder reads of captions.
+    """Prepare captions for the model's text encoder.
 
     Parameters
     ----------
-    model : tells whether it reads tokens or text features
-    captions : in the order wanted
-    max_tokens : of a tokenised caption; stored features are as long as they are
-    cached : the text features of the model's recipe
+    model : SupportSetModel
+        Reads tokens or text features.
+    captions : sequence of Caption
+        In the order wanted.
+    max_tokens : int
+        Of a tokenised caption; stored features are as long as they are.
+    cached : CachedText, optional
+        The text features of the model's recipe.
 
     Raises
     ------

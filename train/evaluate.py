@@ -1,31 +1,29 @@
-"""Evaluation of a run on one split of one protocol: scores, intervals, what was missing, and the ranks themselves."""
+"""Evaluate a run on one split of one protocol: scores, intervals, what was missing, and the rank of each query."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from supportset.evaluate.scores import RetrievalScores, intervals, score_embeddings
 from supportset.evaluate.splits import Split, leakage, read_captions, read_split
 from supportset.store.errors import UsageError
 from supportset.store.files import LocalFolder
-from supportset.store.format.dataset import Dataset, open_dataset
+from supportset.store.format.dataset import Dataset
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.train.config import Config
-from supportset.train.data.cached_text import CachedText
-from supportset.train.data.feature_sets import open_recorded_features, open_recorded_text
 from supportset.train.data.source import HOLDOUT, source_videos
-from supportset.train.device import choose_device
-from supportset.train.encode import encode_gallery, encode_tokens, read_text
-from supportset.train.model.model import SupportSetModel
-from supportset.train.run_folder import RunFolder
+from supportset.train.open_run import RunOnStore, open_run_on_store
+
+if TYPE_CHECKING:
+    from supportset.train.data.cached_text import CachedText
+    from supportset.train.model.model import SupportSetModel
 
 
 def evaluate(
@@ -37,23 +35,29 @@ def evaluate(
     dataset: str | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Score a trained run, and leave the scores and the ranks in its folder.
+    """Score a trained run, and write the scores and the ranks into its folder.
 
     Parameters
     ----------
-    run : run folder
-    protocol : by default the one the run was trained on
-    split : by default ``test``, or the protocol's only split besides the training split; ``holdout`` is the part of
-        the training clips that the run held out
-    store : folder of the feature store
-    dataset : by default the run's; another one must have features of the run's recipes
-    device : ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
+    run : str or Path
+        Run folder.
+    protocol : str, optional
+        By default the one the run was trained on.
+    split : str, optional
+        By default ``test``, or the protocol's only split besides the training split. ``holdout`` is the part of the
+        training clips that the run held out.
+    store : str or Path
+        Folder of the feature store.
+    dataset : str, optional
+        By default the run's. Another one must have features of the run's recipes.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Returns
     -------
     dict
         ``protocol``, ``split``, ``dataset``, ``gallery`` (clips, missing ones included), ``expected_gallery`` (None:
-        the protocol asks for no number), ``gallery_complete``, ``queries`` (captions), ``missing`` (clips without
+        the protocol states no number), ``gallery_complete``, ``queries`` (captions), ``missing`` (clips without
         features: misses), ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
         ``rsum``; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares with the
         clips trained on, as the run recorded it, or as counted now for another protocol (None: another dataset, or the
@@ -63,28 +67,22 @@ def evaluate(
     ------
     UsageError
         No run, no model yet, an unknown name, an empty split, a store without the run's features.
+    SupportsetError
+        Features that do not match their checksums.
     """
-    folder = RunFolder(run)
-    config = folder.load_config()
-    record = folder.data_record()
-    model_folder = folder.model_folder()
-    chosen = choose_device(device)
-    tables = open_dataset(store, dataset or config.data.dataset)
+    opened = open_run_on_store(run, store, dataset)
+    folder, config, tables, text = opened.folder, opened.config, opened.dataset, opened.text
     protocol = protocol or config.data.protocol
     split = split or default_split(tables, protocol, config.data.train_split)
-    features = open_recorded_features(record, store, tables.name)
-    text = open_recorded_text(record, store, tables.name)
-    part = _read(tables, protocol, split, set(features.clip_ids), record, config)
+    part = _read(opened, protocol, split)
+    if not part.captions:
+        raise UsageError(f"{tables.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries")
     if text is not None:
         text.check(part.captions)
-    if not part.captions:
-        raise UsageError(f"{tables.name}: split {split!r} of protocol {protocol!r} has no captions to ask with")
 
-    model = SupportSetModel.from_pretrained(model_folder, device=str(chosen))
-    scores = score_split(model, part, features, config, text)
+    scores = score_split(opened.load_model(device), part, opened.features, config, text)
     expected = None if split == HOLDOUT else tables.expected(protocol, split)
-    own_dataset = tables.name == config.data.dataset
-    stem = "-".join([*([] if own_dataset else [tables.name]), protocol, split])
+    stem = "-".join([*([] if opened.own_dataset else [tables.name]), protocol, split])
     result = {
         "protocol": protocol,
         "split": split,
@@ -98,10 +96,10 @@ def evaluate(
         "v2t": scores.v2t,
         "rsum": scores.rsum,
         "intervals": intervals(part, scores),
-        "leakage": _leakage(tables, protocol, part, record, config),
+        "leakage": _leakage(opened, protocol, part),
         "run": str(folder.path),
         "model": folder.model_hash(),
-        "features": [entry["folder"] for entry in record["features"]],
+        "features": [entry["folder"] for entry in opened.record["features"]],
         "text_features": None if text is None else text.recipe.folder,
         "files": {
             "scores": str(folder.eval / f"{stem}.json"),
@@ -116,11 +114,20 @@ def evaluate(
 def score_split(
     model: SupportSetModel, part: Split, features: AlignedFeatures, config: Config, text: CachedText | None = None
 ) -> RetrievalScores:
-    """Encode a split's clips and captions, and score them; ``text`` for a model that reads text features."""
-    video: NDArray[np.float32] = encode_gallery(model, features, part.present, config.data.max_steps)
-    return score_embeddings(
-        part, video, encode_tokens(model, read_text(model, part.captions, config.data.max_words, text))
-    )
+    """Encode the clips and captions of a split and score them; ``text`` for a model that reads text features."""
+    from supportset.train.encode import encode_gallery, encode_tokens, read_text
+
+    video = encode_gallery(model, features, part.present, config.data.max_steps)
+    tokens = read_text(model, part.captions, config.data.max_tokens, text)
+    return score_embeddings(part, video, encode_tokens(model, tokens))
+
+
+def has_default_split(dataset: Dataset, protocol: str, train_split: str) -> bool:
+    """Whether `default_split` finds one."""
+    try:
+        return bool(default_split(dataset, protocol, train_split))
+    except UsageError:
+        return False
 
 
 def default_split(dataset: Dataset, protocol: str, train_split: str) -> str:
@@ -137,11 +144,14 @@ def default_split(dataset: Dataset, protocol: str, train_split: str) -> str:
         return "test"
     if len(others) == 1:
         return others[0]
-    raise UsageError(f"protocol {protocol!r} has no split 'test': name one with --split, of {', '.join(names)}")
+    raise UsageError(
+        f"protocol {protocol!r} has no split 'test': give --split with one of {', '.join(names)}, or 'holdout' for the "
+        "part that the run held out"
+    )
 
 
 def describe(result: dict[str, Any]) -> str:
-    """What `evaluate` found, as a table for people."""
+    """Format the result of `evaluate` as a table."""
     gallery = f"{result['gallery']:,} clips"
     if result["expected_gallery"] not in (None, result["gallery"]):
         gallery += f" (the protocol asks for {result['expected_gallery']:,}: not comparable)"
@@ -173,16 +183,15 @@ def _row(name: str, cells: Iterable[str] | dict[str, str]) -> str:
     return f"{name:<14}" + "".join(f"{cell:>12}" for cell in shown)
 
 
-def _read(
-    tables: Dataset, protocol: str, split: str, available: set[str], record: dict[str, Any], config: Config
-) -> Split:
+def _read(opened: RunOnStore, protocol: str, split: str) -> Split:
+    tables, config, available = opened.dataset, opened.config, set(opened.features.clip_ids)
     if split != HOLDOUT:
         return read_split(tables, protocol, split, available)
-    if not record["holdout"] or tables.name != config.data.dataset or protocol != config.data.protocol:
+    held = set(opened.record["holdout"])
+    if not held or not opened.own_dataset or protocol != config.data.protocol:
         raise UsageError(
             f"the run held out no clips of protocol {protocol!r} of {tables.name!r}; name a split of the protocol"
         )
-    held = set(record["holdout"])
     part = read_split(tables, protocol, config.data.train_split, available).of_clips(HOLDOUT, held)
     if gone := held.difference(part.clip_ids):
         raise UsageError(
@@ -198,19 +207,18 @@ def _read(
     return part
 
 
-def _leakage(
-    tables: Dataset, protocol: str, part: Split, record: dict[str, Any], config: Config
-) -> dict[str, int] | None:
+def _leakage(opened: RunOnStore, protocol: str, part: Split) -> dict[str, int] | None:
+    tables, config, record = opened.dataset, opened.config, opened.record
     trained = config.data.protocol
-    if tables.name != config.data.dataset or trained not in tables.protocols():
+    if not opened.own_dataset or trained not in tables.protocols():
         return None
     if protocol == trained:
         recorded: dict[str, int] | None = record["leakage"].get(part.name)
         return recorded
     # One protocol's test clips may be another's training clips (MSR-VTT's full split and 1k-A's).
-    whole = read_captions(tables, trained, config.data.train_split)
+    every = read_captions(tables, trained, config.data.train_split)
     unseen = {*record["holdout"], *record["train"]["clips_without_features"]}
-    train = whole.of_clips(whole.name, set(whole.clip_ids) - unseen)
+    train = every.of_clips(every.name, set(every.clip_ids) - unseen)
     return leakage(train, part, source_videos(tables))
 
 

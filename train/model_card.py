@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from supportset.train.config import Config
+from supportset.train.registry import CAPTIONING, CONTRASTIVE
 from supportset.train.run_folder import RunFolder, to_toml
 
 CARD = "README.md"
-_CAPTIONING = {
-    "none": "no captioning loss",
-    "identity": "ordinary captioning of each clip",
-    "full": "captioning from the whole batch",
-    "hybrid": "captioning from the mean of the own clip's weight and the whole batch's",
-    "cross": "captioning from the other clips of the batch",
-}
 
 
 def write_card(folder: RunFolder) -> str:
@@ -59,10 +54,10 @@ def _front(record: Mapping[str, Any]) -> str:
 
 
 def _what(config: Config) -> str:
-    contrastive = "InfoNCE" if config.loss.contrastive == "infonce" else f"hinge, {config.loss.negatives} negatives"
-    captioning = _CAPTIONING[config.support.captioning]
-    if config.support.captioning != "none":
-        captioning += f", weight {config.loss.weight:g}"
+    contrastive = CONTRASTIVE.load(config.loss.contrastive).description.format_map(config.loss.model_dump())
+    captioning = CAPTIONING.load(config.support.captioning).description
+    if config.captions:
+        captioning += f", weight {config.loss.caption_weight:g}"
     if config.support.bank:
         captioning += f", memory bank {config.support.bank}"
     return (
@@ -76,10 +71,10 @@ def _use(folder: RunFolder, config: Config) -> str:
     name = folder.path.name
     return (
         "## Use\n\n```bash\n"
-        f'python cli.py search {name} "a red ball rolls left"    # over a feature store\n'
-        f"python cli.py eval {name}\n```\n\n```python\n"
-        "from supportset.train.model.model import SupportSetModel\n\n"
-        f'model = SupportSetModel.from_pretrained("{name}")  # safetensors, no network\n```\n\n'
+        f'supportset search {shlex.quote(name)} "a red ball rolls left"    # over a feature store\n'
+        f"supportset eval {shlex.quote(name)}\n```\n\n```python\nimport supportset\n\n"
+        f"run = supportset.open_run({json.dumps(name)})  # needs neither a store nor a network\n"
+        f'texts = run.embed_texts(["a red ball rolls left"])  # (1, {config.dim}), of unit length\n```\n\n'
         "It reads features of exactly the recipes below; a feature store checks that by their hashes.\n"
     )
 
@@ -98,7 +93,7 @@ def _data(config: Config, record: Mapping[str, Any]) -> str:
             f"- fold {fold['number'] + 1} of {fold['of']} of a cross-validation: {fold['clips']:,} clips held out"
         )
     if train["clips_without_features"]:
-        lines.append(f"- left out for want of features: {len(train['clips_without_features']):,} training clips")
+        lines.append(f"- left out, without features: {len(train['clips_without_features']):,} training clips")
     if validation is None:
         lines.append("- nothing was held out for validation")
     else:
@@ -147,7 +142,7 @@ def _scores(folder: RunFolder, best: Mapping[str, Any]) -> str:
             "",
         ]
     if not current:
-        lines.append("Not evaluated yet: `python cli.py eval RUN`, then `python cli.py report RUN`.")
+        lines.append("Not evaluated yet: `supportset eval RUN`, then `supportset report RUN`.")
         return "\n".join(lines) + "\n"
     lines += [
         "| protocol, split | gallery | queries | direction | R@1 | R@5 | R@10 | median rank |",
@@ -200,7 +195,7 @@ def _limits(config: Config, record: Mapping[str, Any]) -> str:
         "",
         f"- It has seen the captions and clips of {record['dataset']} alone: what these show, and how they say it, is "
         "what it knows, their biases included.",
-        f"- Captions are cut after {config.data.max_words} tokens, clips thinned to {config.data.max_steps} steps. "
+        f"- Captions are cut after {config.data.max_tokens} tokens, clips thinned to {config.data.max_steps} steps. "
         "Vision only: no audio, no speech.",
         "- Cosines order the clips for one query; they are no probabilities and are not to be compared across models.",
         "- One run with one seed: with 1,000 queries one R@1 has a standard error of about 1.4 points.",
@@ -214,7 +209,7 @@ def _licences(config: Config, record: Mapping[str, Any]) -> str:
         weights.append(f"the text features' encoder {record['text_features']['recipe']['backbone']}")
     elif config.text.encoder in ("t5", "hf"):
         weights.append(f"the text encoder {config.text.name}")
-    if config.support.captioning != "none" and config.decoder.kind == "t5":
+    if config.captions and config.decoder.kind == "t5":
         weights.append(f"the caption decoder {config.decoder.name}")
     return (
         "## Licences\n\n"

@@ -1,4 +1,4 @@
-"""The run folder: everything that a training run leaves behind, and how each file is written.
+"""The run folder: every file that a training run writes.
 
 config.toml                the resolved configuration
 data.json                  feature recipes, counts, clips left out, held-out clips, leakage
@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import LocalFolder, hash_file, sync_folder, telling
-from supportset.train.config import Config, load_config
+from supportset.train.config import Config, flat, load_config
 
 WEIGHTS = "model.safetensors"
 
@@ -39,7 +39,8 @@ class RunFolder:
 
     Parameters
     ----------
-    path : the folder; nothing is created until `create`
+    path : str or Path
+        The folder; nothing is created until `create`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,7 +58,7 @@ class RunFolder:
         return self.config.is_file()
 
     def check_usable(self, config: Config, resume: bool) -> None:
-        """Refuse what `check_same` refuses where a run that is there goes on, else what `check_free` does."""
+        """Refuse what `check_same` refuses if a run resumes, else what `check_free` does."""
         if resume and self.started:
             self.check_same(config)
         else:
@@ -66,11 +67,11 @@ class RunFolder:
     def check_free(self) -> None:
         """Refuse a folder that has anything in it."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            mend = "go on with --resume, or name another folder with --out" if self.started else "name another --out"
+            mend = "continue it with --resume, or give another --out" if self.started else "give another --out"
             raise UsageError(f"{self.path}: the run folder is not empty; {mend}")
 
     def check_same(self, config: Config) -> None:
-        """Refuse to go on with a configuration that would have given another run.
+        """Refuse to resume with a configuration that would have given another run.
 
         How long to train (``optim.epochs``, ``optim.max_steps``, ``optim.patience``), how often to log and to save, and
         the name may differ; but not ``optim.epochs`` where the learning rate falls to nothing over them.
@@ -78,17 +79,17 @@ class RunFolder:
         free = {"name"} | {
             f"optim.{key}" for key in ("epochs", "max_steps", "patience", "log_every", "checkpoint_every")
         }
-        there, here = (_flat(each.model_dump()) for each in (self.load_config(), config))
+        there, here = (flat(each.model_dump()) for each in (self.load_config(), config))
         if config.optim.schedule != "constant":
             free.remove("optim.epochs")
         differing = [key for key in here if key not in free and here[key] != there[key]]
         if differing:
-            told = ", ".join(f"{key} is {there[key]!r} there and {here[key]!r} here" for key in differing)
+            differs = ", ".join(f"{key} is {there[key]!r} there and {here[key]!r} here" for key in differing)
             if "optim.epochs" in differing:
-                told += f" (the learning rate of a {config.optim.schedule} schedule depends on it)"
+                differs += f" (the learning rate of a {config.optim.schedule} schedule depends on it)"
             raise UsageError(
-                f"{self.path}: a resumed run keeps its configuration: {told}; set them back, or start anew with "
-                "another --out"
+                f"{self.path}: a resumed run keeps its configuration: {differs}; set them back, or start a new run "
+                "with another --out"
             )
 
     def create(self, config: Config, record: Mapping[str, Any]) -> None:
@@ -105,7 +106,7 @@ class RunFolder:
         return load_config(self.config)
 
     def data_record(self) -> dict[str, Any]:
-        """``data.json``: which features, clips and captions the run was trained on."""
+        """Read ``data.json``: the features, clips and captions the run was trained on."""
         return self.read_json("data.json")
 
     def model_folder(self) -> Path:
@@ -123,7 +124,7 @@ class RunFolder:
         return ":".join(hash_file(folder / name).partition(":")[2] for name in (WEIGHTS, "config.json"))
 
     def save_model(self, model: Saveable, best: Mapping[str, Any]) -> None:
-        """Put the model in the place of the one before; the weights last, each file by rename."""
+        """Replace the saved model; each file by rename, the weights last."""
         temporary = self.path / ".model.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         with telling("save the model", self.path):
@@ -132,7 +133,7 @@ class RunFolder:
                 if file.is_file():
                     flush(file)
             for item in sorted(temporary.iterdir(), key=lambda item: item.name == WEIGHTS):
-                if not (self.path / item.name).is_dir():  # tokenizers stay the same for a whole run
+                if not (self.path / item.name).is_dir():  # tokenizers stay the same during a run
                     os.replace(item, self.path / item.name)
             sync_folder(self.path)
             shutil.rmtree(temporary)
@@ -144,21 +145,21 @@ class RunFolder:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise SupportsetError(f"{path}: cannot be read ({error}); the run folder is damaged, train again") from None
+            raise SupportsetError(f"{path}: cannot be read ({error}); the run folder is damaged: train again") from None
         return content
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file whole or not at all; ``name`` may have a folder in front."""
+        """Write a JSON file, complete or not at all; ``name`` may include a folder."""
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file whole or not at all; ``name`` may have a folder in front."""
+        """Write a text file, complete or not at all; ``name`` may include a folder."""
         target = self.path / name
         LocalFolder(target.parent).put({target.name: [text.encode("utf-8")]})
 
 
 def flush(file: Path) -> None:
-    """Have a file's content on the disk before anything is renamed to point at it."""
+    """Flush a file's content to the disk."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -180,10 +181,3 @@ def to_toml(config: Config) -> str:
 def _toml_line(key: str, value: Any) -> str:
     # JSON writes strings, booleans, integers, floats and flat lists as TOML does (a float has a point or an exponent).
     return f"{key} = {json.dumps(value, ensure_ascii=False).replace(chr(0x7F), chr(92) + 'u007f')}"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -57,7 +57,7 @@ class Plan:
     rounds : that count
     device : of the figure that is about a device; the others are about two cores
     quick : whether only to show that everything runs
-    tell : shows what goes on
+    tell : prints the progress
     """
 
     folder: Path

@@ -9,6 +9,7 @@ from typing import Any
 
 from supportset.extract.backbones.base import Backbone
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.options import Execution
 from supportset.extract.progress.summary import Summary
 from supportset.extract.run import extract
 from supportset.store.format.dataset import Dataset, write_dataset
@@ -25,7 +26,7 @@ def run(
     root: Path, dataset: Dataset, films: Sequence[Path], backbone: Backbone, sampling: Sampling, **options: Any
 ) -> Summary:
     """Extract all of it; anything but success is an error here."""
-    summary = extract(dataset, root, films[0].parent, backbone, sampling, progress=False, **options)
+    summary = extract(dataset, root, films[0].parent, backbone, sampling, None, Execution(**options), progress=False)
     if summary.status != {"ok": len(films)}:
         raise RuntimeError(f"the extraction did not go through: {summary.status}")
     return summary

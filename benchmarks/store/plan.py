@@ -51,7 +51,7 @@ class Plan:
     folder : for the files; removed by whoever made it
     sizes : of what is measured on
     rounds : that count, for what takes milliseconds; what takes seconds has a third of them
-    tell : shows what goes on
+    tell : prints the progress
     """
 
     folder: Path

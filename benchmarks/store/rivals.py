@@ -20,7 +20,7 @@ from benchmarks.store.corpus import Array, Corpus
 from supportset.store.files import as_part, open_folder
 from supportset.store.files.memory import empty_aligned
 from supportset.store.format.index import read_all
-from supportset.store.format.shard import shard_format
+from supportset.store.format.registry import shard_format
 from supportset.store.read.feature_set import FeatureSet
 
 THREADS = 64  # more bring no more

@@ -47,7 +47,7 @@ def measure(plan: Plan) -> Figure:
     }
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         rivals[SMALL_PAGES] = RamSlices(corpus, small_pages=True)
-        figure.notes.append(f"{SMALL_PAGES}: as the kernel holds files, while a large array may lie in pages of 2 MB")
+        figure.notes.append(f"{SMALL_PAGES}: as the kernel holds files, while a large array may use pages of 2 MB")
     readers |= rivals
     check_same(readers, corpus.batches(1, sizes.batch, 10**6)[0], corpus)
     plan.tell(f"warm batches: {plan.rounds} rounds of {sizes.batches} batches, {len(readers)} readers")

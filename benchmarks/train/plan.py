@@ -77,7 +77,7 @@ class Plan:
     rounds : that count
     device : ``auto``, ``cpu`` or ``cuda``
     quick : whether only to show that everything runs
-    tell : shows what goes on
+    tell : prints the progress
     """
 
     folder: Path

@@ -39,7 +39,7 @@ def measure(plan: Plan, prepared: Prepared) -> Figure:
     t5 = prepared.small_t5
     ours = Way(half=half)
     plain = Way(**dict.fromkeys((field.name for field in fields(Way)), False))
-    words = paper(t5, sizes).data.max_words
+    words = paper(t5, sizes).data.max_tokens
     ways = {_OURS: ours, _SHIPPED: replace(ours, bucketed=False), PLAIN: plain}
     ways |= {says.format(words=words): replace(ours, **switched) for says, switched in _CHANGES.values()}
     if half:
@@ -87,7 +87,7 @@ def check(bench: Bench, ways: dict[str, Way]) -> None:
 
 
 def _notes(plan: Plan, prepared: Prepared, bench: Bench, ours: float, plain: float) -> list[str]:
-    bucket, words = plan.sizes.bucket, bench.config.data.max_words
+    bucket, words = plan.sizes.bucket, bench.config.data.max_tokens
     lengths = bench.loader.text.lengths
     longest = {way: sum(lengths[rows].max() for rows in bench.planned(0, way)) / bucket for way in (True, False)}
     clips = bench.loader.features.lengths

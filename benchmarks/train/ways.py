@@ -36,7 +36,7 @@ class Way:
     Attributes
     ----------
     bucketed : the round's captions are cut into batches by their length; else at random
-    short_captions : padded to the longest of the batch; else to ``data.max_words``
+    short_captions : padded to the longest of the batch; else to ``data.max_tokens``
     short_clips : padded to the longest of the batch; else to the longest of the dataset
     own_decoder : ours, on real tokens alone with the fused loss; else the library's with logits for every position
     packed : both encoders compute on real positions alone; else on all of them. On a GPU they always do the latter
@@ -127,7 +127,7 @@ class Bench:
     def batches(self, way: Way, planned: Sequence[Rows]) -> Iterator[Batch]:
         """The batches of these rows on the device, made as the way says."""
         made = map(self.loader.batch, planned) if way.in_memory else self._loader(way)(planned)
-        words = None if way.short_captions else self.config.data.max_words
+        words = None if way.short_captions else self.config.data.max_tokens
         steps = None if way.short_clips else self.longest_clip
         for batch in made:
             yield on_device(padded(batch, steps, words), self._device)
@@ -149,7 +149,7 @@ class Bench:
         return torch.optim.AdamW(groups, lr=self.config.optim.learning_rate, weight_decay=0.0, fused=fused)
 
     def _update(self, way: Way) -> None:
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
         self._optimizers[way.cheap].step()
         self.model.zero_grad()
 
@@ -162,14 +162,14 @@ class Bench:
         key = replace(way, bucketed=True, own_decoder=True, packed=True, cheap=True, half=False)
         if key not in self._loaders:
             if self._pairs is None:
-                limit = self.config.data.max_words
+                limit = self.config.data.max_tokens
                 text, labels = (
                     each(self._texts, limit) for each in (self.model.tokenize_text, self.model.tokenize_labels)
                 )
                 self._pairs = PairDataset(self._npy, self._data.train.captions, text, labels)
             collate = Collate(
                 None if way.short_clips else self.longest_clip,
-                None if way.short_captions else self.config.data.max_words,
+                None if way.short_captions else self.config.data.max_tokens,
             )
             self._loaders[key] = Loader(self._pairs, collate, pin=self._device.type == "cuda")
         return self._loaders[key]

@@ -1,19 +1,22 @@
 """Where parameters come from: a hub that may be out of reach, or a file that may be the wrong one.
 
-Libraries tell of both in many ways (retries in the log, a traceback, or not at all: a partly filled model). Here they
-become one line each.
+Libraries report both in many ways: retries in the log, a traceback, or a partly filled model and no word. Here each
+becomes one line.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import pickle
 import socket
+import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -21,16 +24,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from supportset.extract.backbones.torchscript import is_torchscript, read_torchscript
 from supportset.store.errors import UsageError
 
-# What the libraries raise on files that are not what they should be: configurations of other types included
+# What the libraries raise on files that are damaged or of another kind, configurations included
 _UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError,
                TypeError, AttributeError, AssertionError)  # fmt: skip
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:
-    """Say what an exception says, in one short line."""
+    """Return the message of an exception as one short line."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in text:
+        text = "it needs Python code beside the model, which is never run"
+    elif isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
+        text = "it holds pickled objects other than tensors, which could run code: save a plain state dict"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -39,7 +47,7 @@ def quiet_libraries() -> Iterator[None]:
     """Keep the model libraries from writing to the log and adding handlers to it while they load."""
     root, names = logging.getLogger(), ("huggingface_hub", "transformers", "timm", "open_clip")
     before = [(logging.getLogger(name), logging.getLogger(name).level) for name in names]
-    # open_clip logs through the root logger itself, which makes it grow a handler for good where it has none
+    # open_clip logs through the root logger itself, which adds a handler for good where there is none
     handler = None if root.handlers else logging.lastResort
     if handler:
         root.addHandler(handler)
@@ -63,22 +71,22 @@ def _refuse(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def from_hub(name: str, mend: str, kind: str = "backbone") -> Iterator[None]:
-    """Guard the calls that may download: what fails inside becomes a UsageError that names the mend.
+def from_hub(name: str, fix: str, kind: str = "backbone") -> Iterator[None]:
+    """Turn failures of calls that may download into a UsageError that names the fix.
 
-    A hub whose name does not resolve is not tried again and again: only its local cache is asked.
+    If the hub's name does not resolve, only its local cache is used, without retries.
     """
     from huggingface_hub import constants
 
     offline = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = offline or not _resolves(constants.ENDPOINT)
     try:
-        with quiet_libraries():
+        with quiet_libraries(), no_remote_code():
             yield
     except _UNREADABLE + _network_errors() as error:
         raise UsageError(
-            f"{kind} {name}: its weights are neither a local path nor to be had from the hub "
-            f"({first_line(error)}): download them where there is a network and name them by path, {mend}"
+            f"{kind} {name}: its weights are not a local path and cannot be downloaded from the hub "
+            f"({first_line(error)}): download them where there is a network and name them by path, {fix}"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = offline
@@ -86,9 +94,9 @@ def from_hub(name: str, mend: str, kind: str = "backbone") -> Iterator[None]:
 
 @contextmanager
 def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
-    """Guard the calls that read ``path``: what fails inside becomes a UsageError that names the file."""
+    """Turn failures of calls that read ``path`` into a UsageError that names the file."""
     try:
-        with quiet_libraries():
+        with quiet_libraries(), no_remote_code():
             yield
     except _UNREADABLE as error:
         raise UsageError(
@@ -97,28 +105,54 @@ def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
         ) from error
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a ``.safetensors`` file or one that ``torch.save`` wrote, without running its pickles.
+@contextmanager
+def no_remote_code() -> Iterator[None]:
+    """Let transformers refuse code beside a model instead of asking on the terminal, in every library that calls it."""
+    if "transformers" not in sys.modules:
+        yield
+        return
+    from transformers import dynamic_module_utils as remote
 
-    A dict found under ``state_dict`` or ``model`` is unwrapped, and a ``module.`` before all names is taken off.
+    before = remote.TIME_OUT_REMOTE_CODE
+    remote.TIME_OUT_REMOTE_CODE = 0  # no time for an answer: a call that does not say trust_remote_code is refused
+    try:
+        yield
+    finally:
+        remote.TIME_OUT_REMOTE_CODE = before
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a ``.safetensors`` file, a file of ``torch.save``, or TorchScript; nothing of it is run.
+
+    A dict under ``state_dict`` or ``model`` is unwrapped, averaged weights first, and a prefix of all names that
+    ``DataParallel`` or ``torch.compile`` adds is removed.
     """
-    loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    for key in ("state_dict", "model"):
+    loaded: Any
+    if path.suffix == ".safetensors":
+        loaded = load_file(path)
+    elif is_torchscript(path):
+        loaded = read_torchscript(path)
+    else:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options that training scripts store
+            loaded = torch.load(path, "cpu", weights_only=True)
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError("it holds something else than a state dict")
-    wrapped = all(name.startswith("module.") for name in loaded)
-    return {name.removeprefix("module.") if wrapped else name: value for name, value in loaded.items()}
+        raise ValueError("it holds no state dict")
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in loaded):
+            loaded = {name.removeprefix(prefix): value for name, value in loaded.items()}
+    return dict(loaded)
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ...] = ()) -> None:
-    """Load ``state`` into ``model``, every entry of both; names that start with one of ``ignore`` may be left over.
+    """Load ``state`` into ``model``, every entry of both; names that start with one of ``ignore`` may remain unused.
 
     Raises
     ------
     ValueError
-        If an entry is missing, left over, or of another shape.
+        If an entry is missing, unused, or of another shape.
     """
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(state) - {name for name in wanted if name.endswith("num_batches_tracked")})
@@ -133,7 +167,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], *, ignore: tuple[str, ..
 
 
 def only_file(folder: Path) -> Path:
-    """Return the one weights file of a folder, preferring safetensors; ValueError where there is none or a choice."""
+    """Return the one weights file of a folder, preferring safetensors; ValueError if there is none or more than one."""
     for suffixes in ((".safetensors",), (".bin", ".pt", ".pth")):
         found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
         if len(found) == 1:
@@ -143,9 +177,21 @@ def only_file(folder: Path) -> Path:
     raise ValueError("it holds no .safetensors, .bin, .pt or .pth file")
 
 
+def split_folder(model: str, path: Path | None) -> tuple[str, Path | None]:
+    """Read ``FAMILY:FOLDER``: a model name that is a folder becomes the path, with an empty model name."""
+    folder = Path(model).expanduser()
+    return ("", folder) if path is None and model and folder.is_dir() else (model, path)
+
+
+def refuse_missing(names: Iterable[str]) -> None:
+    """Raise ValueError if a library filled a model only partly: ``names`` are the parameters that the file lacks."""
+    if missing := sorted(names):
+        raise ValueError(f"the weights lack {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
+
+
 def _resolves(address: str) -> bool:
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True  # the proxy resolves names, we need not be able to
+        return True  # the proxy resolves names
     try:
         socket.getaddrinfo(urlsplit(address).hostname, 443)
     except OSError:
@@ -154,7 +200,7 @@ def _resolves(address: str) -> bool:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """The errors of the HTTP library that huggingface_hub uses: it changed from release to release."""
+    """The errors of the HTTP library that huggingface_hub uses, which differs between its releases."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return tuple(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception))

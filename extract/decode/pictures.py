@@ -25,7 +25,7 @@ def _unknown_type(kinds: type[Any], value: int) -> Any:
     return kind
 
 
-Type._missing_ = classmethod(_unknown_type)  # type: ignore[method-assign, assignment]
+Type._missing_ = classmethod(_unknown_type)  # type: ignore[assignment, method-assign]
 
 
 def display_matrix(frame: Any) -> np.ndarray | None:

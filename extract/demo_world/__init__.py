@@ -4,7 +4,7 @@
 sentences, ``motions`` and ``drawing`` make the frames and ``render`` the files.
 """
 
-from supportset.extract.demo_world.render import SEED, TEST, TRAIN, VALIDATION, RenderSummary, render_world
+from supportset.extract.demo_world.render import render_world
 from supportset.extract.demo_world.scenes import PlannedClip, plan_world
 
-__all__ = ["SEED", "TEST", "TRAIN", "VALIDATION", "PlannedClip", "RenderSummary", "plan_world", "render_world"]
+__all__ = ["PlannedClip", "plan_world", "render_world"]

@@ -1,4 +1,4 @@
-"""The demo world's backgrounds: eight kinds, each with tones, slants and phases of its own."""
+"""The demo world's backgrounds: eight kinds, with varying tones, slants and phases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mix(a: Rgb, b: Rgb, share: float) -> Rgb:
     )
 
 
-# Pale tones that no thing has.
+# Pale tones that no object has.
 _PALE: tuple[Rgb, ...] = ((226, 216, 200), (206, 216, 224), (214, 222, 206), (226, 210, 216), (212, 208, 222))
 
 

@@ -1,4 +1,4 @@
-"""Paraphrased captions: what a person might write under a scene, and which attributes each sentence tells."""
+"""Paraphrased captions: what a person might write about a scene, and which attributes each sentence mentions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from supportset.extract.demo_world.concepts import ROUND, Scene, Thing
 
 CAPTIONS_A_CLIP = 5
 
-# Nouns as (singular, plural); no noun stands for two shapes.
+# Nouns as (singular, plural); no noun means two shapes.
 NOUNS: dict[str, tuple[tuple[str, str], ...]] = {
     "ball": (("ball", "balls"), ("disc", "discs")),
     "square": (("square", "squares"), ("box", "boxes"), ("block", "blocks")),
@@ -122,7 +122,7 @@ RELATION_VERBS: dict[str, tuple[Verb, ...]] = {
 
 _SINGLE = ("count", "size", "colour", "shape", "motion", "background")
 _PAIR = ("colour", "shape", "relation", "other_colour", "other_shape", "background")
-# Attributes that the captions of a clip leave out, caption by caption: the first two tell everything.
+# Attributes that each caption of a clip omits: the first two mention all.
 _SINGLE_LEFT_OUT: tuple[tuple[str, ...], ...] = (
     (),
     (),
@@ -136,14 +136,14 @@ _PAIR_LEFT_OUT: tuple[tuple[str, ...], ...] = ((), (), ("background",), ("other_
 
 @dataclass(frozen=True, slots=True)
 class SceneCaption:
-    """One sentence and the names of the attributes that it tells."""
+    """One sentence and the names of the attributes that it mentions."""
 
     text: str
     mentions: tuple[str, ...]
 
 
 def write_captions(scene: Scene, rng: random.Random, number: int = CAPTIONS_A_CLIP) -> list[SceneCaption]:
-    """Write ``number`` different captions of a scene; the first two tell every attribute, others leave some out."""
+    """Write ``number`` different captions of a scene; the first two mention every attribute, others omit some."""
     attributes, left_out = (_SINGLE, _SINGLE_LEFT_OUT) if scene.other is None else (_PAIR, _PAIR_LEFT_OUT)
     partial = list(left_out[2:])
     rng.shuffle(partial)
@@ -194,7 +194,7 @@ def _motion_verbs(scene: Scene) -> tuple[Verb, ...]:
     motion = scene.motion or ""
     usual = VERBS[motion]
     rolling = ROLLING.get(motion, ()) if scene.thing.shape in ROUND else ()
-    # As many chances to roll as for all other verbs: that is what one would say of a ball.
+    # Rolling verbs are as likely as all others together.
     return usual + rolling * (len(usual) // len(rolling)) if rolling else usual
 
 

@@ -1,4 +1,4 @@
-"""What the demo world is made of: the values of every attribute, and one scene as a choice among them."""
+"""The values of every attribute of the demo world, and a scene as a choice among them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 SHAPES = ("ball", "square", "triangle", "star", "ring", "cross", "heart", "moon")
 ROUND = frozenset({"ball", "ring"})  # what rolls
 
-# Fill colours, chosen far apart so that a frame's features can tell them.
+# Fill colours, far enough from each other that a frame's features distinguish them.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (216, 38, 38),
     "orange": (246, 132, 28),
@@ -27,7 +27,7 @@ MOTIONS = ("left", "right", "up", "down", "diagonal", "orbit", "bounce", "grow",
 # What one thing does with another.
 RELATIONS = ("passes", "orbits", "follows", "jumps over", "pushes")
 
-# Colours that would be hard to see before these backgrounds.
+# Colours that are hard to see on these backgrounds.
 CLASHES = frozenset(
     {
         ("white", "plain"),
@@ -51,7 +51,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that the captions of one clip may tell: the truth about it, by construction.
+    """Everything that the captions of one clip may mention: its ground truth.
 
     A scene shows either ``count`` equal things of one ``size`` that move together (``motion`` is set), or two
     different things in a relation (``relation`` and ``other`` are set, ``count`` is 1 and ``size`` is None).
@@ -67,7 +67,7 @@ class Scene:
 
     @property
     def concept(self) -> str:
-        """What is shared between clips: who does what, whatever the number, the size and the place."""
+        """What clips share: who does what, without the number, the size and the background."""
         words = [self.thing.colour, self.thing.shape, self.motion or self.relation or ""]
         if self.other is not None:
             words += [self.other.colour, self.other.shape]
@@ -82,7 +82,7 @@ class Scene:
 
     @property
     def clashes(self) -> bool:
-        """Whether something in it would be hard to see."""
+        """Whether something in it is hard to see."""
         things = [self.thing] if self.other is None else [self.thing, self.other]
         return any((thing.colour, self.background) in CLASHES for thing in things)
 

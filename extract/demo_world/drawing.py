@@ -75,13 +75,13 @@ def _steps(start: float, end: float) -> list[float]:
     return [start + (end - start) * i / 40 for i in range(41)]
 
 
-# A layer is a polygon in units of the thing's radius and the tone to fill it with.
+# A layer: a polygon in units of the thing's radius, and its tone.
 Layer = tuple[Points, str]
 
 
 @cache
 def _layers(shape: str) -> tuple[Layer, ...]:
-    """Outline, fill, and lighter facets, which make turning and rolling visible."""
+    """Outline, fill, and lighter facets that make rotation visible."""
     sixth = math.pi / 3.0
     match shape:
         case "ball":
@@ -145,7 +145,7 @@ def draw_thing(frame: Image.Image, placed: Placed) -> None:
     reach = math.ceil(radius * 1.36) + 1
     left, top = math.floor(placed.x * size) - reach, math.floor(placed.y * size) - reach
     side = 2 * reach + 1
-    # Drawn over an enlarged piece of the frame: where nothing is drawn, averaging gives its pixels back exactly.
+    # Drawn over an enlarged piece of the frame: averaging restores the pixels outside the thing exactly.
     patch = frame.crop((left, top, left + side, top + side)).resize(
         (SCALE * side, SCALE * side), Image.Resampling.NEAREST
     )
@@ -163,7 +163,7 @@ def draw_thing(frame: Image.Image, placed: Placed) -> None:
 
 
 def draw_frame(background: Image.Image, things: list[Placed]) -> Image.Image:
-    """Return a new RGB frame: the things before the background."""
+    """Return a new RGB frame: the things on the background."""
     frame = background.copy()
     for placed in things:
         draw_thing(frame, placed)

@@ -1,4 +1,4 @@
-"""Where everything is at each moment: a scene and a look give the things' places, sizes and turns over time.
+"""Where everything is at each moment: a scene and a look give positions, sizes and angles over time.
 
 Lengths are shares of the (square) frame's side, y points down, angles are radians clockwise.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from supportset.extract.demo_world.concepts import ROUND, Scene, Thing
 
-# Big enough for the features of a frozen backbone to tell shape and colour.
+# Large enough for a frozen backbone to distinguish shape and colour.
 RADII = {
     (1, "small"): 0.115,
     (1, "big"): 0.22,
@@ -21,7 +21,7 @@ RADII = {
     (3, "big"): 0.122,
 }
 PAIR_RADIUS = 0.135
-# Backbones crop the border away (an eighth of the side): keep clear of it.
+# Backbones crop the border (an eighth of the side): nothing is drawn there.
 MARGIN = 0.07
 
 
@@ -38,18 +38,26 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What captions do not tell and a clip's seed decides.
+    """What captions do not mention and a clip's seed decides.
 
     Attributes
     ----------
-    scale : the radius against the usual one
-    tilt : the angle at the start
-    sway : -1..1 twice, where the group stands in the room that its motion leaves
-    way : -1 or 1, which way round, or from which side
-    steep : -1 or 1, which diagonal
-    phase : 0..1, where a repeated motion starts
-    period : seconds of a repeated motion against the usual ones
-    formation : 0..1, how a group stands
+    scale : float
+        Radius relative to the usual one.
+    tilt : float
+        Angle at the start.
+    sway : tuple of two floats
+        -1 to 1: position of the group in the space that its motion leaves.
+    way : int
+        -1 or 1: which direction of rotation, or which side.
+    steep : int
+        -1 or 1: which diagonal.
+    phase : float
+        0 to 1: where a repeated motion starts.
+    period : float
+        Duration of a repeated motion relative to the usual one.
+    formation : float
+        0 to 1: arrangement of a group.
     """
 
     scale: float
@@ -77,7 +85,7 @@ class Look:
 
 
 def place(scene: Scene, look: Look, seconds: float, duration: float) -> list[Placed]:
-    """Return what is seen at ``seconds`` of a clip of ``duration`` seconds, back to front; empty while blinked off."""
+    """Return what is visible at ``seconds`` of a clip of ``duration`` seconds, back to front; empty if blinked off."""
     if scene.other is not None:
         return _place_pair(scene, scene.other, look, seconds / duration)
     radius = RADII[scene.count, scene.size or "big"] * look.scale
@@ -94,7 +102,7 @@ def place(scene: Scene, look: Look, seconds: float, duration: float) -> list[Pla
 
 
 def _formation(scene: Scene, look: Look, radius: float) -> list[tuple[float, float]]:
-    """Offsets of the things from the group's middle: across the motion, so that it has room, or in a triangle."""
+    """Offsets of the things from the group's centre: perpendicular to the motion, or in a triangle."""
     if scene.count == 1:
         return [(0.0, 0.0)]
     gap = 1.15 * radius
@@ -114,7 +122,7 @@ def _formation(scene: Scene, look: Look, radius: float) -> list[tuple[float, flo
 def _move(
     motion: str, look: Look, seconds: float, progress: float, room_x: float, room_y: float
 ) -> tuple[float, float, float, float]:
-    """Return the group's x and y against the middle, its scale and its angle."""
+    """Return the group's x and y relative to the centre, its scale and its angle."""
     stand_x, stand_y = 0.6 * look.sway[0] * room_x, 0.6 * look.sway[1] * room_y
     along = 2.0 * progress - 1.0
     turn = 2.0 * math.pi * (look.way * seconds / (2.0 * look.period) + look.phase)
@@ -164,7 +172,7 @@ def _place_pair(scene: Scene, other: Thing, look: Look, progress: float) -> list
         case "jumps over":
             x, y = way * 0.285 * along, 0.2 - 0.46 * (1.0 - along * along)
             other_y, other_radius = 0.23, 0.9 * radius
-        case _:  # pushes: run up, then both go on together
+        case _:  # pushes: run up, then both move together
             run = 0.32 * progress - 0.285
             x, other_x = way * run, way * max(0.11, run + 1.75 * radius)
             y = other_y = 2 * shift

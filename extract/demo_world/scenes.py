@@ -1,10 +1,10 @@
 """The plan of a demo world: which scenes its clips show, split by split, drawn from a seed.
 
-Training clips share their *concepts* (colour, shape and motion, or two things and their relation): about five clips
-show each one, with other numbers, sizes and backgrounds. So a caption can be rebuilt from other clips, which is
+Training clips share their *concepts* (colour, shape and motion, or two things and their relation). About five clips
+show each concept, with different numbers, sizes and backgrounds. So a caption can be rebuilt from other clips, which is
 what a support set needs. Half of the held-out clips show a training concept in a combination of attributes that no
-training clip has, the other half a concept that training never showed. Within a held-out gallery every clip differs
-from every other in what a single frame shows, so that a caption which tells everything fits one clip.
+training clip has; the other half show a new concept. In a held-out gallery, all clips differ in what a single frame
+shows, so a caption that mentions everything fits one clip.
 """
 
 from __future__ import annotations
@@ -46,13 +46,20 @@ class PlannedClip:
 
     Attributes
     ----------
-    clip_id : ``train-0001``, ...
-    split : ``train``, ``val`` or ``test``
-    scene : what it shows
-    frames : number of frames
-    look_seed : seeds what captions do not tell: exact sizes, places, phases, tones
-    captions : the first one tells every attribute
-    known_concept : whether a training clip shows the same concept (true for all training clips)
+    clip_id : str
+        ``train-0001``, ...
+    split : str
+        ``train``, ``val`` or ``test``.
+    scene : Scene
+        What it shows.
+    frames : int
+        Number of frames.
+    look_seed : str
+        Seed of what captions do not mention: exact sizes, positions, phases, tones.
+    captions : tuple of SceneCaption
+        The first mentions every attribute.
+    known_concept : bool
+        Whether a training clip shows the same concept.
     """
 
     clip_id: str
@@ -81,7 +88,7 @@ class PlannedClip:
 
 
 class Deck(Generic[T]):
-    """Draws from a fixed set of cards, each as often as the others: shuffled again when used up."""
+    """Draws from a fixed set of cards, all equally often: shuffled again when used up."""
 
     def __init__(self, cards: Sequence[T], rng: random.Random) -> None:
         self._cards = list(cards)
@@ -105,11 +112,11 @@ class _Decks:
         self.count, self.size, self.background = Deck(COUNTS, rng), Deck(SIZES, rng), Deck(BACKGROUNDS, rng)
 
     def single_concept(self) -> Scene:
-        """Return a scene of which only the concept counts."""
+        """Return a scene of which only the concept is used."""
         return Scene(Thing(self.colour.draw(), self.shape.draw()), BACKGROUNDS[0], motion=self.motion.draw())
 
     def pair_concept(self) -> Scene:
-        """Return a scene of two things that differ in both colour and shape; only the concept counts."""
+        """Return a scene of two things that differ in both colour and shape; only the concept is used."""
         thing = Thing(self.colour.draw(), self.shape.draw())
         other = Thing(self.other_colour.draw(), self.other_shape.draw())
         while other.colour == thing.colour or other.shape == thing.shape:
@@ -129,13 +136,15 @@ def plan_world(seed: int, train: int, validation: int, test: int) -> list[Planne
 
     Parameters
     ----------
-    seed : any integer
-    train, validation, test : numbers of clips, 0 or more
+    seed : int
+        Decides everything.
+    train, validation, test : int
+        Numbers of clips, 0 or more.
 
     Raises
     ------
     UsageError
-        A negative number, or a held-out split larger than the number of scenes that look different.
+        If a number is negative, or a held-out split is larger than the number of scenes that look different.
     """
     for name, number in (("train", train), ("validation", validation), ("test", test)):
         if number < 0:
@@ -162,7 +171,7 @@ def _shares(clips: int) -> tuple[int, int]:
 
 
 def _concepts(draw: Callable[[], Scene], number: int, *first: Scene) -> list[Scene]:
-    """Draw different concepts, ``first`` among them."""
+    """Draw distinct concepts, ``first`` among them."""
     found = {concept.concept: concept for concept in first[:number]}
     while len(found) < number:
         concept = draw()
@@ -171,7 +180,7 @@ def _concepts(draw: Callable[[], Scene], number: int, *first: Scene) -> list[Sce
 
 
 def _training_scenes(decks: _Decks, rng: random.Random, concepts: list[Scene], number: int) -> list[Scene]:
-    """Give each concept its clips, different ones as long as there are any left."""
+    """Give each concept its clips, all different as long as possible."""
     deck = Deck(concepts, rng)
     scenes: list[Scene] = []
     seen: set[Scene] = set()
@@ -196,7 +205,7 @@ def _gallery(
     known_pairs: list[Scene],
     used: set[Scene],
 ) -> list[Scene]:
-    """Draw scenes that nobody used and that all look different; ``used`` grows by them."""
+    """Draw unused scenes that all look different, and add them to ``used``."""
     singles, pairs = _shares(number)
     taken: set[tuple[object, ...]] = set()
     scenes: list[Scene] = []

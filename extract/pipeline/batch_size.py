@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 _CPU_STEPS = 8  # a batch whose activations stay in the processor's cache is faster than a larger one
 _GPU_STEPS = 256
 _GPU_FIRST, _GPU_MOST = 32, 4096
-_HOST_BYTES = 512 * 2**20  # of frames in one batch, which the machine's memory holds several of
-_GAIN = 1.05  # what doubling has to bring
+_HOST_BYTES = 512 * 2**20  # bytes of frames in one batch; memory holds several batches
+_GAIN = 1.05  # gain that doubling must bring
 _REPEATS = 3
-_WORTH_CLIPS = 100  # a run of fewer is over before the measurement pays
+_WORTH_CLIPS = 100  # a shorter run ends before the measurement pays off
 
 
 def pick_batch_size(backbone: Backbone, clips: int) -> int:
@@ -34,7 +34,7 @@ def pick_batch_size(backbone: Backbone, clips: int) -> int:
     Returns
     -------
     int
-        On a GPU the smallest power of two from 32 on, doubling which brings less than 5 %, as far as memory reaches.
+        On a GPU the smallest power of two from 32 on whose double is less than 5 % faster, within its memory.
     """
     default = default_batch_size(backbone.device, backbone.window)
     if backbone.device.type != "cuda" or clips < _WORTH_CLIPS:
@@ -54,20 +54,20 @@ def pick_batch_size(backbone: Backbone, clips: int) -> int:
 
 
 def default_batch_size(device: torch.device, window: int) -> int:
-    """Steps of one forward where nothing is measured; windows count for their frames."""
+    """Steps of one forward without a measurement; a window counts as its frames."""
     many = _CPU_STEPS if device.type == "cpu" else _GPU_STEPS
     return many if window == 1 else max(4, 2 * many // window)
 
 
 def grow(measure: Callable[[int], float], first: int, most: int) -> int | None:
-    """Double the batch while that makes a step cheaper and the memory suffices; halve it where not even the first fits.
+    """Double the batch while steps get faster and memory suffices; halve it if the first does not fit.
 
     Parameters
     ----------
     measure : callable
         Seconds of a forward of so many steps; raises ``torch.OutOfMemoryError`` where they do not fit.
     first, most : int
-        Steps to begin with, and never to exceed.
+        Steps to start with, and the maximum.
 
     Returns
     -------

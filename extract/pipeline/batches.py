@@ -1,4 +1,4 @@
-"""Full batches out of the steps of many clips, filled by a thread while the model works on the batch before."""
+"""Full batches from the steps of many clips; a thread fills one while the model computes another."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from supportset.extract.workers.decode_worker import ClipResult, Job
 from supportset.extract.workers.pool import DecodePool, StepFrames
 
 _BUFFERS = 4  # one being filled, one ready, two in the model (the one before is read back while the next is computed)
-_ENDS = 256  # so many more ends than steps fit, of clips without a step: then a batch goes on though it is not full
+_ENDS = 256  # ends in one batch at most: with many clips without a step, a batch is sent before it is full
 _POLL_SECONDS = 0.5
 
 
 @dataclass
 class Batch:
-    """Steps of any clips, and the clips that are complete with them.
+    """Steps of several clips, and the clips that end with them.
 
     Attributes
     ----------
     buffer : (batch size, window, h, w, 3) uint8
         Belongs to the stream: give it back with :meth:`BatchStream.recycle`.
     rows : list of (job number, start_s, end_s)
-        What each of the N steps in the buffer is. N is the batch size but for the last batch, and where many clips fail
-        one after another; it may be 0 then.
+        Origin of each of the N steps in the buffer. N is the batch size; it is smaller, or 0, in the last batch and
+        where many clips fail in a row.
     ends : list of ClipResult
         Jobs whose last step is in this batch or an earlier one.
     """
@@ -49,7 +49,7 @@ class _Stopped(Exception):  # noqa: N818 - a signal between threads, not a failu
 
 
 class BatchStream:
-    """Runs a pool over jobs in a thread of its own; iterating yields batches in order.
+    """Runs a pool over jobs in a separate thread; iterating yields batches in order.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class BatchStream:
             yield item
 
     def recycle(self, batch: Batch) -> None:
-        """Let the frames' memory be filled again."""
+        """Return the frames' memory for another batch."""
         self._free.put(batch.buffer)
 
     def _run(self) -> None:
@@ -103,7 +103,7 @@ class BatchStream:
             self._ready.put(None)
         except _Stopped:
             self._ready.put(None)
-        except Exception as error:  # raised again where the batches are asked for
+        except Exception as error:  # raised again in the thread that requests batches
             self._ready.put(error)
 
     def _fill(self) -> None:

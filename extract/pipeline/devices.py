@@ -1,4 +1,4 @@
-"""Which devices a run uses, and how its extraction processes share the machine."""
+"""Devices of a run, and the cores of each extraction process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pick_devices(names: str, processes: int | None = None) -> list[str]:
     Raises
     ------
     UsageError
-        An unknown name, a device that is not there, devices of several kinds, or not one process.
+        An unknown name, a device that the machine does not have, devices of several kinds, or ``processes`` below 1.
     """
     if processes is not None and processes < 1:
         raise UsageError(f"processes={processes} should be above 0")
@@ -48,10 +48,10 @@ def pick_devices(names: str, processes: int | None = None) -> list[str]:
 
 
 def cores_of_machine() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_of_cores(processes: Sequence[object]) -> int:
-    """Cores for each of some processes of this machine."""
+    """Divide the machine's cores among processes."""
     return max(1, cores_of_machine() // max(1, len(processes)))

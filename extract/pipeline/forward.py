@@ -1,4 +1,4 @@
-"""The model's side of a run: device, batches through the backbone, and what to do when memory runs out."""
+"""The forward pass: device, compilation, batches, and recovery when device memory runs out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device that is there.
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` into a device of this machine.
 
     Raises
     ------
     UsageError
-        If the name is none of these, or the device is not there.
+        If the name is none of these, or the machine does not have the device.
     """
     kind, _, number = name.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdecimal())):
@@ -42,7 +42,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def compile_for(backbone: Backbone, steps: int, tell: Callable[[str], None]) -> None:
-    """Compile a backbone's forward for batches of so many steps; where that fails, say so and leave it as it was."""
+    """Compile a backbone's forward for batches of so many steps; on failure report it and leave the model as it is."""
     transform = backbone.frame_transform()
     step = (transform.height, transform.width, 3)
     shape = (steps, *step) if backbone.window == 1 else (steps, backbone.window, *step)
@@ -50,22 +50,22 @@ def compile_for(backbone: Backbone, steps: int, tell: Callable[[str], None]) -> 
     backbone.compile()
     try:
         backbone.forward(torch.zeros(shape, dtype=torch.uint8))
-    except Exception as error:  # compilers fail in many ways; a fault of the model itself will show without them too
+    except Exception as error:  # compilers fail in many ways; an error of the model itself appears without them, too
         backbone.compile(False)
         reason = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
-        tell(f"extract: the model cannot be compiled ({reason}): the run goes on without")
+        tell(f"extract: the model cannot be compiled ({reason}): the run continues without")
     else:
         tell(f"extract: the model is compiled for batches of {steps:,}, in {time.monotonic() - since:.0f} s")
 
 
 class Forward:
-    """Runs a backbone on batches of steps, in smaller parts once the device's memory has run out.
+    """Runs a backbone on batches of steps; splits them after the device ran out of memory.
 
     Parameters
     ----------
     backbone : Backbone
     batch_size : int
-        Steps of a full batch. A compiled backbone gets all batches in this size, filled up where they are smaller.
+        Steps of a full batch. A compiled backbone gets batches of this size only, padded where they are smaller.
     """
 
     def __init__(self, backbone: Backbone, batch_size: int) -> None:
@@ -73,11 +73,12 @@ class Forward:
         self._size = batch_size
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """Compute features; on a GPU the result may still be on its way.
+        """Compute features; on a GPU the result may still be pending.
 
         Parameters
         ----------
-        frames : (N, window, h, w, 3) uint8
+        frames : Tensor
+            (N, window, h, w, 3) uint8.
 
         Returns
         -------
@@ -103,7 +104,7 @@ class Forward:
                         f"{self._backbone.name}: one step does not fit into the device's memory; "
                         "free some, use another --device or a smaller --backbone"
                     ) from error
-            self._size = tried // 2  # outside of `except`, where the failed tensors are let go
+            self._size = tried // 2  # outside of `except`, so that the failed tensors are freed
             torch.cuda.empty_cache()
 
     def _part(self, steps: Tensor) -> Tensor:

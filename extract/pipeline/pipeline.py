@@ -1,7 +1,7 @@
-"""Decoding, the model and the writer at work at the same time.
+"""Decode, compute and write at the same time.
 
-Workers fill shared memory, a thread packs steps of many clips into full batches, the main thread runs the model on
-them, and the recorder's thread writes clips that are complete.
+Workers fill shared memory, a thread packs the steps of many clips into full batches, the main thread runs the model,
+and the recorder's thread writes complete clips.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from supportset.extract.workers.pool import DecodePool
 if TYPE_CHECKING:
     from supportset.extract.backbones.base import Backbone
 
-_WATCH_SECONDS = 0.1  # between two looks at what the decode workers do
-_RING_BYTES = 512 * 2**20  # of shared memory for all workers together, at most
+_WATCH_SECONDS = 0.1  # seconds between two samples of what the decode workers do
+_RING_BYTES = 512 * 2**20  # maximum of shared memory for all workers together
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,16 @@ class Plan:
 
     Attributes
     ----------
-    setup : what each decode worker is told
-    workers : decode processes
-    batch_size : steps of one forward
-    pinned : whether batches lie in page-locked memory
-    timeout : seconds a clip may go without progress
+    setup : Setup
+        Settings of the decode workers.
+    workers : int
+        Decode processes.
+    batch_size : int
+        Steps of one forward.
+    pinned : bool
+        Whether batches are in page-locked memory.
+    timeout : float
+        Seconds a clip may go without progress.
     """
 
     setup: Setup
@@ -72,9 +77,9 @@ class Plan:
         cores: int | None = None,
         decoder: str = PYAV,
     ) -> Plan:
-        """Fill in what was not asked for: workers by the cores that the model leaves, the batch by the device.
+        """Choose what is not given: workers by the cores that the model leaves, the batch by the device.
 
-        ``cores`` are those the run may count on; default: all that this process may use. ``decoder`` is a name of
+        ``cores`` are those that the run may use; default: all that this process may use. ``decoder`` is a name of
         :mod:`supportset.extract.decode.decoders`.
         """
         transform = backbone.frame_transform()
@@ -100,12 +105,18 @@ def run_pipeline(
 
     Parameters
     ----------
-    work : the tasks
-    videos_root : folder that their paths are relative to
-    backbone : on its device
-    plan : sizes
-    recorder : takes the features, clip by clip
-    shown : is told where the time goes
+    work : Work
+        The tasks.
+    videos_root : Path
+        Folder that their paths are relative to.
+    backbone : Backbone
+        On its device.
+    plan : Plan
+        Sizes.
+    recorder : Recorder
+        Takes the features, clip by clip.
+    shown : Progress
+        Receives the stage times.
 
     Raises
     ------
@@ -119,7 +130,7 @@ def run_pipeline(
 def run_pool(
     pool: DecodePool, jobs: Iterator[Job], backbone: Backbone, plan: Plan, recorder: Recorder, shown: Progress
 ) -> None:
-    """Forward and record what a pool makes of jobs; a batch is read back while the next one is computed.
+    """Compute and record the steps of a pool's jobs; a batch is copied back while the next is computed.
 
     Parameters and errors are those of :func:`run_pipeline`.
     """
@@ -142,7 +153,7 @@ def run_pool(
             if held is not None:
                 finish(*held)
             held = (batch, features)
-            if features.device.type == "cpu":  # nothing is on its way: no reason to keep it back
+            if features.device.type == "cpu":  # nothing is pending: record it now
                 finish(*held)
                 held = None
             laps.batch_done()
@@ -153,7 +164,7 @@ def run_pool(
 
 
 class _Laps:
-    """Measures where the time between two batches goes, and tells it."""
+    """Measures the stages between two batches, and reports them."""
 
     def __init__(self, pool: DecodePool, recorder: Recorder, shown: Progress) -> None:
         self._pool, self._recorder, self._shown = pool, recorder, shown
@@ -176,17 +187,17 @@ class _Laps:
         self._thread.join()
 
     def frames_came(self) -> None:
-        """The model has a batch."""
+        """Note that the model received a batch."""
         self._came = time.monotonic()
 
     def batch_done(self) -> None:
-        """The model is through with it, and its features are with the recorder."""
+        """Note that the recorder has the batch's features."""
         now, waited, room = time.monotonic(), self._came - self._since, self._room
         store = self._recorder.waited - self._stored
         spent = Spent(computing=now - self._came - store, store=store)
         if self._started:
             spent += Spent(frames=waited, room=room - self._told_room)
-        else:  # processes start, libraries are loaded: no part of the run is slow for that
+        else:  # start-up of processes and libraries is not counted
             spent += Spent(starting=waited)
         self._shown.spent(spent)
         self._since, self._stored, self._told_room, self._started = now, self._recorder.waited, room, True

@@ -22,7 +22,7 @@ _LIBRARIES = ("torch", "torchvision", "av", "pillow", "numpy", "open_clip_torch"
 
 
 def fit_sampling(sampling: Sampling, backbone: Backbone) -> Sampling:
-    """Give the sampling the window of the backbone, which alone knows it.
+    """Set the backbone's window in the sampling.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def fit_sampling(sampling: Sampling, backbone: Backbone) -> Sampling:
 
 
 def make_recipe(backbone: Backbone, sampling: Sampling, dtype: str) -> Recipe:
-    """Write down everything that decides the features."""
+    """Return everything that determines the features."""
     return Recipe(
         kind="video",
         backbone=backbone.name,
@@ -55,7 +55,7 @@ def make_recipe(backbone: Backbone, sampling: Sampling, dtype: str) -> Recipe:
 
 
 def make_card(recipe: Recipe, device: str, precision: str, given: str, decoder: str = PYAV) -> FeatureCard:
-    """Add what is told but decides nothing: versions, device kind, precision and date; never the machine's name.
+    """Add what does not determine the features: versions, device kind, precision and date; never the machine's name.
 
     ``given`` is the backbone as the user named it, paths included, so that `store verify` can load it again.
     """
@@ -71,7 +71,7 @@ def make_card(recipe: Recipe, device: str, precision: str, given: str, decoder: 
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Versions of those distributions that are installed."""
+    """Return the versions of those distributions that are installed."""
     found = {}
     for name in names:
         with suppress(PackageNotFoundError):

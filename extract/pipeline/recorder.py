@@ -1,4 +1,4 @@
-"""From features of steps to rows of the store: clips are put together, and written by a thread of its own."""
+"""From features of steps to rows of the store: assemble clips, and write them in a separate thread."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from supportset.store.errors import SupportsetError, ValueOverflow
 from supportset.store.format.status import DAMAGED, OK, OVERFLOW
 from supportset.store.write.writer import FeatureWriter
 
-_PENDING_CLIPS, _PENDING_BYTES = 64, 64 * 2**20  # on their way to the writer; beyond these the run waits for the disk
+_PENDING_CLIPS, _PENDING_BYTES = 64, 64 * 2**20  # clips queued for the writer; with more the run waits for the disk
 
 
 class Recorder:
-    """Gathers the features of each clip and hands complete clips to the writer.
+    """Gathers the features of each clip and passes complete clips to the writer.
 
-    What it holds is bounded: features of the clips that are being decoded, and what the disk has not taken yet.
+    Its memory is bounded: features of the clips in decoding, and clips that the disk has not taken yet.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Recorder:
     Attributes
     ----------
     waited : float
-        Seconds for which the caller was held up because the writer did not keep pace.
+        Seconds for which the caller waited for the writer.
     """
 
     def __init__(
@@ -67,23 +67,24 @@ class Recorder:
         self.waited = 0.0
 
     def take(self, batch: Batch, features: np.ndarray) -> None:
-        """Take the features of a batch of N steps, and write the clips that are complete with it.
+        """Take the features of a batch of N steps, and write the clips that it completes.
 
         Parameters
         ----------
-        batch : the steps
-        features : (N x vectors, D), the vectors of each step side by side; each becomes a step of the store, at the
-            time of its own
+        batch : Batch
+            The steps.
+        features : ndarray
+            (N x vectors, D): the vectors of each step side by side. Each becomes a step of the store.
 
         Raises
         ------
         SupportsetError
-            If the disk refused an earlier clip, or one failed and the run is to stop then.
+            If the disk refused an earlier clip, or one failed and ``stop_on_error`` is set.
         """
         start, vectors = 0, len(features) // max(len(batch.rows), 1)
         for number, run in groupby(batch.rows, key=lambda row: row[0]):
             spans = [(begin, end) for _, begin, end in run for _ in range(vectors)]
-            # A copy: a view would hold the whole batch for as long as the clip goes on.
+            # A copy: a view would keep the batch in memory until the clip ends.
             self._features.setdefault(number, []).append(features[start : start + len(spans)].copy())
             self._spans.setdefault(number, []).extend(spans)
             start += len(spans)
@@ -94,7 +95,7 @@ class Recorder:
             self._submit(future, sum(part.nbytes for part in values))
 
     def flush(self) -> None:
-        """Wait until everything taken so far is with the writer; raises as :meth:`take`."""
+        """Wait until the writer has everything taken so far; raises as :meth:`take`."""
         before = self.waited
         while self._pending:
             self._settle()
@@ -117,7 +118,7 @@ class Recorder:
             self._settle()
 
     def _settle(self) -> None:
-        """Wait for the oldest clip that the writer has not taken."""
+        """Wait until the writer takes the oldest queued clip."""
         future, size = self._pending.popleft()
         self._pending_bytes -= size
         since = time.monotonic()

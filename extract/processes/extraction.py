@@ -1,4 +1,4 @@
-"""What one extraction process does, alone or beside others: chunks of clips in, shards of the store out."""
+"""The work of one extraction process: chunks of clips in, shards of the store out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, overload
 
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.options import Execution
 from supportset.extract.pipeline.batch_size import pick_batch_size
 from supportset.extract.pipeline.forward import compile_for, describe_device, pick_device
 from supportset.extract.pipeline.pipeline import Plan, run_pipeline
@@ -26,59 +27,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides how an engine works; it can be sent to another process.
+    """Settings of a worker process; they can be sent to another process.
 
     Attributes
     ----------
-    root, dataset : the store and the name of the dataset in it
-    videos_root : folder that the clips' paths are relative to
-    sampling : with the backbone's window
-    dtype, shard_format, clips_per_shard, seconds_per_shard : of what is stored
-    device, precision : of the forward
-    decoder : a name of :mod:`supportset.extract.decode.decoders`, known to work
-    clips : how many there are to do, for all engines together
-    cores : that the engine may count on
-    workers, batch_size : decode processes and steps of one forward; None: by cores, as measured on the device
-    timeout : seconds that a clip may go without progress
-    keep_damaged, stop_on_error : what becomes of damaged and of failed clips
-    compile : whether the forward is compiled
+    root : str or StorePath
+        The store.
+    dataset : str
+        Name of the dataset in the store.
+    videos_root : Path
+        Folder that the clips' paths are relative to.
+    sampling : Sampling
+        With the backbone's window.
+    execution : Execution
+        With one device, and a decoder that works on it.
+    clips : int
+        Clips to extract, for all processes together.
+    cores : int
+        Cores that the process may use.
     """
 
     root: str | StorePath
     dataset: str
     videos_root: Path
     sampling: Sampling
-    dtype: str
-    shard_format: str
-    clips_per_shard: int
-    seconds_per_shard: float
-    device: str
-    precision: str
-    decoder: str
+    execution: Execution
     clips: int
     cores: int
-    workers: int | None
-    batch_size: int | None
-    timeout: float
-    keep_damaged: bool
-    stop_on_error: bool
-    compile: bool = False
 
 
 class ChunkSource(Protocol):
-    """Where an engine gets its work from."""
+    """Source of a worker process's chunks."""
 
     def wait(self) -> Chunk | None:
-        """The first chunk of a round, when everything before is sealed; None: the run is over."""
+        """Return the first chunk of a round, once everything before is sealed; None when the run is over."""
         ...
 
     def more(self) -> Chunk | None:
-        """The next chunk of the round; None: finish and seal what is in hand."""
+        """Return the next chunk of the round; None to finish and seal the round."""
         ...
 
 
 class OnlyChunk:
-    """The source of an engine that works alone."""
+    """The source of a run with one process: all clips in one chunk."""
 
     def __init__(self, chunk: Chunk) -> None:
         self._chunk: Chunk | None = chunk
@@ -94,7 +85,7 @@ class OnlyChunk:
 
 
 class _Feed(Sequence[Task]):
-    """The tasks of a round by their numbers; iterating over them asks for more chunks as long as there are any."""
+    """Tasks of a round by number; iterating requests more chunks until there are none."""
 
     def __init__(self, first: Chunk, source: ChunkSource) -> None:
         self._first, self._source = first, source
@@ -120,11 +111,11 @@ class _Feed(Sequence[Task]):
         return self._tasks[number]
 
 
-def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, shown: Progress) -> None:
-    """Extract chunk after chunk until the source has no more; everything is sealed then.
+def run_extraction(source: ChunkSource, settings: Settings, backbone: Backbone, shown: Progress) -> None:
+    """Extract chunk after chunk until the source has no more, then seal everything.
 
-    Rounds of chunks go through one pipeline without a gap. On an exception, an interrupt too, what is complete is
-    sealed as well.
+    The chunks of a round go through one pipeline without a gap. Complete clips are sealed on an exception or an
+    interrupt, too.
 
     Parameters
     ----------
@@ -133,26 +124,27 @@ def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, show
     backbone : Backbone
         Moved to the device.
     shown : Progress
-        Told of clips, frames, and what else there is to say.
+        Receives the counts of clips and frames, and notes.
 
     Raises
     ------
     SupportsetError
-        From the device, the workers, the model or the writer; or a clip failed and the run is to stop then.
+        From the device, the workers, the model or the writer; or a clip failed and ``on_error`` is ``stop``.
     """
-    place = pick_device(settings.device)
-    backbone.to(place, settings.precision)
-    recipe = make_recipe(backbone, settings.sampling, settings.dtype)
-    card = make_card(recipe, describe_device(place), settings.precision, backbone.given, settings.decoder)
+    execution = settings.execution
+    place = pick_device(execution.device)
+    backbone.to(place, execution.precision)
+    recipe = make_recipe(backbone, settings.sampling, execution.dtype)
+    card = make_card(recipe, describe_device(place), execution.precision, backbone.given, execution.decoder)
     with FeatureWriter(
         feature_set_path(settings.root, settings.dataset, recipe),
         card,
-        shard_format=settings.shard_format,
-        clips_per_shard=settings.clips_per_shard,
-        seconds_per_shard=settings.seconds_per_shard,
+        shard_format=execution.shard_format,
+        clips_per_shard=execution.clips_per_shard,
+        seconds_per_shard=execution.seconds_per_shard,
     ) as writer:
-        batch_size = settings.batch_size or pick_batch_size(backbone, settings.clips)
-        if settings.compile:
+        batch_size = execution.batch_size or pick_batch_size(backbone, settings.clips)
+        if execution.compile:
             compile_for(backbone, batch_size, shown.note)
         while (chunk := source.wait()) is not None:
             for item in chunk.settled:
@@ -163,15 +155,17 @@ def run_engine(source: ChunkSource, settings: Settings, backbone: Backbone, show
                 clips = len(chunk.tasks) if chunk.alone else settings.clips
                 sizes = (
                     clips,
-                    settings.workers,
+                    execution.workers,
                     batch_size,
-                    settings.timeout,
+                    execution.timeout,
                     settings.cores,
-                    settings.decoder,
+                    execution.decoder,
                 )
                 plan = Plan.make(backbone, settings.sampling, place, *sizes)
                 feed = _Feed(chunk, source)
-                with Recorder(writer, feed, shown, settings.keep_damaged, settings.stop_on_error) as recorder:
+                with Recorder(
+                    writer, feed, shown, execution.on_damage == "keep", execution.on_error == "stop"
+                ) as recorder:
                     run_pipeline(Work(feed, [], 0, 0), settings.videos_root, backbone, plan, recorder, shown)
                     recorder.flush()
             writer.seal()

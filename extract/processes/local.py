@@ -1,4 +1,4 @@
-"""Extraction processes on this machine: started, listened to, and told when they are gone."""
+"""Extraction processes on this machine: start them, receive their messages, notice their end."""
 
 from __future__ import annotations
 
@@ -22,58 +22,60 @@ _LAST_WORDS = 300
 
 @dataclass(frozen=True)
 class Gone:
-    """A process is no more.
+    """Event: a process has ended.
 
     Attributes
     ----------
-    how : in words, as in "cuda:1 <how>"
-    suspect : whether what it worked on may have been its end
+    how : str
+        How it ended, as in "cuda:1 <how>".
+    suspect : bool
+        Whether the clips that it processed may have caused it.
     """
 
     how: str
     suspect: bool
 
 
-class Engine(Protocol):
-    """An extraction process, wherever it is."""
+class WorkerProcess(Protocol):
+    """An extraction process, on this machine or another."""
 
     @property
     def name(self) -> str:
-        """As it is called to the user."""
+        """Name in messages to the user."""
         ...
 
     def send(self, answer: Answer) -> None:
-        """Answer the oldest question that has no answer yet; one that is gone is noticed by its event."""
+        """Answer the oldest open question; a process that has ended is noticed by its event."""
         ...
 
     def interrupt(self) -> None:
-        """Make it seal what is complete and end."""
+        """Have it seal complete clips and end."""
         ...
 
 
-class Engines(Protocol):
-    """Starts extraction processes and hears from them."""
+class WorkerProcesses(Protocol):
+    """Starts extraction processes and receives their messages."""
 
-    def start(self, place: str) -> Engine:
-        """Start a process at one of the places; it may take its time."""
+    def start(self, place: str) -> WorkerProcess:
+        """Start a process at one of the places; it may take a while."""
         ...
 
-    def events(self, seconds: float) -> Sequence[tuple[Engine, Message | Gone]]:
-        """What has come in; waits at most so long for it. After its ``Gone`` nothing comes from a process."""
+    def events(self, seconds: float) -> Sequence[tuple[WorkerProcess, Message | Gone]]:
+        """Return the messages received within so many seconds; a process's ``Gone`` is its last."""
         ...
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill the processes that still run."""
         ...
 
 
-class LocalEngine:
-    """A process of this machine.
+class LocalProcess:
+    """An extraction process of this machine.
 
     Parameters
     ----------
     order : Order
-        For this process, its device included.
+        With the device of this process.
     name : str
     """
 
@@ -90,7 +92,7 @@ class LocalEngine:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._words,
-                process_group=0,  # Ctrl-C on the terminal is for the process that shares the work
+                process_group=0,  # Ctrl-C on the terminal is for the scheduler's process
                 env=threads | os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             )
         finally:
@@ -100,7 +102,7 @@ class LocalEngine:
 
     @property
     def name(self) -> str:
-        """As it is called to the user."""
+        """Name in messages to the user."""
         return self._name
 
     @property
@@ -113,11 +115,11 @@ class LocalEngine:
         self._send(answer)
 
     def interrupt(self) -> None:
-        """Make it seal what is complete and end."""
+        """Have it seal complete clips and end."""
         self._process.send_signal(signal.SIGINT)
 
     def end(self) -> str:
-        """Wait for a process that has closed its pipe; returns how it ended."""
+        """Wait for a process that has closed its pipe; return how it ended."""
         try:
             code = self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
@@ -127,7 +129,7 @@ class LocalEngine:
         return f"died: {_how(code)}" + (f": {words}" if words else "")
 
     def kill(self) -> int:
-        """Kill the process; returns its exit code."""
+        """Kill the process; return its exit code."""
         self._process.kill()
         return self._process.wait()
 
@@ -141,7 +143,7 @@ class LocalEngine:
         return " ".join(self._words.read().decode(errors="replace").split())[-_LAST_WORDS:]
 
 
-class LocalEngines:
+class LocalProcesses:
     """Extraction processes on the devices of this machine.
 
     Parameters
@@ -152,36 +154,36 @@ class LocalEngines:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._running: list[LocalEngine] = []
+        self._running: list[LocalProcess] = []
 
-    def start(self, place: str) -> LocalEngine:
-        """Start a process; ``place`` is its device, with anything after a blank to tell it from others."""
-        engine = LocalEngine(self._order.with_settings(device=place.partition(" ")[0]), place)
-        self._running.append(engine)
-        return engine
+    def start(self, place: str) -> LocalProcess:
+        """Start a process; ``place`` is its device, and after a blank what distinguishes it from others."""
+        process = LocalProcess(self._order.with_settings(device=place.partition(" ")[0]), place)
+        self._running.append(process)
+        return process
 
-    def events(self, seconds: float) -> list[tuple[LocalEngine, Message | Gone]]:
-        """What has come in by then."""
-        ready = set(wait([engine.link for engine in self._running], seconds))
-        found: list[tuple[LocalEngine, Message | Gone]] = []
-        for engine in [engine for engine in self._running if engine.link in ready]:
+    def events(self, seconds: float) -> list[tuple[LocalProcess, Message | Gone]]:
+        """Return the messages received within so many seconds."""
+        ready = set(wait([process.link for process in self._running], seconds))
+        found: list[tuple[LocalProcess, Message | Gone]] = []
+        for process in [process for process in self._running if process.link in ready]:
             try:
-                while engine.link.poll():
-                    found.append((engine, engine.link.recv()))
+                while process.link.poll():
+                    found.append((process, process.link.recv()))
             except (EOFError, ConnectionResetError):
-                self._running.remove(engine)
-                found.append((engine, Gone(engine.end(), suspect=True)))
+                self._running.remove(process)
+                found.append((process, Gone(process.end(), suspect=True)))
         return found
 
     def close(self) -> None:
-        """Kill what is left."""
-        for engine in self._running:
-            engine.kill()
-            engine.link.close()
+        """Kill the processes that still run."""
+        for process in self._running:
+            process.kill()
+            process.link.close()
         self._running = []
 
 
 def _how(code: int) -> str:
     if code == -9:
-        return "killed by signal 9 (perhaps by the system, for want of memory)"
+        return "killed by signal 9 (perhaps by the system, which was out of memory)"
     return f"signal {-code}" if code < 0 else f"exit code {code}"

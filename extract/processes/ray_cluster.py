@@ -1,7 +1,7 @@
-"""Extraction processes on a Ray cluster: an actor a GPU hosts the same process that this machine would run.
+"""Extraction processes on a Ray cluster: one actor a GPU hosts the process that one machine would run.
 
-The actor only passes messages on, so it answers whatever the engine does, and a crash of the engine is told apart
-from the loss of its machine: the first may be a clip's fault, the second never is.
+The actor only forwards messages, so a crash of the process differs from the loss of its machine: a clip may cause the
+first, never the second.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from supportset.extract.processes.local import Gone, LocalEngines
+from supportset.extract.processes.local import Gone, LocalProcesses
 from supportset.extract.processes.worker_process import Answer, Message, Order
 from supportset.store.errors import SupportsetError, UsageError
 
@@ -21,13 +21,13 @@ _CONNECT_SECONDS = 10.0
 LOCAL = "local"
 
 
-def check_wishes(device: str, processes: int | None) -> None:
-    """Check what can be checked before a cluster is asked.
+def check_ray_options(device: str, processes: int | None) -> None:
+    """Check the options that need no cluster to check.
 
     Raises
     ------
     UsageError
-        Ray is not installed, the device is one that only this machine can choose, or not one process is wished for.
+        Ray is not installed, the device is one of this machine, or ``processes`` is below 1.
     """
     _ray()
     if device not in ("auto", "cuda", "cpu"):
@@ -36,8 +36,8 @@ def check_wishes(device: str, processes: int | None) -> None:
         raise UsageError(f"processes={processes} should be above 0")
 
 
-class EngineHost:
-    """The actor: one extraction process, and the way to it.
+class ProcessHost:
+    """The actor: one extraction process and the pipe to it.
 
     Parameters
     ----------
@@ -45,21 +45,21 @@ class EngineHost:
     """
 
     def __init__(self, order: Order) -> None:
-        self._engines = LocalEngines(order)
-        self._engine = self._engines.start(order.settings.device)
+        self._processes = LocalProcesses(order)
+        self._process = self._processes.start(order.settings.execution.device)
 
     def exchange(self, answers: Sequence[Answer], interrupt: bool) -> tuple[str, list[Message | Gone]]:
-        """Pass answers on, and come back with the machine's name and what the process says, soon or a little later."""
+        """Forward answers; return the machine's name and the process's messages, within half a second."""
         for answer in answers:
-            self._engine.send(answer)
+            self._process.send(answer)
         if interrupt:
-            self._engine.interrupt()
-        return socket.gethostname(), [message for _, message in self._engines.events(_POLL_SECONDS)]
+            self._process.interrupt()
+        return socket.gethostname(), [message for _, message in self._processes.events(_POLL_SECONDS)]
 
 
 @dataclass(eq=False)
-class RayEngine:
-    """A process of the cluster, as :class:`supportset.extract.processes.local.Engine`."""
+class RayProcess:
+    """A process of the cluster, as :class:`supportset.extract.processes.local.WorkerProcess`."""
 
     actor: Any
     name: str
@@ -73,13 +73,13 @@ class RayEngine:
         self.answers.append(answer)
 
     def interrupt(self) -> None:
-        """Make it seal what is complete and end; one that has not started yet is no more."""
+        """Have it seal complete clips and end; one that has not started yet is killed."""
         self.stopping = True
         if not self.heard:
             _ray().kill(self.actor)
 
 
-class RayEngines:
+class RayProcesses:
     """Extraction processes on a Ray cluster.
 
     Parameters
@@ -87,29 +87,33 @@ class RayEngines:
     order : Order
         Device and cores in its settings are replaced by what the cluster gives.
     address : str
-        Of the cluster: ``auto``, ``host:port``, ``ray://host:port``; or ``local`` for one on this machine, for as long
-        as the run. A connection that the program has already is used as it is.
+        Of the cluster: ``auto``, ``host:port``, ``ray://host:port``; or ``local`` for one on this machine that ends
+        with the run. An existing connection of the program is used.
     processes : int, optional
         Default: as many as the cluster has GPUs; without GPUs, one a machine.
 
     Attributes
     ----------
-    places : names of the processes
-    gpus, cores : that each of them gets
+    places : list of str
+        Names of the processes.
+    gpus : int
+        GPUs of each process.
+    cores : int
+        Cores of each process.
 
     Raises
     ------
     UsageError
-        Ray is not installed, or the device is one that only this machine can choose.
+        Ray is not installed, or the device is one of this machine.
     SupportsetError
         There is no cluster at the address.
     """
 
     def __init__(self, order: Order, address: str, processes: int | None = None) -> None:
-        kind = order.settings.device
-        check_wishes(kind, processes)
+        kind = order.settings.execution.device
+        check_ray_options(kind, processes)
         self._own = _connect(address)
-        self._running: list[RayEngine] = []
+        self._running: list[RayProcess] = []
         try:
             share = _share(kind, processes, address)
         except UsageError:
@@ -119,54 +123,54 @@ class RayEngines:
         self.gpus, self.cores = share.gpus, share.cores
         self._order = order.with_settings(device="cuda" if share.gpus else "cpu", cores=share.cores)
 
-    def start(self, place: str) -> RayEngine:
+    def start(self, place: str) -> RayProcess:
         """Ask the cluster for a process; it starts when there is room."""
-        remote = _ray().remote(EngineHost)
-        engine = RayEngine(
+        remote = _ray().remote(ProcessHost)
+        process = RayProcess(
             remote.options(num_gpus=self.gpus, num_cpus=self.cores, max_restarts=0).remote(self._order), place
         )
-        self._running.append(engine)
-        return engine
+        self._running.append(process)
+        return process
 
-    def events(self, seconds: float) -> list[tuple[RayEngine, Message | Gone]]:
-        """What has come in by then."""
+    def events(self, seconds: float) -> list[tuple[RayProcess, Message | Gone]]:
+        """Return the messages received within so many seconds."""
         ray = _ray()
-        for engine in self._running:
-            if engine.pending is None:
-                engine.pending = engine.actor.exchange.remote(engine.answers, engine.stopping)
-                engine.answers, engine.stopping = [], False
+        for process in self._running:
+            if process.pending is None:
+                process.pending = process.actor.exchange.remote(process.answers, process.stopping)
+                process.answers, process.stopping = [], False
         if not self._running:
             return []
-        by_reference = {engine.pending: engine for engine in self._running}
+        by_reference = {process.pending: process for process in self._running}
         ready, _ = ray.wait(list(by_reference), num_returns=1, timeout=seconds)
         ready, _ = ray.wait(list(by_reference), num_returns=len(by_reference), timeout=0) if ready else (ready, None)
-        found: list[tuple[RayEngine, Message | Gone]] = []
-        for engine in [by_reference[reference] for reference in ready]:
-            found += [(engine, message) for message in self._receive(engine)]
+        found: list[tuple[RayProcess, Message | Gone]] = []
+        for process in [by_reference[reference] for reference in ready]:
+            found += [(process, message) for message in self._receive(process)]
         return found
 
     def close(self) -> None:
-        """Kill what is left, and the cluster too where it was made for this run."""
-        for engine in self._running:
-            _ray().kill(engine.actor)
+        """Kill the processes that still run; stop a cluster that was started for this run."""
+        for process in self._running:
+            _ray().kill(process.actor)
         self._running = []
         if self._own:
             _ray().shutdown()
 
-    def _receive(self, engine: RayEngine) -> list[Message | Gone]:
+    def _receive(self, process: RayProcess) -> list[Message | Gone]:
         ray = _ray()
-        reference, engine.pending = engine.pending, None
+        reference, process.pending = process.pending, None
         messages: list[Message | Gone]
         try:
             host, messages = ray.get(reference)
         except ray.exceptions.RayError as error:
             messages = [Gone(f"was lost: {_first_line(error)}", suspect=False)]
         else:
-            if not engine.heard:
-                engine.heard, engine.name = True, f"{engine.name} on {host}"
+            if not process.heard:
+                process.heard, process.name = True, f"{process.name} on {host}"
         if any(isinstance(message, Gone) for message in messages):
-            self._running.remove(engine)
-            ray.kill(engine.actor)
+            self._running.remove(process)
+            ray.kill(process.actor)
         return messages
 
 
@@ -178,7 +182,7 @@ class _Share:
 
 
 def _share(kind: str, processes: int | None, address: str) -> _Share:
-    """How the cluster, as it is now, is shared among processes."""
+    """Divide the GPUs and cores that the cluster has now among processes."""
     nodes = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
     with_gpus = [(int(node["GPU"]), int(node.get("CPU", 1))) for node in nodes if node.get("GPU", 0) >= 1]
     if with_gpus and kind != "cpu":
@@ -194,14 +198,14 @@ def _share(kind: str, processes: int | None, address: str) -> _Share:
 
 
 def _connect(address: str) -> bool:
-    """Connect to a cluster; returns whether the connection is this run's own."""
+    """Connect to a cluster; return whether this run made the connection."""
     ray = _ray()
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if port.isdecimal():  # asked first, as Ray tries for minutes
+        if port.isdecimal():  # checked first: Ray itself tries for minutes
             socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:

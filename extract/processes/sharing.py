@@ -1,4 +1,4 @@
-"""One run on several GPUs or machines: who is started, with which order, and whether all of it arrived."""
+"""One run on several GPUs or machines: start the processes, schedule, check that every clip reached the store."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from supportset.extract.pipeline.devices import share_of_cores
 from supportset.extract.processes.extraction import Settings
-from supportset.extract.processes.local import Engine, Engines, LocalEngines
-from supportset.extract.processes.ray_cluster import RayEngines
-from supportset.extract.processes.scheduler import conduct
+from supportset.extract.processes.local import LocalProcesses, WorkerProcess, WorkerProcesses
+from supportset.extract.processes.ray_cluster import RayProcesses
+from supportset.extract.processes.scheduler import schedule
 from supportset.extract.processes.worker_process import Order
 from supportset.extract.progress.progress import Progress
 from supportset.extract.work.chunks import ChunkBoard
@@ -38,7 +38,7 @@ def share_among_devices(
     rows: Rows,
     shown: Progress,
 ) -> None:
-    """Run one extraction process a device of this machine, which divide its cores among them.
+    """Run one extraction process for each device of this machine; they divide its cores.
 
     Parameters
     ----------
@@ -49,15 +49,15 @@ def share_among_devices(
         The processes load it by the name it was given.
     recipe : Recipe
     devices : sequence of str
-        One a process; the same one may be there several times.
+        One for each process; repeats are allowed.
     rows : callable
-        What the index has of the run's clips, now.
+        Returns the index rows of the run's clips.
     shown : Progress
 
     Raises
     ------
     KeyboardInterrupt, SupportsetError
-        As :func:`supportset.extract.processes.scheduler.conduct`.
+        As :func:`supportset.extract.processes.scheduler.schedule`.
     """
     times = Counter(devices)
     numbers: Counter[str] = Counter()
@@ -69,7 +69,7 @@ def share_among_devices(
     settings = replace(settings, cores=share_of_cores(places))
     shown.note(f"extract: {_processes(places, settings.cores)}: {', '.join(places)}")
     order = Order(settings, backbone.given, recipe.hash, os.getcwd())
-    _conduct(LocalEngines(order), places, work, rows, shown)
+    _schedule(LocalProcesses(order), places, work, rows, shown)
 
 
 def share_on_ray(
@@ -78,28 +78,27 @@ def share_on_ray(
     backbone: Backbone,
     recipe: Recipe,
     dataset: Dataset,
-    address: str,
-    processes: int | None,
     rows: Rows,
     shown: Progress,
 ) -> None:
-    """Run extraction processes on the Ray cluster at an address; see ``ray_cluster.RayEngines``.
+    """Run extraction processes on the Ray cluster at an address; see ``ray_cluster.RayProcesses``.
 
     All machines need the videos and the store under the names they have here; each process checks that.
     The other parameters are those of :func:`share_among_devices`.
     """
     order = Order(settings, backbone.given, recipe.hash, os.getcwd(), dataset.info, seal_when_orphaned=False)
-    engines = RayEngines(order, address, processes)
-    each = "a GPU and " if engines.gpus else ""
-    shown.note(f"extract: {_processes(engines.places, engines.cores, each)} on the Ray cluster at {address}")
-    _conduct(engines, engines.places, work, rows, shown)
+    address = settings.execution.ray or "local"
+    processes = RayProcesses(order, address, settings.execution.processes)
+    each = "a GPU and " if processes.gpus else ""
+    shown.note(f"extract: {_processes(processes.places, processes.cores, each)} on the Ray cluster at {address}")
+    _schedule(processes, processes.places, work, rows, shown)
 
 
 def _processes(places: Sequence[str], cores: int, each: str = "") -> str:
     return f"{len(places):,} process{'es' * (len(places) != 1)} with {each}{cores} core{'s' * (cores != 1)} each"
 
 
-def _conduct(engines: Engines, places: Sequence[str], work: Work, rows: Rows, shown: Progress) -> None:
+def _schedule(processes: WorkerProcesses, places: Sequence[str], work: Work, rows: Rows, shown: Progress) -> None:
     before = {row.clip_id: row.generation for row in _index(rows())}
 
     def settled(clip_ids: Collection[str]) -> dict[str, tuple[str, str]]:
@@ -107,14 +106,14 @@ def _conduct(engines: Engines, places: Sequence[str], work: Work, rows: Rows, sh
         now = [row for row in _index(rows()) if row.clip_id in wanted] if wanted else []
         return {row.clip_id: (row.status, row.message) for row in now if row.generation > before.get(row.clip_id, -1)}
 
-    board: ChunkBoard[Engine] = ChunkBoard(work, len(places))
-    conduct(engines, places, board, settled, shown)
+    board: ChunkBoard[WorkerProcess] = ChunkBoard(work, len(places))
+    schedule(processes, places, board, settled, shown)
     asked = [task.clip.clip_id for task in work.tasks] + [clip.clip_id for clip in work.absent]
     lost = len(asked) - len(settled(asked))
     if lost:
         raise SupportsetError(
             f"{lost:,} of {len(asked):,} clips were reported as stored, but this machine does not find them in the "
-            "store: --store must be one folder that all machines share, or a URL; the same command goes on from there"
+            "store: --store must be one folder that all machines share, or a URL; the same command resumes"
         )
 
 

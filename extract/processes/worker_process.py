@@ -1,4 +1,4 @@
-"""An extraction process beside others: an engine that gets its chunks, and tells what it does, through a pipe.
+"""One of several extraction processes: receives chunks and sends its progress through a pipe.
 
 Started by ``processes.local`` as ``python -m supportset.extract.processes.worker_process SOCKET``.
 """
@@ -20,29 +20,35 @@ from typing import Any
 
 from supportset.extract.backbones import load_backbone
 from supportset.extract.pipeline.recipe import make_recipe
-from supportset.extract.processes.extraction import ChunkSource, Settings, run_engine
+from supportset.extract.processes.extraction import ChunkSource, Settings, run_extraction
 from supportset.extract.progress.progress import Progress
 from supportset.extract.progress.stage_timing import Spent
 from supportset.extract.work.chunks import Chunk
 from supportset.store.errors import SupportsetError
 from supportset.store.format.dataset import open_dataset
 
-_TELL_SECONDS = 0.2  # at most so often the process tells how far it is
+_TELL_SECONDS = 0.2  # seconds between two progress messages
 
 
 @dataclass(frozen=True)
 class Order:
-    """What an extraction process is told once.
+    """Instructions to an extraction process, sent once.
 
     Attributes
     ----------
-    settings : of the engine
-    backbone : by name
-    recipe : hash of the recipe; a process that comes to another one refuses to work
-    folder : that relative paths begin in, where a machine has it
-    tables : ``dataset.json`` as the process that shares the work has it, where the store must be shown to be the same
-    seal_when_orphaned : whether a process that has lost the one that shares the work seals what is complete (nobody
-        else takes it over), or ends at once (somebody does)
+    settings : Settings
+        Of the process.
+    backbone : str
+        By name.
+    recipe : str
+        Hash of the recipe; a process that computes another one refuses to work.
+    folder : str
+        Folder of relative paths, on machines that have it.
+    tables : dict[str, Any], optional
+        ``dataset.json`` of the scheduler's machine, to check that the store is the same one.
+    seal_when_orphaned : bool
+        Whether a process that has lost the scheduler seals complete clips, or ends at once (on Ray, where another
+        process gets them).
     """
 
     settings: Settings
@@ -52,21 +58,23 @@ class Order:
     tables: dict[str, Any] | None = None
     seal_when_orphaned: bool = True
 
-    def with_settings(self, **changes: Any) -> Order:
-        """The same with other settings."""
+    def with_settings(self, device: str = "", **changes: Any) -> Order:
+        """The same with another device, or other settings."""
+        if device:
+            changes["execution"] = replace(self.settings.execution, device=device)
         return replace(self, settings=replace(self.settings, **changes))
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Message: give me a chunk. With ``sealed``, everything that was given before is in the store."""
+    """Message: request for a chunk. With ``sealed``, all earlier chunks are in the store."""
 
     sealed: bool
 
 
 @dataclass(frozen=True)
 class Advance:
-    """Message: since the last one, frames done, clips through as (status, clip_id, message), where the time went."""
+    """Message: frames, finished clips as (status, clip_id, message), and stage times since the last one."""
 
     frames: int
     clips: tuple[tuple[str, str, str], ...]
@@ -75,7 +83,7 @@ class Advance:
 
 @dataclass(frozen=True)
 class Begun:
-    """Message: a pipeline begins; the facts are those of ``Progress.pipeline``."""
+    """Message: a pipeline starts; the facts are those of ``Progress.pipeline``."""
 
     facts: dict[str, Any]
 
@@ -89,12 +97,14 @@ class Note:
 
 @dataclass(frozen=True)
 class Finished:
-    """Message: the process ends in good order, all that is complete sealed.
+    """Message: the process ends, with all complete clips sealed.
 
     Attributes
     ----------
-    error : why it gave up, an error that ends the whole run
-    interrupted : it was told to stop before the work was over
+    error : SupportsetError, optional
+        The error that ends the run.
+    interrupted : bool
+        Whether it was stopped before all chunks were done.
     """
 
     error: SupportsetError | None = None
@@ -107,7 +117,7 @@ Send = Callable[[Message], None]
 
 
 class _Teller(Progress):
-    """Sends on what a run shows, a few times a second."""
+    """Forwards the progress of a run, a few times a second."""
 
     def __init__(self, send: Send) -> None:
         super().__init__(0, quiet=True)
@@ -132,7 +142,7 @@ class _Teller(Progress):
         self._send(Note(text))
 
     def send_all(self) -> None:
-        """Send what was held back."""
+        """Send the pending progress."""
         with self._lock:
             self._flush()
 
@@ -149,20 +159,20 @@ class _Teller(Progress):
 
 
 class _PipedChunks:
-    """Chunks through the pipe; where several may be in hand, one is asked for ahead, so that nobody waits for it."""
+    """Chunks from the pipe; the next one is requested ahead, so that the pipeline does not wait."""
 
     def __init__(self, send: Send, inbox: SimpleQueue[Answer], teller: _Teller) -> None:
         self._send, self._inbox, self._teller = send, inbox, teller
         self._asked = False
 
     def wait(self) -> Chunk | None:
-        """Say that everything is sealed and wait for what comes then."""
+        """Report that everything is sealed and wait for the next chunk."""
         self._teller.send_all()
         self._ask(sealed=True)
         return self.more()
 
     def more(self) -> Chunk | None:
-        """The chunk that was asked for ahead."""
+        """Return the chunk that was requested ahead."""
         if not self._asked:
             return None
         chunk, self._asked = self._inbox.get(), False
@@ -176,7 +186,7 @@ class _PipedChunks:
 
 
 def main(number: int) -> None:
-    """Work on the socket that was inherited under this number until there is no more to do."""
+    """Work for the scheduler at the other end of an inherited socket until there are no more chunks."""
     link = Connection(number)
     try:
         order: Order = link.recv()
@@ -202,13 +212,13 @@ def main(number: int) -> None:
 
 
 def run_ordered(order: Order, chunks: ChunkSource, shown: Progress) -> None:
-    """Load the backbone, check that all processes mean the same, and work.
+    """Load the backbone, check that it equals the scheduler's, and extract.
 
     Raises
     ------
     SupportsetError
-        Videos, store or weights are not those of the process that shares the work; and as of
-        :func:`supportset.extract.processes.extraction.run_engine`.
+        Videos, store or weights differ from the scheduler's; and those of
+        :func:`supportset.extract.processes.extraction.run_extraction`.
     """
     settings, here = order.settings, socket.gethostname()
     with suppress(OSError):
@@ -220,12 +230,12 @@ def run_ordered(order: Order, chunks: ChunkSource, shown: Progress) -> None:
     if order.tables is not None:
         _check_store(settings, order.tables, here)
     backbone = load_backbone(order.backbone)
-    if make_recipe(backbone, settings.sampling, settings.dtype).hash != order.recipe:
+    if make_recipe(backbone, settings.sampling, settings.execution.dtype).hash != order.recipe:
         raise SupportsetError(
             f"{order.backbone}: has other weights or another transform on {here} than where the run was started; "
             "give all machines the same file and the same versions"
         )
-    run_engine(chunks, settings, backbone, shown)
+    run_extraction(chunks, settings, backbone, shown)
 
 
 def _check_store(settings: Settings, tables: dict[str, Any], here: str) -> None:
@@ -241,7 +251,7 @@ def _check_store(settings: Settings, tables: dict[str, Any], here: str) -> None:
 
 
 def _interrupt_once(inbox: SimpleQueue[Answer]) -> None:
-    """Make Ctrl-C and SIGTERM end the work in good order; a second one changes nothing."""
+    """Have Ctrl-C and SIGTERM end the work after complete clips are sealed; a second one changes nothing."""
     interrupted = False
 
     def interrupt(number: int, frame: Any) -> None:
@@ -269,7 +279,7 @@ def _read(link: Connection, inbox: SimpleQueue[Answer], seal_when_orphaned: bool
 
 
 def _write(link: Connection, outbox: SimpleQueue[Message | None]) -> None:
-    """Send messages, in a thread of its own: an interrupt never cuts one in two."""
+    """Send messages in a separate thread: an interrupt never cuts one in two."""
     while (message := outbox.get()) is not None:
         with suppress(BrokenPipeError, ConnectionResetError):
             link.send(message)
@@ -277,6 +287,6 @@ def _write(link: Connection, outbox: SimpleQueue[Message | None]) -> None:
 
 if __name__ == "__main__":
     # Under its own name, so that the messages are the same classes on both sides of the pipe.
-    from supportset.extract.processes import worker_process as engine_process
+    from supportset.extract.processes import worker_process as worker_process
 
-    engine_process.main(int(sys.argv[1]))
+    worker_process.main(int(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""A run that is stopped from outside: Ctrl-C, and SIGTERM as a batch system sends it, are one thing to it."""
+"""Treat SIGTERM, which batch systems send, as Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supportset.store.errors import SupportsetError
 
 
 class Interrupted(SupportsetError):  # noqa: N818 - named for what it tells
-    """Ctrl-C or SIGTERM: what was complete is stored."""
+    """Ctrl-C or SIGTERM; complete clips are stored."""
 
     exit_code = 130
 

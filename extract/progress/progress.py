@@ -1,6 +1,6 @@
-"""What a person sees while a run goes on: a live line on a terminal, a log line now and then elsewhere.
+"""Progress of a run: a live line on a terminal, log lines elsewhere.
 
-Everything goes to standard error; standard output belongs to the result. The same is written to the run's own log.
+It goes to standard error, because the result goes to standard output, and into the run's log.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from supportset.extract.progress.run_log import RunLog, command_line
 from supportset.extract.progress.stage_timing import Pace, Spent
 from supportset.store.format.status import OK
 
-_LINE_SECONDS = 10.0  # between lines where there is no terminal
-_LOG_SECONDS = 30.0  # between entries of the log
-_RATE_SECONDS = 60.0  # rates, and the time left, are those of the last minute
-_TOLD_FAILURES = 20  # beyond these only the count goes on; the index has them all
+_LINE_SECONDS = 10.0  # seconds between lines where there is no terminal
+_LOG_SECONDS = 30.0  # seconds between entries of the log
+_RATE_SECONDS = 60.0  # seconds that rates and the time left refer to
+_TOLD_FAILURES = 20  # failures printed; the index has all of them
 
 
 class Progress:
-    """Counts clips and frames of a run, and shows them.
+    """Counts the clips and frames of a run, and shows them.
 
     Parameters
     ----------
     clips : int
-        To be done.
+        Clips to extract.
     quiet : bool
-        Show nothing at all.
+        Whether nothing is shown.
     verb, things, steps : str
-        What the run, its clips and their steps are called: a run over text counts captions and tokens.
+        Words for the run, its clips and their steps: a run over text counts captions and tokens.
     log : RunLog, optional
-        Is told everything, and closed at the end.
+        Receives all events; closed at the end.
     """
 
     def __init__(
@@ -71,18 +71,18 @@ class Progress:
             self._task = self._bar.add_task("extract", total=clips)
 
     def begin(self, told: str, **facts: Any) -> None:
-        """Tell a line about a run that begins, and the log all there is to say of it."""
+        """Print a line about a run that starts, and log all of its facts."""
         self.note(told)
         if self._log is not None:
             self._log.write("start", command=command_line(), clips=self._clips, **facts)
 
     def frames(self, count: int) -> None:
-        """Count frames that the model has done."""
+        """Count frames that the model has computed."""
         self._frames += count
         self._show()
 
     def clip(self, status: str, clip_id: str, message: str) -> None:
-        """Count a clip that is through, and tell of it if it failed."""
+        """Count a finished clip, and report it if it failed."""
         self._statuses[status] += 1
         if status != OK:
             if self._log is not None:
@@ -91,17 +91,17 @@ class Progress:
             if told <= _TOLD_FAILURES:
                 self.note(f"{clip_id}: {status}: {message}")
             if told == _TOLD_FAILURES:
-                self.note(f"more {self._things} that fail are counted, and not told one by one")
+                self.note(f"more {self._things} that fail are counted only")
         self._show()
 
     def pipeline(self, **facts: Any) -> None:
-        """Take note of a pipeline that begins: its device, and ``workers``, the number of its decode processes."""
+        """Note the start of a pipeline: its device, and ``workers``, the number of its decode processes."""
         self._workers = facts.get("workers", self._workers)
         if self._log is not None:
             self._log.write("pipeline", **facts)
 
     def spent(self, spent: Spent) -> None:
-        """Count where the time of a pipeline went."""
+        """Add the stage times of a pipeline."""
         self._pace.add(spent)
 
     def note(self, text: str) -> None:
@@ -114,7 +114,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def status_line(self) -> str:
-        """Rates, failures, the time left and the slowest part, in words; those of the last minute."""
+        """Return rates, failures, the time left and the slowest stage, all of the last minute, as text."""
         words = self._rates(*self._past[0])
         if slowest := self._pace.now():
             words.append(f"{slowest} sets the pace")
@@ -190,7 +190,7 @@ class Progress:
 
 
 class _Display(Bar):
-    """A bar, and below it the status line, as fresh as the display."""
+    """A bar, and below it the status line, refreshed with the display."""
 
     def __init__(self, shown: Progress, console: Console) -> None:
         columns = TextColumn("extracting"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -198,7 +198,7 @@ class _Display(Bar):
         super().__init__(*columns, console=console, refresh_per_second=4)
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """What is drawn, line by line."""
+        """Yield the lines that are drawn."""
         yield from super().get_renderables()
         yield Text(self._shown.status_line(), no_wrap=True, overflow="ellipsis")
 

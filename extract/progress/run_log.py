@@ -1,7 +1,7 @@
-"""The log of a run in the feature set it writes: JSON lines under ``log/``, told and read by nothing here.
+"""The log of a run in the feature set that it writes: JSON lines under ``log/``. Nothing here reads them.
 
-On a local disk every line is written at once, so a process that is killed loses at most the line it was at. A storage
-that only takes whole files gets the log now and then, and at the end.
+On a local disk every line is written at once, so a killed process loses at most one line. A storage that takes complete
+files only gets the log every few minutes, and at the end.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ _UPLOAD_SECONDS = 300.0
 
 
 class RunLog:
-    """Appends events to a file of its own.
+    """Appends events to a separate file for each run.
 
-    A log that cannot be written is no reason to stop: that is told once, and the run goes on without.
+    If the log cannot be written, that is reported once and the run continues without it.
 
     Parameters
     ----------
-    path : folder of the feature set
+    path : str or StorePath
+        Folder of the feature set.
 
     Attributes
     ----------
-    tell : takes a line for the user
+    tell : callable
+        Takes a line for the user.
     """
 
     def __init__(self, path: str | StorePath) -> None:
@@ -45,7 +47,7 @@ class RunLog:
         self._folder = open_folder(path).child(LOG)
         self._lock = threading.Lock()
         self._descriptor: int | None = None
-        self._lines: list[bytes] = []  # where whole files are taken only
+        self._lines: list[bytes] = []  # storages that take complete files only
         self._uploaded = time.monotonic()
         self._broken = False
 
@@ -53,17 +55,17 @@ class RunLog:
         """Append one line; from any thread."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event, **facts}, ensure_ascii=False, default=str)
-        content = line.encode("utf-8", "backslashreplace") + b"\n"  # names of files need not be valid Unicode
+        content = line.encode("utf-8", "backslashreplace") + b"\n"  # file names need not be valid Unicode
         with self._lock:
             if not self._broken:
                 try:
                     self._append(content)
                 except SupportsetError as error:
                     self._broken = True
-                    self.tell(f"{error}; the run goes on without a log")
+                    self.tell(f"{error}; the run continues without a log")
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write the pending lines."""
         with self._lock:
             if self._descriptor is not None:
                 os.close(self._descriptor)
@@ -93,5 +95,5 @@ class RunLog:
 
 
 def command_line() -> str:
-    """The command that this process was started with, the interpreter and folder of the program left out."""
+    """Return this process's command, without the interpreter and the program's folder."""
     return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]) if sys.argv else ""

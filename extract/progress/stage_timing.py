@@ -1,8 +1,7 @@
-"""Which part of a run sets its pace: who waits for whom, as measured where they meet.
+"""The slowest stage of a run, from the times that the stages wait for each other.
 
-The model stands in the middle: it waits for frames, computes, or waits for the store to take its features. The decode
-workers work, or wait for room because the model has not taken what they decoded. Of two that work hand in hand, the
-one that waits less is the slower one.
+The model waits for frames, computes, or waits for the store to take its features. The decode workers work, or wait for
+room because the model has not taken their frames. Of two stages, the one that waits less is the slower one.
 """
 
 from __future__ import annotations
@@ -14,21 +13,26 @@ from dataclasses import astuple, dataclass
 DECODING, MODEL, WRITING = "decoding", "the model", "writing"
 
 _RECENT_SECONDS = 10.0
-_ENOUGH_SECONDS = 1.0  # less is too short to say anything
-_IDLE = 0.1  # a share of the time from which waiting counts
+_ENOUGH_SECONDS = 1.0  # seconds; a shorter run gives no statement
+_IDLE = 0.1  # share of the time from which waiting counts
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of a pipeline, or of several added up.
+    """Stage times of a pipeline in seconds, or the sum of several.
 
     Attributes
     ----------
-    starting : before the first batch of frames
-    computing : by the model, copies to and from the device included
-    frames : the model waited for frames
-    store : the model waited for the store
-    room : the decode workers waited for the model, in the mean of them; beside the others, not in addition to them
+    starting : float
+        Before the first batch of frames.
+    computing : float
+        The model computed; copies to and from the device included.
+    frames : float
+        The model waited for frames.
+    store : float
+        The model waited for the store.
+    room : float
+        The decode workers waited for the model, averaged over them; overlaps the other times.
     """
 
     starting: float = 0.0
@@ -49,7 +53,7 @@ class Spent:
         return self.computing + self.frames + self.store
 
     def slowest(self) -> str | None:
-        """The part that sets the pace; None if that cannot be told."""
+        """The slowest stage; None if no stage is clearly the slowest."""
         if self.running < _ENOUGH_SECONDS:
             return None
         if self.store > max(self.frames, _IDLE * self.running):
@@ -58,14 +62,14 @@ class Spent:
 
 
 class Pace:
-    """Adds up where the time of a run goes."""
+    """Adds up the stage times of a run."""
 
     def __init__(self) -> None:
         self.total = Spent()
         self._recent: deque[tuple[float, Spent]] = deque()
 
     def add(self, spent: Spent) -> None:
-        """Count seconds, those of any pipeline of the run."""
+        """Add the times of a pipeline of the run."""
         now = time.monotonic()
         self._recent.append((now, self.total))
         self.total += spent
@@ -73,15 +77,16 @@ class Pace:
             self._recent.popleft()
 
     def now(self) -> str | None:
-        """The part that sets the pace at present; None if that cannot be told."""
+        """The slowest stage at present; None if no stage is clearly the slowest."""
         return (self.total - self._recent[0][1]).slowest() if self._recent else None
 
     def in_words(self, workers: int) -> str | None:
-        """Say which part set the pace, by how much, and what follows from that; None for a run too short to tell.
+        """Report the slowest stage, by how much, and what would help; None for a run that is too short.
 
         Parameters
         ----------
-        workers : decode processes of each model
+        workers : int
+            Decode processes of each model.
         """
         spent, slowest = self.total, self.total.slowest()
         if slowest is None:

@@ -1,4 +1,4 @@
-"""What an extraction run came to."""
+"""The summary of an extraction run, and its exit code."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ class Summary:
 
     Attributes
     ----------
-    dataset : name
-    feature_set : name of the feature set's folder
-    path : of that folder
-    clips : number of clips the run was asked for
-    status : how many clips ended how, ``ok`` first; those of earlier runs are counted. ``damaged`` clips that were
-        kept have features, and are not counted among ``ok``.
-    seconds : that the run took
-    exit_code : for the command line, from :func:`exit_code`
+    dataset : str
+        Name of the dataset.
+    feature_set : str
+        Name of the feature set's folder.
+    path : str
+        Path of that folder.
+    clips : int
+        Number of selected clips.
+    status : dict[str, int]
+        Clips by status, ``ok`` first; those of earlier runs are counted. ``damaged`` clips that were kept
+        have features, and are not counted among ``ok``.
+    seconds : float
+        Duration of the run.
+    exit_code : int
+        For the command line, from :func:`exit_code`.
     """
 
     dataset: str
@@ -51,7 +58,7 @@ def count_statuses(rows: pa.Table) -> dict[str, int]:
 
 
 def exit_code(rows: pa.Table, max_failures: float, strict: bool) -> int:
-    """Decide whether a run that went through is a success.
+    """Decide whether a finished run is a success.
 
     Parameters
     ----------
@@ -60,7 +67,7 @@ def exit_code(rows: pa.Table, max_failures: float, strict: bool) -> int:
     max_failures : float
         The share of the present clips (all but the missing) that may be without features.
     strict : bool
-        Whether anything missing, failed or damaged is too much.
+        Whether anything missing, failed or damaged makes it a failure.
 
     Returns
     -------

@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from logging import getLogger
 
-from supportset.extract.readers.activitynet import ActivityNetReader
-from supportset.extract.readers.base import Annotations, CaptionRow, ClipRow, Reader, SplitRow
-from supportset.extract.readers.demo import DemoReader
-from supportset.extract.readers.flickr8k import Flickr8kReader
-from supportset.extract.readers.folder import FolderReader
-from supportset.extract.readers.msrvtt import MSRVTTReader
-from supportset.extract.readers.msvd import MSVDReader
-from supportset.extract.readers.vatex import VATEXReader
+from supportset.extract.readers.base import Reader
+from supportset.extract.readers.builder import Annotations, CaptionRow, ClipRow, SplitRow
 from supportset.store.errors import UsageError
+from supportset.store.plugins import load_plugin, nearest, plugins
 
-__all__ = ["READERS", "Annotations", "CaptionRow", "ClipRow", "Reader", "SplitRow", "get_reader"]
+__all__ = ["Annotations", "CaptionRow", "ClipRow", "Reader", "SplitRow", "get_reader", "list_readers", "reader_names"]
 
-READERS: dict[str, Reader] = {
-    reader.name: reader
-    for reader in (
-        MSRVTTReader(),
-        MSVDReader(),
-        VATEXReader(),
-        ActivityNetReader(),
-        Flickr8kReader(),
-        FolderReader(),
-        DemoReader(),
-    )
-}
+_PLACE = ("supportset.readers", "supportset.extract.readers.datasets", "READER")
+
+
+def reader_names() -> list[str]:
+    """List the known datasets: one module of ``datasets/`` each, then those of other packages."""
+    return list(plugins(*_PLACE))
 
 
 def get_reader(name: str) -> Reader:
-    """The reader of a dataset by its name on the command line.
+    """Return the reader of a dataset by its name on the command line.
 
     Raises
     ------
     UsageError
-        No dataset of that name: the nearest and the known ones are named.
+        If no dataset has that name (the nearest and the known ones are listed), or its plugin cannot be loaded.
     """
-    if name in READERS:
-        return READERS[name]
-    close = get_close_matches(name, READERS, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UsageError(f"unknown dataset {name!r}; {hint}known: {', '.join(READERS)} (your own videos: folder)")
+    known = plugins(*_PLACE)
+    if name not in known:
+        raise UsageError(
+            f"dataset {name!r} is unknown{nearest(name, known)}: known are {', '.join(known)} (your own videos: folder)"
+        )
+    reader: Reader = load_plugin(known[name])
+    return reader
+
+
+def list_readers() -> list[Reader]:
+    """Return all readers; one that cannot be loaded is left out with a warning."""
+    readers = []
+    for name in reader_names():
+        try:
+            readers.append(get_reader(name))
+        except UsageError as error:
+            getLogger(__name__).warning("%s", error)
+    return readers

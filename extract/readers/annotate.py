@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from supportset.extract.work.selection import require_videos
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Dataset, write_dataset
 
+_LONGEST = 100
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
+
 
 @dataclass(frozen=True)
 class AnnotatedDataset:
@@ -18,9 +22,12 @@ class AnnotatedDataset:
 
     Attributes
     ----------
-    name : in the store
-    videos_root : folder that the clips' paths are relative to
-    annotations : the rows, and what the user should be told
+    name : str
+        Name in the store.
+    videos_root : Path
+        Folder that the clips' paths are relative to.
+    annotations : Annotations
+        The rows, and notes for the user.
     """
 
     name: str
@@ -28,7 +35,7 @@ class AnnotatedDataset:
     annotations: Annotations
 
     def write(self, root: str | Path) -> Dataset:
-        """Write the tables into the store ``root``; equal ones that are there are left as they are."""
+        """Write the tables into the store ``root``; equal tables are kept."""
         found = self.annotations
         return write_dataset(
             root,
@@ -48,16 +55,21 @@ def read_dataset(
 
     Parameters
     ----------
-    reader : one of ``supportset.extract.readers.READERS``
-    data : folder of the annotation files; default ``data/<reader>``
-    videos : folder of the videos; default ``data``
-    name : in the store; default the reader's name, for ``folder`` that of ``data``
-    need_videos : refuse a dataset without a single video file
+    reader : str
+        A name of :func:`supportset.extract.readers.reader_names`.
+    data : Path, optional
+        Folder of the annotation files; default: ``data/<reader>``.
+    videos : Path, optional
+        Folder of the videos; default: ``data``.
+    name : str, optional
+        Name in the store; default: the reader's name, for ``folder`` that of ``data``.
+    need_videos : bool
+        Refuse a dataset without any video file.
 
     Raises
     ------
     UsageError
-        Unknown reader, absent or malformed annotation, no videos where there should be.
+        If the reader is unknown, the annotation absent or malformed, or no video is found.
     """
     read = get_reader(reader)
     data = data or Path("data") / read.name
@@ -66,5 +78,10 @@ def read_dataset(
     found = read.read(data, videos)
     if need_videos:
         require_videos(found.clips, videos or data)
-    default = data.resolve().name if read.name == "folder" else read.name
-    return AnnotatedDataset(name or default, videos or data, found)
+    name = name or (data.resolve().name if read.name == "folder" else read.name)
+    if not _NAME.fullmatch(name):
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:_LONGEST] or "mine"
+        raise UsageError(
+            f"dataset name {name!r}: use at most {_LONGEST} letters, digits, - and _ without accents: --name {plain}"
+        )
+    return AnnotatedDataset(name, videos or data, found)

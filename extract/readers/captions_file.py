@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from supportset.extract.readers.parse import read_csv, read_lines
 from supportset.store.errors import UsageError
 
-# Accepted names of each column, any case; the first that the file has is read.
+# Accepted names of each column, in any case. The first that the file has is read, in all rows.
 COLUMNS = {
     "file": ("path", "video", "file", "clip_id"),
     "text": ("caption", "text"),
@@ -21,6 +21,7 @@ COLUMNS = {
     "split": ("split",),
 }
 FORM = "columns path (or video, file, clip_id) and caption (or text), optionally start, end (seconds) and split"
+MOST_ROWS = 20_000_000  # of Parquet, where a small file can hold any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,16 @@ class Row:
 
 @dataclass
 class CaptionsFile:
-    """Rows that can be used; ``faults`` (``line 7: …``) of those that cannot; ``unused`` columns."""
+    """Usable rows, the ``faults`` (``line 7: …``) of the others, the columns that are read, and the ``unused`` ones."""
 
     rows: list[Row] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
 
 class _FaultError(Exception):
-    """What is wrong with one row."""
+    """The fault of one row."""
 
 
 def read_captions(path: Path) -> CaptionsFile:
@@ -54,31 +56,42 @@ def read_captions(path: Path) -> CaptionsFile:
     Raises
     ------
     UsageError
-        Not readable as what its extension says, or no column for the file or the caption.
+        If it cannot be read as its extension says, has no column for the file or the caption, or has one of these
+        columns twice (names are compared without case).
     """
     result = CaptionsFile()
+    records: list[tuple[str, dict[str, Any] | str]] = []
     seen: set[str] = set()
-    for place, record in _RECORDS[path.suffix.lower()](path):
-        if isinstance(record, str):
-            result.faults.append(f"{place}: {record}")
-            continue
-        columns = {str(key).strip().lower(): value for key, value in record.items()}
-        seen.update(columns)
-        try:
-            result.rows.append(_row(place, {name: value for name, value in columns.items() if not _is_empty(value)}))
-        except _FaultError as fault:
-            result.faults.append(f"{place}: {fault}")
-    known = {name for names in COLUMNS.values() for name in names}
-    result.unused = sorted(seen - known)
+    for place, names, values in _RECORDS[path.suffix.lower()](path):
+        names = [name.strip().lower() for name in names]
+        repeated = next((name for name in _KNOWN if names.count(name) > 1), None)
+        if repeated is not None:
+            raise UsageError(f"{path}: {place}: column {repeated!r} occurs twice, compared without case: keep one")
+        seen.update(names)
+        if isinstance(values, str):
+            records.append((place, values))
+        elif values is not None:
+            records.append((place, dict(zip(names, values, strict=True))))
+    found = {kind: [name for name in names if name in seen] for kind, names in COLUMNS.items()}
+    columns = {kind: names[0] for kind, names in found.items() if names}
+    result.used, result.unused = list(columns.values()), sorted(seen - set(columns.values()))
     for kind in ("file", "text"):
-        if seen and not seen & set(COLUMNS[kind]):
+        if seen and kind not in columns:
             wanted = ", ".join(COLUMNS[kind])
             raise UsageError(f"{path}: no column {wanted}; expected {FORM} (found: {', '.join(sorted(seen))})")
+    for place, record in records:
+        try:
+            if isinstance(record, str):
+                raise _FaultError(record)
+            cells = {kind: record[name] for kind, name in columns.items() if not _is_empty(record.get(name))}
+            result.rows.append(_row(place, cells))
+        except _FaultError as fault:
+            result.faults.append(f"{place}: {fault}")
     return result
 
 
 def _is_empty(value: Any) -> bool:
-    """No value; tables of numbers write it as NaN."""
+    """Whether there is no value; numeric tables write it as NaN."""
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and not value.strip())
@@ -99,12 +112,8 @@ def _row(place: str, record: dict[str, Any]) -> Row:
     return Row(place, file, _text(record, "text"), start, end, split.strip() if split else None)
 
 
-def _value(record: dict[str, Any], kind: str) -> Any:
-    return next((record[name] for name in COLUMNS[kind] if name in record), None)
-
-
 def _text(record: dict[str, Any], kind: str) -> str | None:
-    value = _value(record, kind)
+    value = record.get(kind)
     if value is None or isinstance(value, str):
         return value
     if kind != "text" and type(value) is int:  # a file called 7.mp4, named as a number
@@ -113,53 +122,73 @@ def _text(record: dict[str, Any], kind: str) -> str | None:
 
 
 def _seconds(record: dict[str, Any], kind: str) -> float | None:
-    value = _value(record, kind)
+    value = record.get(kind)
     if value is None:
         return None
     try:
         seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not math.isfinite(seconds) or seconds < 0:
         raise _FaultError(f"{kind} is {value!r}, not a number of seconds")
     return seconds
 
 
-def _csv_records(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+# Place of a row, the names of its columns, and its values; a message where it has none, None for a header.
+_Record = tuple[str, Sequence[str], Sequence[Any] | str | None]
+
+
+def _csv_records(path: Path) -> Iterator[_Record]:
     rows = read_csv(path)
     header = next(rows, None)
     if header is None:
         raise UsageError(f"{path}: is empty; expected {FORM}")
-    names = header[1]
+    yield f"line {header[0]}", header[1], None
     for line, fields in rows:
-        place = f"line {line}"
-        if len(fields) != len(names):
-            hint = "; quote captions that hold commas" if len(fields) > len(names) else ""
-            yield place, f"{len(fields)} fields, the header has {len(names)}{hint}"
+        if len(fields) == len(header[1]):
+            yield f"line {line}", header[1], fields
         else:
-            yield place, dict(zip(names, fields, strict=True))
+            hint = "; quote captions that hold commas" if len(fields) > len(header[1]) else ""
+            yield f"line {line}", (), f"{len(fields)} fields, the header has {len(header[1])}{hint}"
 
 
-def _jsonl_records(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def _jsonl_records(path: Path) -> Iterator[_Record]:
     for line, text in read_lines(path):
         try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}: line {line}: not valid JSON ({error.msg}); expected one object a line") from None
-        yield f"line {line}", record if isinstance(record, dict) else "is no JSON object"
+            record = json.loads(text, object_pairs_hook=_Pairs)
+        except ValueError as error:
+            reason = getattr(error, "msg", error)
+            raise UsageError(f"{path}: line {line}: not valid JSON ({reason}); expected one object a line") from None
+        except RecursionError:
+            raise UsageError(f"{path}: line {line}: nested too deeply; expected one object a line") from None
+        if isinstance(record, _Pairs):
+            yield f"line {line}", [name for name, _ in record], [value for _, value in record]
+        else:
+            yield f"line {line}", (), "is no JSON object"
 
 
-def _parquet_records(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with its repeated keys."""
+
+
+def _parquet_records(path: Path) -> Iterator[_Record]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names, number = file.schema_arrow.names, 0
+            if file.metadata.num_rows > MOST_ROWS:
+                raise UsageError(f"{path}: holds {file.metadata.num_rows:,} rows, more than {MOST_ROWS:,}: not read")
+            yield "the schema", names, None
+            for batch in file.iter_batches():
+                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    number += 1
+                    yield f"row {number}", names, values
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{path}: not readable as Parquet ({reason})") from None
-    for number, record in enumerate(table.to_pylist(), start=1):
-        yield f"row {number}", record
 
 
+_KNOWN = [name for names in COLUMNS.values() for name in names]
 _RECORDS = {".csv": _csv_records, ".jsonl": _jsonl_records, ".parquet": _parquet_records}

@@ -13,24 +13,29 @@ from supportset.store.errors import UsageError
 class FileTree:
     """Every file below a folder, from one directory walk.
 
-    Hidden files and folders (names that start with a dot) and Zarr arrays are passed over; symbolic links
-    to folders are followed, each folder once.
+    Hidden files and folders (names that start with a dot) and Zarr arrays are skipped. Symbolic links to folders are
+    followed, each folder once.
 
     Parameters
     ----------
-    root : folder to walk
-    option : the command-line option that named it, for errors
+    root : Path
+        Folder to walk.
+    option : str
+        The command-line option that named it, for errors.
 
     Attributes
     ----------
     root : Path
-    files : paths relative to ``root`` with ``/`` between folders; the shallowest first, then by name
-    notes : one line for each thing that was passed over because of a fault
+        The folder.
+    files : list of str
+        Paths relative to ``root`` with ``/`` between folders; the shallowest first, then by name.
+    notes : list of str
+        One line for each file or folder that was skipped because of a fault.
 
     Raises
     ------
     UsageError
-        ``root`` is absent, not a folder or cannot be listed.
+        If ``root`` is absent, not a folder, or cannot be listed.
     """
 
     def __init__(self, root: Path, option: str = "--data") -> None:
@@ -48,7 +53,7 @@ class FileTree:
         seen: set[tuple[int, int]] = set()
         for folder, subfolders, names in os.walk(self.root, followlinks=True, onerror=self._unlisted):
             identity = os.stat(folder)
-            if (identity.st_dev, identity.st_ino) in seen:  # a link back: its files are already listed
+            if (identity.st_dev, identity.st_ino) in seen:  # a link to a listed folder
                 subfolders.clear()
                 continue
             seen.add((identity.st_dev, identity.st_ino))
@@ -59,7 +64,7 @@ class FileTree:
                 if not name.startswith("."):
                     (files if is_utf8(prefix + name) else undecodable).append(prefix + name)
         if undecodable:
-            # Tables are UTF-8: such a name could be neither stored nor found again.
+            # Tables are UTF-8 and cannot store such a name.
             self.notes.append(
                 f"{len(undecodable)} files below {self.root} left out, their names are not UTF-8 "
                 f"(first: {min(undecodable)!r}); rename them"
@@ -79,17 +84,16 @@ class FileTree:
         return found
 
     def candidates(self, name: str, beside: Path | None = None) -> list[Path]:
-        """Files called ``name``, whatever the case of its letters: first the one in the folder of ``beside``,
-        then the shallowest, then by name."""
+        """List files called ``name`` in any case: the one in the folder of ``beside`` first, then the shallowest."""
         paths = [self.root / path for path in self._by_name.get(name.lower(), [])]
         if beside is not None:
             paths.sort(key=lambda path: path.parent != beside.parent)  # stable
         return paths
 
     def find(self, *names: str, beside: Path | None = None) -> Path | None:
-        """The first candidate of the first of ``names`` that has any, else None.
+        """Return the first candidate of the first of ``names`` that has any, else None.
 
-        A choice between several that ``beside`` does not settle is told in ``notes``.
+        ``notes`` reports a choice between several candidates that ``beside`` does not decide.
         """
         for name in names:
             paths = self.candidates(name, beside)
@@ -103,12 +107,12 @@ class FileTree:
         return None
 
     def with_extension(self, *extensions: str) -> list[str]:
-        """Files that end in one of ``extensions`` (lower case, with the dot), whatever the case of theirs."""
+        """List files that end in one of ``extensions`` (lower case, with the dot), in any case."""
         return [path for path in self.files if os.path.splitext(path)[1].lower() in extensions]
 
 
 def is_utf8(text: str) -> bool:
-    """Whether ``text`` can be stored as UTF-8: no half of a surrogate pair in it."""
+    """Whether ``text`` can be stored as UTF-8, without half a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

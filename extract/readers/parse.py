@@ -1,4 +1,4 @@
-"""Reading annotation files: what is malformed becomes one line with the file and the place."""
+"""Reading annotation files: a malformed file becomes one line with its name and the place of the fault."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from supportset.store.errors import UsageError
 
 
 def read_text(path: Path) -> str:
-    """Whole file as text: UTF-8, with or without a byte order mark; lines end in ``\\n``, however they end there.
+    """Read a file as UTF-8 text, with or without a byte order mark; all line ends become ``\\n``.
 
     Raises
     ------
     UsageError
-        The file cannot be read or is not UTF-8.
+        If the file cannot be read or is not UTF-8.
     """
     return _decoded(path).replace("\r\n", "\n").replace("\r", "\n")
 
@@ -33,12 +33,14 @@ def _decoded(path: Path) -> str:
 
 
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]], form: str) -> Any:
-    """Parse a JSON file whose outermost value is of ``kind``; ``form`` says in errors what was expected."""
+    """Parse a JSON file whose outermost value has the type ``kind``; errors say that ``form`` was expected."""
     try:
         tree = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UsageError(f"{path}: {place}: not valid JSON ({error.msg}); expected {form}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UsageError(f"{path}: not valid JSON ({error}); expected {form}") from None
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply for an annotation; expected {form}") from None
     if not isinstance(tree, kind):
@@ -47,22 +49,22 @@ def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]], form: st
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """Lines that are not blank, without white space at the ends, with their numbers from 1."""
+    """Return the lines that are not blank, stripped, with their numbers from 1."""
     lines = enumerate(read_text(path).split("\n"), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def read_ids(path: Path) -> list[str]:
-    """A list of ids, one a line."""
+    """Read a list of ids, one a line."""
     return [line for _, line in read_lines(path)]
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a comma-separated file with the number of the line that each starts on; blank lines are passed over.
+    """Yield the rows of a comma-separated file with the number of their first line; blank lines are skipped.
 
     Quoted fields may hold commas, quotes (doubled) and line ends.
     """
-    # Not read_text: the line ends inside of quoted fields must survive.
+    # Not read_text: line ends inside quoted fields are kept.
     rows = csv.reader(io.StringIO(_decoded(path), newline=""), strict=True)
     start = 1
     try:
@@ -75,16 +77,18 @@ def read_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_columns(path: Path, *columns: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """The named columns of a CSV file with a header line, in the order asked, with line numbers.
+    """Yield the named columns of a CSV file with a header line, in the order of ``columns``, with line numbers.
 
     Raises
     ------
     UsageError
-        The file is empty, lacks a column, or a line has too few fields.
+        If the file is empty, lacks a column, or a line has too few fields.
     """
     rows = read_csv(path)
     header = [name.strip() for name in next(rows, (0, []))[1]]
     absent = [name for name in columns if name not in header]
+    if repeated := [name for name in columns if header.count(name) > 1]:
+        raise UsageError(f"{path}: line 1: column {repeated[0]!r} occurs twice: keep one")
     if absent:
         found = ", ".join(header) or "none, the file is empty"
         raise UsageError(f"{path}: line 1: no column {absent[0]!r}; expected {', '.join(columns)} (found: {found})")
@@ -96,12 +100,12 @@ def read_columns(path: Path, *columns: str) -> Iterator[tuple[int, tuple[str, ..
 
 
 def entry(path: Path, where: str, record: Any, key: str, kind: type | tuple[type, ...]) -> Any:
-    """``record[key]``, which must be of ``kind``; ``where`` names the record in the error.
+    """Return ``record[key]``, which must have the type ``kind``; ``where`` names the record in the error.
 
     Raises
     ------
     UsageError
-        ``record`` is no object, has no such key, or its value is of another kind.
+        If ``record`` is no object, has no such key, or its value has another type.
     """
     if not isinstance(record, dict):
         raise UsageError(f"{path}: {where} is a JSON {_NAMES.get(type(record), 'value')}, expected an object")
@@ -115,7 +119,7 @@ def entry(path: Path, where: str, record: Any, key: str, kind: type | tuple[type
 
 
 def strings(path: Path, where: str, values: list[Any]) -> list[str]:
-    """``values``, which must all be strings."""
+    """Return ``values``, which must all be strings."""
     for index, value in enumerate(values):
         if not isinstance(value, str):
             kind = _NAMES.get(type(value), "value")

@@ -1,4 +1,4 @@
-"""Finding the video of a clip: by name, anywhere below a folder, whatever its extension."""
+"""Finding the video of a clip: by name, anywhere below a folder, with any extension."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from supportset.extract.readers.contents import kind_of
 from supportset.extract.readers.locate import FileTree
 
 
@@ -15,13 +16,13 @@ def _extensions(words: str) -> frozenset[str]:
 
 
 VIDEO_EXTENSIONS = _extensions(
-    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogm .ogv .qt .rm .rmvb "
-    ".ts .vob .webm .wmv .y4m"
+    ".264 .265 .3g2 .3gp .asf .avi .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v .mjpeg .mjpg "
+    ".mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .obu .ogm .ogv .qt .rm .rmvb .ts .vob .webm .wmv .y4m"
 )
 ANIMATION_EXTENSIONS = _extensions(".gif .apng")
-IMAGE_EXTENSIONS = _extensions(".bmp .jpeg .jpg .jfif .png .ppm .tif .tiff .webp")
-# What lies beside videos under the same name and is none: features, captions, sound, metadata, broken downloads.
-_OTHER_EXTENSIONS = _extensions(
+IMAGE_EXTENSIONS = _extensions(".avif .bmp .heic .heif .j2k .jfif .jp2 .jpeg .jpg .png .ppm .tif .tiff .webp")
+# Files beside videos with the same name: features, captions, sound, metadata, incomplete downloads.
+OTHER_EXTENSIONS = _extensions(
     ".aac .ass .csv .description .flac .gz .h5 .hdf5 .html .json .jsonl .log .m4a .md .md5 .mp3 .npy .npz .oga .ogg "
     ".opus .parquet .part .pickle .pkl .pt .pth .safetensors .sha1 .sha256 .srt .sub .tar .tmp .tsv .txt .vtt .wav "
     ".wma .xml .yaml .yml .ytdl .zip"
@@ -36,27 +37,32 @@ def find_videos(root: Path, wanted: Iterable[str]) -> dict[str, str]:
 def match_files(tree: FileTree, wanted: Iterable[str], *, images: bool = False) -> tuple[dict[str, str], list[str]]:
     """Match file names without extension (exactly) to the files of a tree.
 
-    Known video extensions are preferred to animations, those to unknown extensions, then the shallower file to
-    the deeper, then the first by name. Files that are known not to be videos (``video7.npy``, ``video7.json``)
-    never match, nor do images, which would be a video's thumbnail; with ``images``, only images do.
+    Known video extensions come first, then animations, then unknown extensions unless the contents are an image; among
+    these the shallower file, then the first by name. Files with other known extensions (``video7.npy``,
+    ``video7.json``) never match, nor do images, which would be a video's thumbnail. With ``images``, only images match.
 
     Parameters
     ----------
-    tree : the files to look among
-    wanted : file names without extension
-    images : look for images in the place of videos
+    tree : FileTree
+        The files to search.
+    wanted : iterable of str
+        File names without extension.
+    images : bool
+        Search for images instead of videos.
 
     Returns
     -------
-    found : ``{stem: path relative to the tree's root}``
-    notes : one line where a name had several files
+    found : dict
+        ``{stem: path relative to the tree's root}``
+    notes : list of str
+        One line if names had several files.
     """
     stems = wanted if isinstance(wanted, (set, frozenset, dict)) else set(wanted)
     candidates: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for path in tree.files:  # shallowest first, then by name
-        stem, extension = os.path.splitext(path.rpartition("/")[2])
+        stem = os.path.splitext(path.rpartition("/")[2])[0]
         if stem in stems:
-            rank = _rank(extension.lower(), images)
+            rank = _rank(tree.root / path, images)
             if rank is not None:
                 candidates[stem].append((rank, path))
     found: dict[str, str] = {}
@@ -75,11 +81,13 @@ def match_files(tree: FileTree, wanted: Iterable[str], *, images: bool = False) 
     return found, notes
 
 
-def _rank(extension: str, images: bool) -> int | None:
-    if images:
-        return 0 if extension in IMAGE_EXTENSIONS else None
-    if extension in VIDEO_EXTENSIONS:
-        return 0
+def _rank(path: Path, images: bool) -> int | None:
+    """Preference of a file, lower is better; None if it cannot match. An unknown extension is decided by contents."""
+    extension = path.suffix.lower()
+    if extension in OTHER_EXTENSIONS:
+        return None
+    if extension in IMAGE_EXTENSIONS or extension in VIDEO_EXTENSIONS:
+        return 0 if images == (extension in IMAGE_EXTENSIONS) else None
     if extension in ANIMATION_EXTENSIONS:
-        return 1
-    return None if extension in IMAGE_EXTENSIONS or extension in _OTHER_EXTENSIONS else 2
+        return None if images else 1
+    return 2 if (kind_of(path) == "image") == images else None

@@ -1,4 +1,4 @@
-"""What a feature set's card and indexes record of how it was made, enough to compute its features again."""
+"""Read from a feature set's card and indexes how to compute its features again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IDENTITY = ("weights_hash", "transform", "sampling", "layer", "pooling", "dim",
 
 
 def load_recorded_backbone(feature_set: FeatureSet, name: str | None = None) -> Backbone:
-    """Load the backbone of a feature set, as its card says, or as ``name`` does, and check that it is the same.
+    """Load the backbone that a feature set's card (or ``name``) names, and check that it is the same.
 
     Raises
     ------
@@ -38,14 +38,14 @@ def load_recorded_backbone(feature_set: FeatureSet, name: str | None = None) -> 
     try:
         backbone = load_backbone(wanted)
     except UsageError as error:
-        hint = "" if name else "; where its weights lie elsewhere on this machine: --backbone NAME@PATH"
+        hint = "" if name else "; if its weights have another path on this machine: --backbone NAME@PATH"
         raise UsageError(f"{where}: its backbone cannot be loaded: {error}{hint}") from error
     check_backbone(card.recipe, backbone, where)
     return backbone
 
 
 def check_backbone(recipe: Recipe, backbone: Backbone, where: object) -> None:
-    """Refuse a backbone that would compute other features than a recipe says.
+    """Refuse a backbone that computes other features than a recipe says.
 
     Raises
     ------
@@ -67,27 +67,30 @@ def check_backbone(recipe: Recipe, backbone: Backbone, where: object) -> None:
 
 
 def recorded_sampling(recipe: Recipe) -> Sampling:
-    """The sampling that a recipe tells.
+    """Return the sampling of a recipe.
 
     Raises
     ------
     UsageError
-        It is not one that this program does.
+        This version does not know it.
     """
     try:
         return Sampling(**recipe.sampling)
     except TypeError as error:
-        raise UsageError(f"the sampling {recipe.sampling} of the card is not one that this program does") from error
+        raise UsageError(f"the sampling {recipe.sampling} of the card is not known to this version") from error
 
 
 class Made(NamedTuple):
-    """How the features of a shard were computed.
+    """Conditions under which a shard's features were computed.
 
     Attributes
     ----------
-    precision : to compute them again: that of all its writers, ``fp32`` where they had different ones
-    loosest : the least exact of them
-    devices : kinds of device, as cards tell them
+    precision : str
+        The precision of all its writers; ``fp32`` if they differ.
+    loosest : str
+        The least exact precision of its writers.
+    devices : tuple[str, ...]
+        Kinds of device, as in the cards.
     """
 
     precision: str
@@ -96,14 +99,14 @@ class Made(NamedTuple):
 
 
 class Makers:
-    """What the writers of a set's shards recorded: a set may be of several machines, a shard of several runs."""
+    """Records of a set's writers: several machines may write a set, several runs a shard."""
 
     def __init__(self, feature_set: FeatureSet) -> None:
         self._folder = open_folder(feature_set.path).child("shards")
         self._read: dict[str, Made] = {}
 
     def of(self, shard: str) -> Made:
-        """Of one shard; what is not recorded was the default."""
+        """Return the conditions of one shard; what is not recorded was the default."""
         if shard not in self._read:
             told = read_index(self._folder, shard, ["clip_id"])[0].provenance
             runs = told.get("merged", [told])

@@ -1,7 +1,7 @@
-"""Is what the store holds what the videos give? Some clips are extracted again and compared.
+"""Extract some clips again and compare them with the store.
 
-Each clip is done alone, its file decoded here and put through the backbone a few steps at a time: nothing of the run's
-packing, sharing and queueing is used, so what goes wrong there shows.
+Each clip is decoded in this process and computed a few steps at a time. Nothing of the run's packing, sharing and
+queueing is used, so errors there are found.
 """
 
 from __future__ import annotations
@@ -35,25 +35,32 @@ if TYPE_CHECKING:
 
 AGREES = "agrees"
 DIFFERS = "differs"
-CHANGED = "changed"  # the file is another one now
-ABSENT = "absent"  # there is no file: nothing to compare with
+CHANGED = "changed"  # the file has changed since
+ABSENT = "absent"  # there is no file to compare with
 
-_BATCH = 8  # steps of a forward; of windows fewer
+_BATCH = 8  # steps of a forward; fewer for windows
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What became of one clip.
+    """The comparison of one clip.
 
     Attributes
     ----------
-    clip_id, path : path relative to the videos' root
-    outcome : ``agrees``, ``differs``, ``changed`` or ``absent``
-    steps : that were compared
-    worst, mean : relative difference of a step's vector, ‖new − stored‖ / ‖stored‖
-    cosine : the smallest of a step
-    tolerance : on ``worst``
-    says : what is wrong, in one line
+    clip_id, path : str
+        Path relative to the videos' root.
+    outcome : str
+        ``agrees``, ``differs``, ``changed`` or ``absent``.
+    steps : int
+        Compared steps.
+    worst, mean : float
+        Relative difference of a step's vector, ‖new − stored‖ / ‖stored‖.
+    cosine : float
+        The smallest cosine of a step.
+    tolerance : float
+        The limit of ``worst``.
+    says : str
+        What is wrong, in one line.
     """
 
     clip_id: str
@@ -69,14 +76,18 @@ class Comparison:
 
 @dataclass
 class Reextraction:
-    """What a comparison of some clips found.
+    """The result of comparing some clips.
 
     Attributes
     ----------
-    backbone : name, as it was loaded
-    device : of the new forward
-    seed : the same seed chooses the same clips
-    clips : all that were looked at, absent ones included
+    backbone : str
+        Name that it was loaded by.
+    device : str
+        Of the new forward.
+    seed : int
+        The same seed chooses the same clips.
+    clips : list[Comparison]
+        All selected clips, absent ones included.
     """
 
     backbone: str
@@ -86,16 +97,16 @@ class Reextraction:
 
     @property
     def compared(self) -> list[Comparison]:
-        """Clips whose files were there."""
+        """Clips that have a file."""
         return [clip for clip in self.clips if clip.outcome != ABSENT]
 
     @property
     def wrong(self) -> list[Comparison]:
-        """Clips whose features are not those of their files."""
+        """Clips whose features differ from those of their files."""
         return [clip for clip in self.clips if clip.outcome in (DIFFERS, CHANGED)]
 
     def in_words(self) -> str:
-        """One line: how many agree, and how far the features lie apart."""
+        """One line: how many agree, and the relative differences."""
         told = self.to_json()
         words = f"{len(self.compared):,} clips extracted again (seed {self.seed}, on {self.device}): "
         words += ", ".join(f"{count:,} {outcome}" for outcome, count in told["outcomes"].items())
@@ -108,7 +119,7 @@ class Reextraction:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """The result as ``--json`` prints it."""
         measured = [clip for clip in self.clips if clip.steps]
         return {
             "backbone": self.backbone,
@@ -140,18 +151,18 @@ def reextract(
     ----------
     feature_set : FeatureSet
     dataset : Dataset
-        Whose tables say which part of its file a clip is.
+        Its tables name the part of the file that a clip is.
     videos_root : Path
-        That the paths of the index are relative to.
+        Folder that the index's paths are relative to.
     backbone : Backbone
         That of the feature set, see ``recorded.load_recorded_backbone``. Moved to the device.
     count : int
         How many clips, chosen at random among those that have features and a file.
     seed : int
-        Of the choice.
+        Seed of the choice.
     device : torch.device or str
     exclude : collection of str
-        Clips that are known to be damaged, and left out.
+        Clips known to be damaged; left out.
 
     Returns
     -------
@@ -189,7 +200,7 @@ def reextract(
 
 
 def _shuffled(feature_set: FeatureSet, seed: int, exclude: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The rows of the clips that have features, in an order that the seed decides, whatever shards they lie in."""
+    """Return the rows of clips with features, in a random order that does not depend on the shards."""
     rows = feature_set.rows()
     lengths, ids = rows["length"].to_pylist(), rows["clip_id"].to_pylist()
     place = {clip_id: i for i, clip_id in enumerate(ids) if lengths[i] and clip_id not in exclude}
@@ -204,7 +215,7 @@ def _spans(dataset: Dataset) -> dict[str, tuple[float | None, float | None]]:
 
 
 def _of_file(row: dict[str, Any], videos_root: Path) -> Comparison | None:
-    """What is to be said of a clip because of its file alone; None where that is the one it was."""
+    """Return the outcome that follows from the file alone; None if the file is unchanged."""
     clip_id, path = row["clip_id"], row["source_path"]
     if path is None:
         return Comparison(clip_id, "", ABSENT, says="the index names no file of it")
@@ -219,7 +230,9 @@ def _of_file(row: dict[str, Any], videos_root: Path) -> Comparison | None:
         same = now.st_size == row["source_size"] and row["source_hash"] in (None, hash_file(file))
     except SupportsetError as error:
         return Comparison(clip_id, path, DIFFERS, says=str(error))
-    return None if same else Comparison(clip_id, path, CHANGED, says="the file was changed: `extract` does it again")
+    return (
+        None if same else Comparison(clip_id, path, CHANGED, says="the file was changed: `extract` extracts it again")
+    )
 
 
 def _compare(
@@ -260,7 +273,7 @@ def _compare(
 def _extract(
     file: Path, span: tuple[float | None, float | None], sampling: Sampling, backbone: Backbone
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (T, D) float64 and times (T, 2) of one clip; the steps of a damaged one are those that can be had."""
+    """Features (T, D) float64 and times (T, 2) of one clip; of a damaged clip, those that can be decoded."""
     many = max(1, _BATCH // sampling.window)
     forward = Forward(backbone, many)
     values: list[np.ndarray] = []

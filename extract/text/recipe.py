@@ -15,7 +15,7 @@ _LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "open_clip_torch")
 
 
 def make_text_recipe(encoder: TextEncoder, dtype: str) -> Recipe:
-    """Write down everything that decides the features of a text."""
+    """Return everything that determines the features of a text."""
     return Recipe(
         kind="text",
         backbone=encoder.name,
@@ -31,7 +31,7 @@ def make_text_recipe(encoder: TextEncoder, dtype: str) -> Recipe:
 
 
 def make_text_card(recipe: Recipe, encoder: TextEncoder, device: str) -> FeatureCard:
-    """Add what is told but decides nothing: the encoder as it was named, versions, device kind, precision, date."""
+    """Add what does not determine the features: the encoder's given name, versions, device kind, precision, date."""
     return FeatureCard(
         recipe,
         {

@@ -24,12 +24,12 @@ Block = list[tuple[Caption, "Tokens"]]
 
 
 class TextRecorder:
-    """Hands captions to the writer, in a thread of its own: a block is written while the next one is computed.
+    """Passes captions to the writer in a separate thread: a block is written while the next is computed.
 
     Attributes
     ----------
     cut : int
-        How many captions had more tokens than the encoder was to read.
+        How many captions were cut to the encoder's maximum of tokens.
     """
 
     def __init__(self, writer: FeatureWriter, encoder: TextEncoder, shown: Progress) -> None:
@@ -45,7 +45,7 @@ class TextRecorder:
             self._writer.fail(caption.caption_id, EMPTY, "the caption is blank", source=_source(caption))
 
     def take(self, block: Block, features: list[NDArray[np.float32]]) -> None:
-        """Write a block, after the one before is written.
+        """Write a block once the previous one is written.
 
         Raises
         ------
@@ -56,7 +56,7 @@ class TextRecorder:
         self._pending = self._thread.submit(self._write, block, features)
 
     def flush(self) -> None:
-        """Wait until everything taken so far is with the writer; raises as :meth:`take`."""
+        """Wait until the writer has everything taken so far; raises as :meth:`take`."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
@@ -72,8 +72,8 @@ class TextRecorder:
     def _write(self, block: Block, features: list[NDArray[np.float32]]) -> None:
         for (caption, tokens), values in zip(block, features, strict=True):
             outcome = Outcome()
-            if len(tokens.ids) < tokens.whole:
-                outcome = Outcome(OK, f"cut: {len(tokens.ids)} of {tokens.whole} tokens")
+            if len(tokens.ids) < tokens.length:
+                outcome = Outcome(OK, f"cut: {len(tokens.ids)} of {tokens.length} tokens")
                 self.cut += 1
             if not len(values):
                 outcome = Outcome(EMPTY, "the tokenizer finds no token in it")
@@ -89,7 +89,7 @@ class TextRecorder:
 
 
 def token_positions(count: int, pooled: bool) -> NDArray[np.float64]:
-    """The timestamps of a text of ``count`` tokens: token i is from i to i + 1; a pooled vector from 0 to the end."""
+    """Return the timestamps of ``count`` tokens: token i spans i to i + 1, a pooled vector 0 to the end."""
     if pooled:
         return np.array([[0.0, float(count)]])
     positions = np.arange(count + 1, dtype=np.float64)

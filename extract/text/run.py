@@ -1,4 +1,4 @@
-"""The run over text: from the captions of a dataset to features in the store, beside those of its clips."""
+"""The run over text: from a dataset's captions to features in the store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from supportset.store.files import StorePath
 from supportset.store.format.card import is_feature_set
 from supportset.store.format.dataset import Caption, Dataset
 from supportset.store.format.index import SCHEMA
-from supportset.store.format.shard import shard_format as check_shard_format
+from supportset.store.format.registry import shard_format as check_shard_format
 from supportset.store.format.status import EMPTY, OK
 from supportset.store.read.catalog import feature_set_path
 from supportset.store.read.feature_set import FeatureSet
@@ -32,8 +32,8 @@ from supportset.store.write.writer import FeatureWriter
 if TYPE_CHECKING:
     from supportset.extract.text.encoders.base import TextEncoder
 
-_BATCHES = 16  # sorted by length together: enough for little padding, few enough to be lost with a killed process
-_BLOCK_TOKENS = 65_536  # and no more tokens than these, which bounds the memory
+_BATCHES = 16  # batches sorted by length together: little padding, and little is lost with a killed process
+_BLOCK_TOKENS = 65_536  # maximum of tokens sorted together, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,20 @@ class TextSummary:
 
     Attributes
     ----------
-    dataset : name
-    feature_set : name of the feature set's folder
-    path : of that folder
-    captions : number of captions the run was asked for
-    status : how many captions ended how, ``ok`` first; those of earlier runs are counted
-    seconds : that the run took
-    exit_code : for the command line: 1 if a caption with words has no features
+    dataset : str
+        Name of the dataset.
+    feature_set : str
+        Name of the feature set's folder.
+    path : str
+        Path of that folder.
+    captions : int
+        Number of selected captions.
+    status : dict[str, int]
+        Captions by status, ``ok`` first; those of earlier runs are counted.
+    seconds : float
+        Duration of the run.
+    exit_code : int
+        For the command line: 1 if a caption with words has no features.
     """
 
     dataset: str
@@ -87,22 +94,33 @@ def extract_text(
 
     Every selected caption ends with a row in the index, under its ``caption_id``: its features, or why there are none
     (``empty``: it has no word; ``overflow``: a value does not fit the stored dtype). A caption whose text has changed
-    since is extracted again. A run that is stopped or killed goes on when started again.
+    since is extracted again. A run that was stopped or killed resumes when it is started again.
 
     Parameters
     ----------
     dataset : Dataset
-    root : the store's folder
+    root : str or StorePath
+        The store's folder.
     encoder : TextEncoder
         Moved to the device.
-    protocol, split, limit : see :func:`supportset.extract.text.work.select_captions`
-    shard_format : ``zarr`` or ``hdf5``
-    dtype : ``float16`` or ``float32``, as stored
-    batch_size : captions of one forward; default by device
-    device, precision : of the forward
-    captions_per_shard, seconds_per_shard : when a shard is sealed; what was not sealed is lost when the process is
-        killed
-    progress : show a live line, or log lines, on standard error
+    protocol, split : str, optional
+        Only captions of this protocol, of this split (of any protocol that has it).
+    limit : int, optional
+        Only the first captions of these.
+    shard_format : str
+        ``zarr`` or ``hdf5``.
+    dtype : str
+        ``float16`` or ``float32``, as stored.
+    batch_size : int, optional
+        Captions of one forward. Default: by device.
+    device, precision : str
+        Of the forward.
+    captions_per_shard : int
+        A shard is sealed when it has this many. A killed process loses what is not sealed.
+    seconds_per_shard : float
+        A shard is sealed after this time at the latest.
+    progress : bool
+        Whether a live line, or log lines, appear on standard error.
 
     Returns
     -------
@@ -111,11 +129,11 @@ def extract_text(
     Raises
     ------
     UsageError
-        Wrong values, or no caption; nothing has been written then.
+        Wrong values, or no caption. Nothing is written then.
     Interrupted
         On Ctrl-C or SIGTERM.
     SupportsetError
-        If the disk refuses, or a caption alone is too much for the device's memory; what was complete is stored.
+        If the disk refuses, or one caption does not fit into the device's memory. Complete blocks are stored.
     """
     began = time.monotonic()
     check_shard_format(shard_format)
@@ -153,7 +171,7 @@ def extract_text(
                 told = ", ".join(f"{n:,} {status}" for status, n in count_captions(captions, _rows(path)).items())
                 raise Interrupted(
                     f"stopped: of {len(captions):,} captions the store has {told or 'none'}, in {path}; "
-                    "the same command goes on from there"
+                    "the same command resumes"
                 ) from None
             if recorder.cut:
                 shown.note(
@@ -172,7 +190,7 @@ def extract_text(
 
 
 def _blocks(captions: Sequence[Caption], encoder: TextEncoder, batch_size: int) -> Iterator[Block]:
-    """Captions with their tokens, as many at once as are worth sorting by length."""
+    """Yield blocks of captions with their tokens, to be sorted by length."""
     size, block, count = _BATCHES * batch_size, [], 0
     for start in range(0, len(captions), size):
         part = captions[start : start + size]
@@ -187,13 +205,13 @@ def _blocks(captions: Sequence[Caption], encoder: TextEncoder, batch_size: int) 
 
 
 class _Forward:
-    """Runs the encoder on sequences, those of like length together, and fewer at once when memory has run out."""
+    """Runs the encoder on sequences of similar length; splits batches after the device ran out of memory."""
 
     def __init__(self, encoder: TextEncoder, batch_size: int) -> None:
         self._encoder, self._size = encoder, batch_size
 
     def __call__(self, sequences: Sequence[Sequence[int]], shown: Progress) -> list[NDArray[np.float32]]:
-        """Features (T, D) of each sequence, none of an empty one; the longest first: memory runs out at once."""
+        """Return the features (T, D) of each sequence. The longest come first, so that memory runs out early."""
         found = [np.empty((0, self._encoder.dim), np.float32)] * len(sequences)
         order = [i for i in np.argsort([-len(ids) for ids in sequences], kind="stable").tolist() if sequences[i]]
         start = 0
@@ -210,7 +228,7 @@ class _Forward:
         return found
 
     def _try(self, sequences: list[Sequence[int]]) -> NDArray[np.float32] | None:
-        """Features side by side; None where they did not fit into memory, and the next try should be with half."""
+        """Return features side by side; None if they did not fit into memory and the batch was halved."""
         try:
             values: NDArray[np.float32] = self._encoder.forward(sequences).cpu().numpy()
             return values
@@ -220,13 +238,13 @@ class _Forward:
                     f"{self._encoder.name}: a caption of {len(sequences[0])} tokens does not fit into the device's "
                     "memory; free some, use another --device or a smaller --max-tokens"
                 ) from error
-        self._size = len(sequences) // 2  # outside of `except`, where the failed tensors are let go
+        self._size = len(sequences) // 2  # outside of `except`, so that the failed tensors are freed
         torch.cuda.empty_cache()
         return None
 
 
 def _rows(path: StorePath) -> pa.Table:
-    """What the index has; nothing where there is no feature set yet."""
+    """Return the index rows; none where there is no feature set yet."""
     return FeatureSet.open(path).rows() if is_feature_set(path) else SCHEMA.empty_table()
 
 

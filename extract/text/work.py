@@ -1,4 +1,4 @@
-"""Which captions a run over text is asked for, and which of them are still to be done."""
+"""The captions that a run selects, and those that are still to do."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from supportset.store.format.status import EMPTY, OK
 
 @dataclass(frozen=True)
 class TextWork:
-    """What is left to do.
+    """Captions that are still to do.
 
     Attributes
     ----------
-    captions : without features, or with those of another text
-    blank : captions without a word that are not recorded yet
-    done : how many are settled: features of their text, or why there are none
+    captions : list[Caption]
+        Without features, or with those of another text.
+    blank : list[Caption]
+        Captions without a word that are not recorded yet.
+    done : int
+        How many have a result: features of their text, or the reason for none.
     """
 
     captions: list[Caption]
@@ -37,8 +40,10 @@ def select_captions(
     Parameters
     ----------
     dataset : Dataset
-    protocol, split : only captions of this protocol, of this split (of any protocol that has it)
-    limit : only the first captions of these
+    protocol, split : str, optional
+        Only captions of this protocol, of this split (of any protocol that has it)
+    limit : int, optional
+        Only the first captions of these.
 
     Raises
     ------
@@ -61,12 +66,14 @@ def select_captions(
 
 
 def plan_text(captions: Sequence[Caption], rows: pa.Table) -> TextWork:
-    """Compare what is wanted with what the index has: a caption is done again where its text has changed.
+    """Compare the selected captions with the index: a caption is extracted again if its text has changed.
 
     Parameters
     ----------
-    captions : those wanted
-    rows : of the index, see :meth:`supportset.store.read.feature_set.FeatureSet.rows`
+    captions : Sequence[Caption]
+        The selected captions.
+    rows : pa.Table
+        Of the index, see :meth:`supportset.store.read.feature_set.FeatureSet.rows`.
     """
     known = _known(rows)
     todo: list[Caption] = []
@@ -74,7 +81,7 @@ def plan_text(captions: Sequence[Caption], rows: pa.Table) -> TextWork:
     for caption in captions:
         status, of = known.get(caption.caption_id, (None, None))
         if not caption.text.strip():
-            # Features of an earlier text stay in the store (features beat a failure); whoever reads goes by the text.
+            # Features of an earlier text stay in the store; readers compare the text's hash.
             if status is None:
                 blank.append(caption)
         elif status is None or of != caption.hash:
@@ -83,7 +90,7 @@ def plan_text(captions: Sequence[Caption], rows: pa.Table) -> TextWork:
 
 
 def count_captions(captions: Sequence[Caption], rows: pa.Table) -> dict[str, int]:
-    """Count captions by what became of them, ``ok`` first; those that the index has not are left out."""
+    """Count the captions by status, ``ok`` first, without those that the index does not have."""
     known = _known(rows)
     counts = Counter(
         known[caption.caption_id][0] if caption.text.strip() else EMPTY
@@ -104,6 +111,6 @@ def _of_splits(dataset: Dataset, protocol: str | None, split: str | None) -> lis
 
 
 def _known(rows: pa.Table) -> dict[str, tuple[str, str | None]]:
-    """Status, and hash of the text that it is of, by caption."""
+    """Return the status and the text's hash, by caption."""
     columns = [rows[name].to_pylist() for name in ("clip_id", "status", "source_hash")]
     return {caption_id: (status, of) for caption_id, status, of in zip(*columns, strict=True)}

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from supportset.extract.options import Selection
 from supportset.extract.work.parts import take_part
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Dataset
@@ -58,32 +59,15 @@ class Work:
     done: int
 
 
-def select_clips(
-    dataset: Dataset,
-    protocol: str | None = None,
-    split: str | None = None,
-    limit: int | None = None,
-    shard: tuple[int, int] | None = None,
-) -> list[Clip]:
+def select_clips(dataset: Dataset, selection: Selection) -> list[Clip]:
     """Choose clips of a dataset, in the order of its table.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    protocol : str, optional
-        Only clips of this protocol.
-    split : str, optional
-        Only clips of this split (of any protocol that has it).
-    limit : int, optional
-        Only the first clips of these.
-    shard : (i, n), optional
-        Of the remaining clips, the i-th (from 1) of n disjoint parts: :func:`supportset.extract.work.parts.take_part`.
 
     Raises
     ------
     UsageError
         An unknown protocol, split or part, or no clip at all.
     """
+    protocol, split, limit = selection.protocol, selection.split, selection.limit
     columns = (dataset.clips[name].to_pylist() for name in ("clip_id", "path", "start_s", "end_s"))
     clips = [Clip(*row) for row in zip(*columns, strict=True)]
     if protocol is not None or split is not None:
@@ -93,8 +77,8 @@ def select_clips(
         if limit < 1:
             raise UsageError(f"a limit of {limit} clips leaves nothing to do: give at least 1")
         clips = clips[:limit]
-    if shard is not None:
-        clips = take_part(clips, *shard)
+    if selection.shard is not None:
+        clips = take_part(clips, *selection.shard)
     if not clips:
         where = "/".join(name for name in (protocol, split) if name)
         raise UsageError(f"dataset {dataset.name!r} has no clip" + (f" in {where}" if where else "") + " to extract")

@@ -1,7 +1,7 @@
-"""The one place where the store touches storage: whole files in, whole files or ranges of them out.
+"""Access to storage: complete files are written, complete files or ranges are read.
 
-:class:`Folder` is what the rest of the store knows; there is one implementation a kind of storage. Nothing else
-in the store opens a file to write it.
+:class:`Folder` is the interface, with one implementation for each kind of storage. Only this package writes files of
+the store.
 """
 
 from supportset.store.files.disk_reads import disk_reads

@@ -1,7 +1,7 @@
-"""A stretch of addresses that is one piece, into which many files are mapped: so they are one array.
+"""One range of addresses into which many files are mapped, so that they are one array.
 
-Neither Python nor NumPy can say where a file is to be mapped, so this calls the C library: on Linux and macOS. Where
-anything about it fails, files are mapped each on its own, as :mod:`supportset.store.files.mapping` does it.
+Python's ``mmap`` cannot map to a chosen address, so this module calls the C library, on Linux and macOS. If that fails,
+each file is mapped separately by :mod:`supportset.store.files.mapping`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 class AddressRange:
-    """Reserved addresses: no memory, and a fault for who touches them, until files are mapped there.
+    """Reserved addresses. They have no memory, and must not be touched before a file is mapped there.
 
-    It is given back once nothing views it any more. It lives through a fork; several threads may map at the same time.
+    The range is released with the last view of it. It survives a fork; several threads may map at the same time.
 
     Parameters
     ----------
-    size : bytes
+    size : int
+        Bytes.
 
     Attributes
     ----------
-    size : bytes, whole pages
+    size : int
+        Bytes, whole pages.
 
     Raises
     ------
     OSError
-        The system does not let us, or has no room.
+        The system refuses.
 
     Examples
     --------
@@ -47,7 +49,7 @@ class AddressRange:
     def __init__(self, size: int) -> None:
         libc = _libc()
         if libc is None or size <= 0 or _is_rationed():
-            raise OSError("files cannot be mapped to addresses of our choice here")
+            raise OSError("files cannot be mapped to chosen addresses here")
         self.size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
         self._start = _mapped(libc, None, self.size, _PROT_NONE, flags, -1, 0)
@@ -56,23 +58,27 @@ class AddressRange:
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        """All of it as read-only bytes, for ``np.asarray``: the array keeps the range."""
+        """The range as read-only bytes, for ``np.asarray``: the array keeps it alive."""
         return {"version": 3, "shape": (self.size,), "typestr": "|u1", "data": (self._start, True)}
 
     def map_file(self, descriptor: int, offset: int, at: int, size: int) -> None:
-        """Map a part of an open file read-only, for reading at random places; the file may be closed then.
+        """Map a part of an open file, read-only and for random access; the file may be closed afterwards.
 
         Parameters
         ----------
-        descriptor : of the file
-        offset : in the file, a multiple of the page size
-        at : where in the range, a multiple of the page size
-        size : bytes. What lies behind the last page of the file must not be touched
+        descriptor : int
+            Of the file.
+        offset : int
+            In the file, a multiple of the page size.
+        at : int
+            Where in the range, a multiple of the page size.
+        size : int
+            Bytes. What is behind the last page of the file must not be touched.
 
         Raises
         ------
         OSError
-            The file cannot be mapped. Then nothing may be mapped in this range any more.
+            The file cannot be mapped. Nothing may be mapped in this range afterwards.
         """
         libc = _libc()
         if libc is None or offset < 0 or at < 0 or size <= 0 or at + size > self.size or (at | offset) % mmap.PAGESIZE:
@@ -81,13 +87,13 @@ class AddressRange:
         try:
             _mapped(libc, start, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, descriptor, offset)
         except OSError:
-            # Some systems free the place before they refuse. Somebody else's memory may lie there by now: it is theirs.
+            # Some systems unmap the addresses before they refuse: other memory may be there now, so never unmap it.
             self._release.detach()
             raise
         libc.madvise(start, size, mmap.MADV_RANDOM)  # a hint
 
     def ask(self, at: int, size: int) -> None:
-        """Have the kernel read bytes of a mapped file ahead, in the background: a hint."""
+        """Request read-ahead of bytes of a mapped file: a hint to the kernel."""
         if (libc := _libc()) is not None:
             first = at - at % mmap.PAGESIZE
             libc.madvise(self._start + first, at + size - first, mmap.MADV_WILLNEED)
@@ -96,20 +102,20 @@ class AddressRange:
 def _mapped(
     libc: ctypes.CDLL, start: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int
 ) -> int:
-    """``mmap``: the address, which is ``start`` where that is given."""
+    """Call ``mmap`` and return the address, which is ``start`` if given."""
     found = libc.mmap(start, size, protection, flags, descriptor, offset)
     if found is None or found == _FAILED:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     if start is not None and found != start:
         libc.munmap(found, size)
-        raise OSError("the system maps files where it wants")
+        raise OSError("the system ignores the chosen address")
     return int(found)
 
 
 @lru_cache(maxsize=1)
 def _libc() -> ctypes.CDLL | None:
-    """The C library where we know how to call it: 64 bits, and the flags as above."""
+    """The C library, if its flags are known: 64-bit Linux and macOS."""
     if sys.platform not in ("linux", "darwin") or sys.maxsize < 2**32:
         return None
     with suppress(OSError, AttributeError):
@@ -124,7 +130,7 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def _is_rationed() -> bool:
-    """Whether the process has a limit of addresses (``ulimit -v``): what we reserve others could not have then."""
+    """Whether addresses are limited (``ulimit -v``): then none are reserved."""
     try:
         import resource
     except ImportError:  # not on every system

@@ -1,9 +1,8 @@
-"""Remote files as local memory: a sparse local file each, filled block by block as ranges are asked for.
+"""Cache of remote files: a sparse local file for each, filled block by block on request, and mapped.
 
-A cache file is as long as the remote one, and has behind that an 8-byte checksum for each block, 0 for one that is not
-there. A block counts as there, for a process that meets it for the first time, if its bytes fit the checksum. So it
-does not matter in which order a crash or a power cut kept what was written, nor which process wrote it: at worst a
-block is read once more.
+A cache file has the size of the remote file, then an 8-byte checksum for each block, 0 for a missing one. Each process
+compares a block with its checksum on first use. So no crash, power cut or other process can leave wrong bytes: at worst
+a block is fetched again.
 """
 
 from __future__ import annotations
@@ -26,31 +25,34 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files.folder import telling
 from supportset.store.files.mapping import map_descriptor, read_ahead, with_enough_open_files
 
-# A block takes about as long to come as its request takes to be answered (1 MiB: some 20 ms), so neither is wasted.
+# The transfer of a block takes about as long as the latency of a request (1 MiB: some 20 ms).
 BLOCK = 1 << 20
-REQUEST = 8  # blocks of one request at most
-AT_ONCE = 8  # requests under way at a time
+REQUEST = 8  # blocks a request, at most
+AT_ONCE = 8  # concurrent requests
 FOLDER_VARIABLE = "SUPPORTSET_CACHE"
 SIZE_VARIABLE = "SUPPORTSET_CACHE_GB"
 DEFAULT_GB = 20.0
-LAYOUT = "blocks-1"  # of the cache files: another one gets another folder
+LAYOUT = "blocks-1"  # of the cache files: each layout has its folder
 
-_LOOK_AGAIN = 60.0  # seconds between two looks at how large the cache has become
+_LOOK_AGAIN = 60.0  # seconds between two checks of the cache's size
 
 Read = Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
 Array = np.ndarray[Any, Any]
 
 
 class CachedFile:
-    """A remote file as memory: the implementation of :class:`supportset.store.files.MappedFile` for what is not here.
+    """A remote file as memory: the implementation of :class:`supportset.store.files.MappedFile` for remote storage.
 
-    Threads and processes may use it, and the file it lies in, at the same time; it lives through a fork.
+    Threads and processes may share it and its cache file; it survives a fork.
 
     Parameters
     ----------
-    path : of the cache file, made where absent
-    size : of the remote file in bytes
-    read : gives the bytes of ranges of the remote file
+    path : Path
+        Path of the cache file, made if missing.
+    size : int
+        Bytes of the remote file.
+    read : callable
+        Returns the bytes of ranges of the remote file.
 
     Raises
     ------
@@ -67,42 +69,42 @@ class CachedFile:
         self.content = memoryview(memory)[:size]
         self.complete = not blocks
         self._sums: Array = np.frombuffer(memory, "<u8", blocks, self._sums_at)
-        self._there = np.zeros(blocks, bool)  # as far as this process knows
+        self._there = np.zeros(blocks, bool)  # as this process knows
         self._coming: dict[int, Future[None]] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
 
     def expect_random(self) -> None:
-        """Nothing: only what is asked for is read."""
+        """Do nothing: only requested blocks are read."""
 
     def is_cached(self, offset: int) -> bool:
-        """Whether the byte is on this machine."""
+        """Tell whether a byte is in the cache."""
         block = offset // BLOCK
         return bool(self._there[block] or self._sums[block])
 
     def ask(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Begin to get the blocks of ranges of bytes, in the background. What goes wrong there, :meth:`fetch` tells."""
+        """Begin to fetch ranges of bytes, in the background. Errors are raised by :meth:`fetch`."""
         if not self.complete and (blocks := self._claim(self._missing(ranges))[0]):
             future = self._coming[blocks[0]]
             _background(os.getpid()).submit(self._get, blocks, future)
         read_ahead(self._descriptor, ranges)
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Return when the bytes of ranges are here.
+        """Fetch ranges of bytes, and return when they are in the cache.
 
         Raises
         ------
         SupportsetError
-            The remote storage or the local disk refuses.
+            The remote file cannot be read, or the cache cannot be written.
         """
         while not self.complete and len(blocks := self._missing(ranges)):
             mine, of_others = self._claim(blocks)
             if mine and (error := self._get(mine, self._coming[mine[0]])):
                 raise error
-            wait(of_others)  # where that failed, we try ourselves
+            wait(of_others)  # a failed one is tried again here
 
     def _missing(self, ranges: Sequence[tuple[int, int]]) -> Array:
-        """Numbers of the blocks of ranges that are not here, sorted."""
+        """Numbers of the missing blocks of ranges, sorted."""
         needed = np.zeros(len(self._there) + 1, np.int64)
         bounds = np.asarray(ranges, np.int64).reshape(-1, 2)
         bounds = np.clip(bounds[bounds[:, 0] < bounds[:, 1]], 0, self._size)
@@ -111,8 +113,8 @@ class CachedFile:
         return np.flatnonzero((np.cumsum(needed[:-1]) > 0) & ~self._there)
 
     def _claim(self, blocks: Array) -> tuple[list[int], set[Future[None]]]:
-        """Blocks that nobody is getting, from now on this caller's; and what to wait for to have the others."""
-        if self._process != os.getpid():  # a fork left the threads behind that were at work, maybe holding the lock
+        """Claim the blocks that no thread is fetching; also return the futures of the others."""
+        if self._process != os.getpid():  # a fork does not copy the threads, one of which may hold the lock
             self._lock, self._coming, self._process = threading.Lock(), {}, os.getpid()
         with self._lock:
             mine = [block for block in blocks.tolist() if block not in self._coming and not self._there[block]]
@@ -122,7 +124,7 @@ class CachedFile:
         return mine, of_others
 
     def _get(self, blocks: list[int], future: Future[None]) -> SupportsetError | None:
-        """Have blocks here that this caller claimed; give back what went wrong."""
+        """Fetch claimed blocks; return the error if one fails."""
         try:
             absent = [block for block in blocks if not self._is_intact(block)]
             requests = list(_runs(absent))
@@ -157,12 +159,14 @@ class CachedFile:
 
 
 class BlockCache:
-    """A folder of cache files that keeps to a size: those not opened for longest go when another one is opened.
+    """Folder of cache files with a limited size: the least recently opened ones are removed.
 
     Parameters
     ----------
-    folder : made on first use
-    budget : bytes on disk. Files that a process has open keep their room until it closes them
+    folder : Path
+        Folder, made on first use.
+    budget : int
+        Bytes on disk. A file that a process has open takes space until it is closed.
     """
 
     def __init__(self, folder: Path, budget: int) -> None:
@@ -171,18 +175,23 @@ class BlockCache:
         self._looked = -_LOOK_AGAIN
 
     def open(self, url: str, version: str, size: int, read: Read) -> CachedFile:
-        """The cache file of a remote file.
+        """Open the cache file of a remote file.
 
         Parameters
         ----------
-        url, version : of the remote file; another version (ETag, time) has another cache file
-        size : of the remote file in bytes
-        read : gives the bytes of ranges of it
+        url : str
+            URL of the remote file.
+        version : str
+            Its ETag or time; each version has its cache file.
+        size : int
+            Bytes of the remote file.
+        read : callable
+            Returns the bytes of ranges of it.
 
         Raises
         ------
         SupportsetError
-            The cache's folder cannot be written to.
+            The cache's folder cannot be written.
         """
         key = xxhash.xxh3_128_hexdigest("\n".join([url, version, str(size)]).encode("utf-8", "surrogatepass"))
         path = self.folder / key
@@ -195,12 +204,12 @@ class BlockCache:
         return file
 
     def make_room(self) -> None:
-        """Remove the cache files that were not opened for longest, until the others fit."""
+        """Remove the least recently opened cache files, until the others fit."""
         self._looked = time.monotonic()
         found = []
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # another process was faster
+                with suppress(FileNotFoundError):  # another process removed it
                     stat = entry.stat(follow_symlinks=False)
                     found.append((stat.st_mtime, stat.st_blocks * 512, entry.path))
         total = sum(size for _, size, _ in found)
@@ -213,14 +222,14 @@ class BlockCache:
 
 
 def default_cache() -> BlockCache:
-    """The cache that the environment names: ``SUPPORTSET_CACHE``, a folder, and ``SUPPORTSET_CACHE_GB``, its size.
+    """Return the cache in the folder ``SUPPORTSET_CACHE``, of the size ``SUPPORTSET_CACHE_GB``.
 
-    Without them, ``supportset`` in ``XDG_CACHE_HOME`` or ``~/.cache``, and 20 GB.
+    The defaults are ``supportset`` in ``XDG_CACHE_HOME`` or ``~/.cache``, and 20 GB.
 
     Raises
     ------
     UsageError
-        The size is no number.
+        The size is not a number.
     """
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
@@ -231,23 +240,23 @@ def default_cache() -> BlockCache:
     except (ValueError, OverflowError):
         budget = -1
     if budget < 0:
-        raise UsageError(f"{SIZE_VARIABLE}={stated}: is no size in GB: use a number such as {DEFAULT_GB:g}")
+        raise UsageError(f"{SIZE_VARIABLE}={stated}: not a size in GB: use a number such as {DEFAULT_GB:g}")
     return _cache(Path(folder), budget)
 
 
-_cache = lru_cache(BlockCache)  # one each, as it remembers when it looked at its size
+_cache = lru_cache(BlockCache)  # one object for each folder: it remembers when it checked its size
 
 
 @lru_cache(maxsize=1)
 def _background(process: int) -> ThreadPoolExecutor:
-    """The threads that get blocks ahead; others in each process, as they do not live through a fork."""
+    """Threads that fetch ahead; separate for each process, as a fork does not copy threads."""
     return ThreadPoolExecutor(2, thread_name_prefix="supportset-blocks")
 
 
 def _map(path: Path, size: int) -> tuple[int, Any]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if os.fstat(descriptor).st_size != size:  # new, or damaged: the checksums tell what of it is right
+        if os.fstat(descriptor).st_size != size:  # new or damaged: the checksums show which blocks are valid
             os.ftruncate(descriptor, size)
         return descriptor, map_descriptor(descriptor, size) if size else b""
     except (OSError, ValueError):
@@ -256,7 +265,7 @@ def _map(path: Path, size: int) -> tuple[int, Any]:
 
 
 def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Neighbours joined to requests: first block and the one after the last."""
+    """Join adjacent blocks to requests: first block, and the one after the last."""
     first = 0
     for i in range(1, len(blocks) + 1):
         if i == len(blocks) or blocks[i] != blocks[i - 1] + 1 or i - first == REQUEST:

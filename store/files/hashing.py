@@ -1,4 +1,4 @@
-"""Bytes of arrays, and the hash that the store states of every file."""
+"""Bytes of arrays, and hashes of files."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from supportset.store.files.folder import Part, Parts, telling
 
 
 def as_part(array: np.ndarray[Any, Any]) -> memoryview:
-    """Bytes of a C-contiguous array, without a copy."""
+    """Return the bytes of a C-contiguous array as a view."""
     return array.reshape(-1).view(np.uint8).data
 
 
 def part_sizes(parts: Parts) -> int:
-    """Number of bytes of a file's parts."""
+    """Return the number of bytes of a file's parts."""
     return sum(len(part) for part in parts)
 
 
 def hash_parts(parts: Parts) -> str:
-    """``xxh3-128:<hex>`` of a file's parts, as one run of bytes."""
+    """Hash the parts of a file: ``xxh3-128:<hex>``."""
     return hash_pieces(parts)
 
 
 def hash_pieces(pieces: Iterable[Part]) -> str:
-    """``xxh3-128:<hex>`` of bytes that come one piece after the other."""
+    """Hash an iterable of bytes: ``xxh3-128:<hex>``."""
     digest = xxhash.xxh3_128()
     for piece in pieces:
         digest.update(piece)
@@ -36,7 +36,7 @@ def hash_pieces(pieces: Iterable[Part]) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """``xxh3-128:<hex>`` of a file, read in pieces of 4 MiB."""
+    """Hash a local file: ``xxh3-128:<hex>``."""
     digest = xxhash.xxh3_128()
     with telling("read the file", path), open(path, "rb", buffering=0) as file:
         while piece := file.read(1 << 22):

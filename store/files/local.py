@@ -1,7 +1,7 @@
 """Folders of the local file system.
 
-Everything is written under a temporary name, flushed to disk, renamed, and the folder flushed, so that a name is
-either absent or complete, whatever happens.
+A file is written under a temporary name, flushed to disk and renamed, and the folder is flushed. So a name is always
+either missing or complete.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from supportset.store.files.folder import TEMPORARY, Folder, MappedFile, Parts, 
 from supportset.store.files.mapping import LocalMapping
 from supportset.store.files.memory import empty_aligned
 
-PIECE = 1 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
+PIECE = 1 << 20  # bytes read at a time: still in the processor's cache when they are hashed
 
 
 class LocalFolder:
@@ -29,7 +29,8 @@ class LocalFolder:
 
     Parameters
     ----------
-    path : the folder; made on the first :meth:`put`
+    path : str or Path
+        Path of the folder, which is made by the first :meth:`put`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -39,11 +40,11 @@ class LocalFolder:
         return str(self.path)
 
     def child(self, name: str) -> Folder:
-        """A folder in this one."""
+        """Return a subfolder."""
         return LocalFolder(self.path / name)
 
     def names(self) -> list[str]:
-        """Names in the folder, sorted; empty where it is absent."""
+        """List the names in the folder, sorted; empty if it is missing."""
         with telling("list the folder", self.path):
             try:
                 return sorted(os.listdir(self.path))
@@ -51,14 +52,14 @@ class LocalFolder:
                 return []
 
     def stamps(self) -> dict[str, str]:
-        """Size and time of the last change of each file right in the folder, by name."""
+        """Return size and modification time of each file directly in the folder, by name."""
         stamps = {}
         with telling("list the folder", self.path):
             try:
                 with os.scandir(self.path) as entries:
                     for entry in entries:
                         if not entry.is_dir(follow_symlinks=False):
-                            with suppress(FileNotFoundError):  # gone since, or a broken link
+                            with suppress(FileNotFoundError):  # removed since, or a broken link
                                 found = entry.stat()
                                 stamps[entry.name] = f"{found.st_size} {found.st_mtime_ns}"
             except FileNotFoundError:
@@ -66,7 +67,7 @@ class LocalFolder:
         return stamps
 
     def size(self, name: str) -> int | None:
-        """Size of a file in bytes, None where it is absent."""
+        """Return the size of a file in bytes, None if it is missing."""
         path = self.path / name
         with telling("look at the file", path):
             try:
@@ -75,12 +76,12 @@ class LocalFolder:
                 return None
 
     def glob(self, pattern: str) -> list[str]:
-        """Names of files that fit a pattern, sorted."""
+        """List the names of files that match a pattern, sorted."""
         literal = "/".join(part if part == "*" else glob.escape(part) for part in pattern.split("/"))
         return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(literal))
 
     def changed(self, name: str) -> float | None:
-        """When a file, or anything in a tree, last changed, in seconds since 1970; None where it is gone."""
+        """Return the time of the last change of a file or tree, in seconds since 1970; None if it is missing."""
         times = []
         for file in (self.path / name, *_below(self.path / name)):
             with telling("look at the file", file):
@@ -93,8 +94,8 @@ class LocalFolder:
         return max(times, default=None)
 
     def files(self, name: str) -> dict[str, int]:
-        """Names and sizes in bytes of the files of a tree, or of the one file."""
-        base = str(self.path)  # strings: verify looks at every shard, and paths as objects take five times as long
+        """Return the sizes in bytes of the files of a tree, or of one file, by name."""
+        base = str(self.path)  # strings: verify lists every shard, and Path objects take five times as long
         path = f"{base}/{name}"
         with telling("look at the files", path):
             below = (f"{folder}/{file}" for folder, _, names in os.walk(path) for file in names)
@@ -102,7 +103,7 @@ class LocalFolder:
             return {file[len(base) + 1 :]: os.lstat(file).st_size for file in found}
 
     def read(self, name: str) -> bytes | None:
-        """Content of a file, None where it is absent."""
+        """Read a file; None if it is missing."""
         with telling("read the file", self.path / name):
             try:
                 return (self.path / name).read_bytes()
@@ -110,44 +111,46 @@ class LocalFolder:
                 return None
 
     def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
-        """Contents of files in the order of the names, None for each that is absent."""
+        """Read files in the order of the names; None for a missing one."""
         return map(self.read, names)
 
     def pieces(self, name: str) -> Iterator[bytes | memoryview]:
-        """Content of a file in pieces of 1 MiB through one buffer."""
+        """Read a file in pieces of 1 MiB, through one buffer."""
         buffer = empty_aligned((PIECE,), np.uint8).data
         with telling("read the file", self.path / name), open(self.path / name, "rb", buffering=0) as file:
             while count := file.readinto(buffer):
                 yield buffer[:count]
 
     def map(self, name: str) -> MappedFile:
-        """A file as memory. The mapping lives as long as something views its content."""
+        """Map a file into memory."""
         path = self.path / name
         with telling("map the file", path):
             return LocalMapping(path)
 
     def put(self, files: Mapping[str, Parts], *, replace: bool = True) -> bool:
-        """Write files durably and all at once.
+        """Write files durably, all or none.
 
         Parameters
         ----------
-        files : content by name. All names share their first component: either one file (``{"a.parquet": ...}``)
-            or one tree (``{"a.zarr/zarr.json": ..., "a.zarr/values/c.0.0": ...}``)
-        replace : whether a file of that name may be replaced (a tree never is)
+        files : mapping
+            Content by name. All names share their first component: either one file (``{"a.parquet": ...}``)
+            or one tree (``{"a.zarr/zarr.json": ..., "a.zarr/values/c.0.0": ...}``).
+        replace : bool, default True
+            Whether a file of that name may be replaced (a tree never is).
 
         Returns
         -------
         bool
-            False where the name is taken and ``replace`` is false: nothing is written then.
+            False if the name is taken and ``replace`` is false: then nothing is written.
 
         Raises
         ------
         SupportsetError
-            Anything that the file system refuses; nothing is left behind then, as far as it lets us clean up.
+            The file system refuses. Nothing is left behind, if it allows the clean-up.
         """
         roots = {PurePosixPath(name).parts[0] for name in files}
         if len(roots) != 1:
-            raise ValueError(f"one name at a time can appear whole, not {sorted(roots)}")
+            raise ValueError(f"files of one put share their first component, not {sorted(roots)}")
         root = roots.pop()
         final = self.path / root
         temporary = self.path / f"{TEMPORARY}{secrets.token_hex(4)}-{root}"
@@ -164,13 +167,13 @@ class LocalFolder:
                     return False
                 sync_folder(self.path)
             finally:
-                # After a success nothing is there any more. A process that is killed leaves its
-                # temporary files: no reader sees them, and `store compact` removes them.
+                # Does nothing after a success. A killed process leaves its temporary files: no reader sees them,
+                # and `store compact` removes them.
                 _discard(temporary)
         return True
 
     def remove(self, name: str) -> None:
-        """Remove a file or a tree; no error where it is absent."""
+        """Remove a file or a tree, if it exists."""
         path = self.path / name
         with telling("remove", path), suppress(FileNotFoundError):
             if path.is_dir() and not path.is_symlink():
@@ -179,7 +182,7 @@ class LocalFolder:
                 os.unlink(path)
 
     def remove_unless(self, name: str, there: str | None) -> bool:
-        """Remove a file or a tree, unless ``there`` is or appears: it changes its name before the last look."""
+        """Remove a file or a tree unless ``there`` exists: it is renamed before the last check."""
         if there is not None and self.size(there) is not None:
             return False
         hidden = f"{TEMPORARY}{secrets.token_hex(4)}-{name.removeprefix(TEMPORARY)}"
@@ -195,7 +198,7 @@ class LocalFolder:
         return True
 
     def discard(self, name: str, first: str) -> None:
-        """Remove a tree: its name changes first, then ``first`` goes, then the rest."""
+        """Rename a tree, then remove ``first``, then the rest."""
         with telling("remove", self.path / name):
             os.rename(self.path / name, self.path / f"{TEMPORARY}{secrets.token_hex(4)}-{name}")
         for hidden in self.names():
@@ -204,7 +207,7 @@ class LocalFolder:
                 self.remove(hidden)
 
     def prune(self, name: str) -> None:
-        """Remove a folder that is empty."""
+        """Remove an empty subfolder."""
         path = self.path / name
         with telling("remove the folder", path):
             if path.is_dir() and not any(path.iterdir()):
@@ -212,7 +215,7 @@ class LocalFolder:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's names to disk, so that a rename outlives a power cut."""
+    """Flush the names in a folder to disk, so that a rename survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -221,17 +224,17 @@ def sync_folder(path: Path) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    """Make a folder with its parents, and flush the name of each that is new."""
+    """Make a folder and its parents, and flush each new name."""
     if not path.is_dir():
         if path.parent != path:
             _make_folder(path.parent)
-        with suppress(FileExistsError):  # another writer was faster
+        with suppress(FileExistsError):  # another writer made it
             os.mkdir(path)
         sync_folder(path.parent)
 
 
 def _write_file(path: Path, parts: Parts) -> None:
-    os.makedirs(path.parent, exist_ok=True)  # within the temporary tree, which is flushed as a whole
+    os.makedirs(path.parent, exist_ok=True)  # in the temporary tree, which is flushed later
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         for part in parts:
@@ -250,7 +253,7 @@ def _sync_tree(path: Path) -> None:
 
 
 def _rename_new(temporary: Path, final: Path) -> bool:
-    """Give a file its final name unless the name is taken; say whether it was given."""
+    """Rename a file unless the name is taken; return whether it was renamed."""
     try:
         os.link(temporary, final)  # unlike rename, this never replaces
     except FileExistsError:
@@ -258,7 +261,7 @@ def _rename_new(temporary: Path, final: Path) -> bool:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
-        if final.exists():  # a file system without hard links: the best that is left
+        if final.exists():  # no hard links: there is no atomic way
             return False
         os.rename(temporary, final)
     return True
@@ -273,5 +276,5 @@ def _discard(temporary: Path) -> None:
 
 
 def _below(path: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(path):  # nothing where it is a file, a link, or gone
+    for folder, folders, names in os.walk(path):  # nothing if it is a file, a link or missing
         yield from (Path(folder, name) for name in (*folders, *names))

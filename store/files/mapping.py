@@ -1,4 +1,4 @@
-"""Local files as memory, with what the kernel tells and takes about its cache of them."""
+"""Local files mapped into memory, with hints to the kernel's page cache."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from supportset.store.files.folder import telling
 
 T = TypeVar("T")
 
-# The kernel cuts one wish short at the device's readahead window, which is rarely below this.
-_WISH = 128 * 1024
+# The kernel truncates a request at the device's read-ahead window, which is rarely smaller.
+_REQUEST = 128 * 1024
 
 
 class LocalMapping:
     """A local file mapped into memory: the implementation of :class:`supportset.store.files.MappedFile`.
 
-    Views of the content keep the memory; this object keeps the open file, for wishes about the kernel's cache of it.
+    Views of the content keep the memory; this object keeps the open file, for requests to the page cache.
 
     Parameters
     ----------
-    path : of a file
+    path : Path
 
     Attributes
     ----------
-    size : of the file in bytes, when it was opened
+    size : int
+        Bytes of the file when it was opened.
 
     Raises
     ------
@@ -53,12 +54,12 @@ class LocalMapping:
 
     @property
     def content(self) -> memoryview:
-        """The whole file, mapped when it is first asked for.
+        """Content of the file, mapped on first use.
 
         Raises
         ------
         SupportsetError
-            The system does not map it.
+            The file cannot be mapped.
         """
         if self._content is None:
             with telling("map the file", self._path):
@@ -71,13 +72,17 @@ class LocalMapping:
 
         Parameters
         ----------
-        addresses : where to
-        offset, at, size : as for :meth:`AddressRange.map_file`; :meth:`ask` takes what lies in this part from now on
+        addresses : AddressRange
+            Target.
+        offset : int
+        at : int
+        size : int
+            As for :meth:`AddressRange.map_file`. From now on, :meth:`ask` takes ranges of this part only.
 
         Raises
         ------
         OSError
-            The system does not map it there; the file is as it was.
+            The file cannot be mapped there, and is unchanged.
         """
         addresses.map_file(self._descriptor, offset, at, size)
         self._expect_random_reads()  # of the open file, which its map keeps
@@ -85,7 +90,7 @@ class LocalMapping:
         self._close()
 
     def expect_random(self) -> None:
-        """Have the kernel read nothing around the pages that are touched: it may be megabytes for each."""
+        """Turn off read-around, which may be megabytes for each touched page."""
         if self._placed is None and self.size and hasattr(os, "posix_fadvise"):
             mapped = self.content.obj
             self._expect_random_reads()
@@ -94,40 +99,40 @@ class LocalMapping:
                     mapped.madvise(mmap.MADV_RANDOM)
 
     def ask(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Have the kernel read ranges of bytes ahead, in the background; nothing where it does not offer that."""
+        """Request read-ahead of ranges of bytes, if the system has it."""
         if self._placed is None:
             read_ahead(self._descriptor, ranges)
         else:
             addresses, first = self._placed
-            for offset, size in _wishes(ranges):
+            for offset, size in _requests(ranges):
                 addresses.ask(first + offset, size)
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Nothing: the kernel fetches what is touched."""
+        """Do nothing: the kernel reads what is touched."""
 
     def _map(self) -> mmap.mmap | bytes:
-        return map_descriptor(self._descriptor, self.size) if self.size else b""  # nothing cannot be mapped
+        return map_descriptor(self._descriptor, self.size) if self.size else b""  # an empty file cannot be mapped
 
     def _expect_random_reads(self) -> None:
         if hasattr(os, "posix_fadvise"):
-            with suppress(OSError):  # a hint: some file systems take none
+            with suppress(OSError):  # a hint, which some file systems refuse
                 os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 def read_ahead(descriptor: int, ranges: Sequence[tuple[int, int]]) -> None:
-    """Have the kernel read ranges of bytes of a file, start and stop, in the background, where it offers that."""
+    """Request read-ahead of ranges of bytes of a file, (start, stop) each, if the system has it."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for offset, size in _wishes(ranges):
-        with suppress(OSError):  # a hint: some file systems take none
+    for offset, size in _requests(ranges):
+        with suppress(OSError):  # a hint, which some file systems refuse
             os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
 
-def _wishes(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Offset and size of wishes that the kernel takes whole, for ranges of bytes."""
+def _requests(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Divide ranges of bytes into requests that the kernel does not truncate: offset and size of each."""
     for start, stop in ranges:
-        for offset in range(start, stop, _WISH):
-            yield offset, min(_WISH, stop - offset)
+        for offset in range(start, stop, _REQUEST):
+            yield offset, min(_REQUEST, stop - offset)
 
 
 def with_enough_open_files(opening: Callable[[], tuple[int, T]]) -> tuple[int, T]:

@@ -1,4 +1,4 @@
-"""What the drivers of object stores tell of an object, each under names of its own."""
+"""Metadata of objects; each driver of fsspec has other keys."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", *_TIMES)
 
 
 def is_file(info: Mapping[str, Any]) -> bool:
-    """Whether this is an object, not a folder that the names of others imply."""
+    """Tell whether this is an object, not an implied folder."""
     return bool(info["type"] == "file")
 
 
 def version(info: Mapping[str, Any]) -> str:
-    """What changes when an object is replaced: its ETag or the like, else its time."""
+    """Return the version of an object: its ETag or similar, else its time."""
     return next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
 
 
 def written_at(info: Mapping[str, Any]) -> float:
-    """When an object was written, in seconds since 1970; NaN where that is not told."""
+    """Return the time of writing, in seconds since 1970; NaN if unknown."""
     for key in _TIMES:
         value = info.get(key)
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""From where a user says features are to the folder that reads and writes them."""
+"""Folder of a path or a URL."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from supportset.store.files.places import StorePath, store_path
 
 
 def open_folder(path: str | StorePath) -> Folder:
-    """The folder at a path or a URL, whether anything is there or not.
+    """Open the folder at a path or a URL; it need not exist.
 
     Raises
     ------
     UsageError
-        A URL of a kind whose driver is not installed, or that is not known.
+        The kind of URL is unknown, or its driver is not installed.
     """
     place = store_path(path)
     if isinstance(place, Path):

@@ -1,4 +1,4 @@
-"""Where a store is: a path of this machine, or a URL. The one place that tells them apart and joins names to them."""
+"""Paths of stores: local paths and URLs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import Path
 from supportset.store.errors import UsageError
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_CUT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # what is left of a URL's beginning with one slash
-_MAGIC = re.compile(r"[*?\[\]]")  # fsspec takes names with these for patterns, and would touch other objects
+_CUT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # the beginning of a URL that lost a slash
+_MAGIC = re.compile(r"[*?\[\]]")  # fsspec would take such names as patterns
 
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """A place in an object store, with as much of :class:`pathlib.Path` as the store needs.
+    """Path in an object store, with the part of :class:`pathlib.Path` that the store needs.
 
-    It is no ``os.PathLike``: what takes local files only must refuse it, not look for a folder called ``s3:``.
+    It is not an ``os.PathLike``, so that code for local files refuses it.
 
     Attributes
     ----------
-    url : such as ``s3://bucket/features``, without a slash at the end
+    url : str
+        Such as ``s3://bucket/features``, without a final slash.
     """
 
     url: str
@@ -34,12 +35,12 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """Last part."""
         return self.url.rstrip("/").rpartition("/")[2]
 
     @property
     def parent(self) -> RemotePath:
-        """The place that this one lies in."""
+        """Path without the last part."""
         return RemotePath(self.url.rpartition("/")[0])
 
 
@@ -47,17 +48,17 @@ StorePath = Path | RemotePath
 
 
 def store_path(path: str | StorePath) -> StorePath:
-    """A place by what a user wrote.
+    """Parse a path or URL.
 
     Parameters
     ----------
-    path : a local path, or a URL such as ``s3://bucket/features``; ``file://`` is a local path
+    path : str or StorePath
+        A local path, or a URL such as ``s3://bucket/features``; ``file://`` is a local path.
 
     Raises
     ------
     UsageError
-        A URL that several storages are chained in, or with characters that fsspec takes for a pattern; one that lost
-        a slash.
+        The URL is chained, lost a slash, or has characters of a pattern.
     """
     if isinstance(path, Path):
         return _not_cut(path)
@@ -65,7 +66,7 @@ def store_path(path: str | StorePath) -> StorePath:
         return path
     match = _URL.match(path)
     if "::" in path and "://" in path:
-        raise UsageError(f"{path}: chained URLs are not taken, the store keeps a cache of its own: name the inner one")
+        raise UsageError(f"{path}: chained URLs are not supported, the store has its cache: use the inner URL")
     if match is None:
         return _not_cut(Path(path))
     if match[1].lower() in ("file", "local"):
@@ -75,28 +76,26 @@ def store_path(path: str | StorePath) -> StorePath:
     return RemotePath(f"{match[1].lower()}://{rest}")
 
 
-def local_path(path: str | Path, mend: str) -> Path:
-    """A path of this machine, for what takes no other; UsageError with the mend where it is a URL."""
+def local_path(path: str | Path, fix: str) -> Path:
+    """Parse a local path; a URL is a UsageError with the fix."""
     place = store_path(path)
     if isinstance(place, RemotePath):
-        raise UsageError(f"{place}: is not on this machine: {mend}")
+        raise UsageError(f"{place}: is not a local path: {fix}")
     return place
 
 
 def _not_cut(path: Path) -> Path:
-    """Give a local path back; UsageError where a folder called ``s3:`` would be made of a URL."""
+    """Return a local path; UsageError if it is a URL that lost a slash, which would make a folder ``s3:``."""
     if path.parts and _CUT.fullmatch(path.parts[0]) and not Path(path.parts[0]).exists():
         raise UsageError(
-            f"{path}: there is no folder {path.parts[0]!r} here, and a URL has two slashes: write it as text, such as "
-            "'s3://bucket/features' (pathlib takes one away)"
+            f"{path}: there is no folder {path.parts[0]!r}, and a URL has two slashes: pass a string, such as "
+            "'s3://bucket/features' (pathlib removes a slash)"
         )
     return path
 
 
 def check_name(name: str) -> str:
-    """Give a part of a URL back; UsageError where fsspec would take it for a pattern."""
+    """Return a part of a URL; UsageError if fsspec would take it as a pattern."""
     if found := _MAGIC.search(name):
-        raise UsageError(
-            f"{name}: a name in a remote store cannot have {found[0]!r} in it: use letters, digits, - and _"
-        )
+        raise UsageError(f"{name}: a name in a remote store cannot contain {found[0]!r}: use letters, digits, - and _")
     return name

@@ -1,4 +1,4 @@
-"""What goes wrong with a remote storage, in one line with its mend."""
+"""Errors of remote storage, as one line with the fix."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _INSTALL = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": 
 
 _LOG_IN = "log in first: with `aws configure`, or by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _LOG_IN_GOOGLE = "log in first: `gcloud auth application-default login`"
-_CONNECT = "check the address (AWS_ENDPOINT_URL, where the server is not Amazon's) and that the server runs"
-_PERMIT = "check which credentials are used and what they permit"
+_CONNECT = "check the address (AWS_ENDPOINT_URL, for servers other than Amazon's) and that the server runs"
+_PERMIT = "check which credentials are used and their permissions"
 
 # By the name of the class, as the drivers are not imported here.
-_MENDS = {
+_FIXES = {
     "NoCredentialsError": _LOG_IN,
     "PartialCredentialsError": _LOG_IN,
     "DefaultCredentialsError": _LOG_IN_GOOGLE,
@@ -26,40 +26,40 @@ _MENDS = {
     "ClientConnectorError": _CONNECT,
     "TimeoutError": _CONNECT,
     "FileNotFoundError": "check the name of the bucket, or make it",
-    "FileExistsError": "an object stands where a folder should be: move it away",
+    "FileExistsError": "an object has the name of a folder: move it away",
 }
 
 
 @contextmanager
 def telling_remote(action: str, place: object) -> Iterator[None]:
-    """Turn whatever a driver raises into one line that names the place and the mend."""
+    """Turn any exception of a driver into a SupportsetError that names the place and the fix."""
     try:
         yield
     except SupportsetError:
         raise
-    except Exception as error:  # each driver has errors of its own, of no common class
+    except Exception as error:  # the errors of the drivers have no common class
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        mend = next((mend for kind in type(error).__mro__ if (mend := _MENDS.get(kind.__name__))), None)
-        raise SupportsetError(f"{place}: cannot {action}: {reason}" + (f"; {mend}" if mend else "")) from error
+        fix = next((fix for kind in type(error).__mro__ if (fix := _FIXES.get(kind.__name__))), None)
+        raise SupportsetError(f"{place}: cannot {action}: {reason}" + (f"; {fix}" if fix else "")) from error
 
 
 @contextmanager
 def telling_drivers(url: str) -> Iterator[None]:
-    """Turn what fsspec raises for a kind of URL that it cannot open into one line."""
+    """Turn the exceptions of fsspec for unknown URLs into one line."""
     try:
         yield
     except ImportError as error:
         package = _INSTALL.get(url.partition("://")[0])
-        mend = f"pip install {package}" if package else "install the package it names"
-        raise UsageError(f"{url}: this kind of URL needs a driver ({error}): {mend}") from None
+        fix = f"pip install {package}" if package else "install the package it names"
+        raise UsageError(f"{url}: this kind of URL needs a driver ({error}): {fix}") from None
     except ValueError as error:
         raise UsageError(
-            f"{url}: cannot be opened ({error}): use a path, s3://..., gs://..., or what fsspec knows"
+            f"{url}: cannot be opened ({error}): use a path, s3://..., gs://..., or another URL of fsspec"
         ) from None
     except Exception as error:
         raise SupportsetError(f"{url}: cannot be opened: {' '.join(str(error).split())[:300]}") from error
 
 
 def names_missing_bucket(error: OSError) -> bool:
-    """Whether not only the object is absent, but the bucket: drivers raise the same for both."""
+    """Tell whether the bucket is missing: drivers raise the same error for a missing object."""
     return "bucket does not exist" in str(error).lower()

@@ -1,4 +1,4 @@
-"""Feature cards: what a feature set is, exactly enough that two different recipes never mix."""
+"""Feature cards: the exact recipe of a feature set, so that features of two recipes never mix."""
 
 from __future__ import annotations
 
@@ -21,27 +21,37 @@ STORED_DTYPES = ("float16", "float32")
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """The identity of a feature set: everything that decides the numbers.
+    """Identity of a feature set: everything that determines the values.
 
-    Two recipes are equal when their canonical JSON is: key order, and ``1`` against ``1.0``, make no difference.
+    Two recipes are equal if their canonical JSON is: the order of keys, and ``1`` or ``1.0``, make no difference.
 
     Attributes
     ----------
-    kind : ``video`` or ``text``
-    backbone : e.g. ``open_clip:ViT-B-32/laion2b_s34b_b79k``, ``imported:NAME``
-    weights : the weights' name
-    weights_hash : ``xxh3-128:<hex>`` over the parameters, ``unknown`` for imports
-    transform : resize, crop, interpolation, mean, std, ... as JSON
-    sampling : ``{"fps": 1.0, "max_steps": 512}`` or ``{"frames": 8}``; clip models also ``window`` and ``stride``
-    layer : which output
-    pooling : how it became one vector a step
-    dim : D, numbers a step
-    dtype : stored dtype, ``float16`` or ``float32``
+    kind : str
+        ``video`` or ``text``.
+    backbone : str
+        E.g. ``open_clip:ViT-B-32/laion2b_s34b_b79k``, ``imported:NAME``.
+    weights : str
+        The weights' name.
+    weights_hash : str
+        ``xxh3-128:<hex>`` over the parameters, ``unknown`` for imports.
+    transform : dict
+        Resize, crop, interpolation, mean, std, ... as JSON.
+    sampling : dict
+        ``{"fps": 1.0, "max_steps": 512}`` or ``{"frames": 8}``; clip models also ``window`` and ``stride``.
+    layer : str
+        Which output.
+    pooling : str
+        How it became one vector a step.
+    dim : int
+        D, numbers a step.
+    dtype : str
+        Stored dtype, ``float16`` or ``float32``.
 
     Raises
     ------
     UsageError
-        A field of the wrong type, or with a value that no feature set can have.
+        A field has the wrong type, or an impossible value.
     """
 
     kind: str
@@ -68,8 +78,8 @@ class Recipe:
             raise UsageError(f"recipe: dim = {self.dim} should be at least 1")
         if self.dtype not in STORED_DTYPES:
             raise UsageError(f"recipe: dtype = {self.dtype!r} should be one of {', '.join(STORED_DTYPES)}")
-        # Written down canonically at once: a value that JSON cannot say is refused here, not when saving,
-        # and what the caller does to its own dicts afterwards no longer changes the recipe.
+        # Made canonical now: values that JSON does not have are refused here, and the recipe keeps no reference
+        # to the caller's dicts.
         for name in ("transform", "sampling"):
             object.__setattr__(self, name, _canonical(getattr(self, name), name))
 
@@ -85,7 +95,7 @@ class Recipe:
 
     @property
     def folder(self) -> str:
-        """Name of the feature set's folder: backbone and sampling in words, then the hash."""
+        """Name of the feature set's folder: backbone, sampling, hash."""
         return "-".join([_slug(self.backbone), *self._sampling_words(), self.hash])
 
     def _sampling_words(self) -> list[str]:
@@ -107,12 +117,12 @@ class Recipe:
         return hash(self.canonical)
 
     def to_json(self) -> dict[str, Any]:
-        """The recipe as a JSON object."""
+        """Return a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Recipe:
-        """Read what :meth:`to_json` gave; UsageError names keys that are absent or unknown."""
+        """Inverse of :meth:`to_json`; UsageError names missing and unknown keys."""
         known = {f.name for f in fields(cls)}
         if absent := sorted(known - set(data)):
             raise UsageError(f"recipe: lacks {', '.join(absent)}")
@@ -121,26 +131,28 @@ class Recipe:
         return cls(**data)
 
     def differences(self, other: Recipe) -> list[str]:
-        """Names of the fields in which two recipes differ."""
+        """Return the names of the fields in which two recipes differ."""
         mine, theirs = (_canonical(asdict(recipe), "recipe") for recipe in (self, other))
         return [name for name in mine if mine[name] != theirs[name]]
 
 
 @dataclass(frozen=True)
 class FeatureCard:
-    """``card.json``: the recipe, which names the set, and the provenance, which is told but names nothing.
+    """``card.json``: the recipe, which identifies the set, and the provenance, which does not.
 
     Attributes
     ----------
-    recipe : the identity
-    provenance : library and decoder versions, device, precision, date
+    recipe : Recipe
+        The identity.
+    provenance : dict
+        Library and decoder versions, device, precision, date.
     """
 
     recipe: Recipe
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The card as a JSON object."""
+        """Return a JSON object."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -151,12 +163,12 @@ class FeatureCard:
 
     @classmethod
     def from_json(cls, data: Any, source: object = CARD) -> FeatureCard:
-        """Read a card; ``source`` names it in errors.
+        """Parse a card; ``source`` names it in errors.
 
         Raises
         ------
         SupportsetError
-            Not a card, a newer format version, or a recipe that does not fit the card's own hash.
+            Not a card, a newer format version, or a recipe that does not match the card's hash.
         """
         check_format(data, FORMAT, FORMAT_VERSION, source)
         try:
@@ -164,7 +176,7 @@ class FeatureCard:
             provenance = data.get("provenance", {})
             stated = data["hash"]
         except (KeyError, TypeError, AttributeError) as error:
-            raise SupportsetError(f"{source}: damaged card, {error} is absent: restore the file") from None
+            raise SupportsetError(f"{source}: damaged card, {error} is missing: restore the file") from None
         except UsageError as error:
             raise SupportsetError(f"{source}: damaged card: {error}; restore the file") from None
         if stated != recipe.hash:
@@ -176,21 +188,21 @@ class FeatureCard:
 
     @classmethod
     def load(cls, path: str | StorePath) -> FeatureCard:
-        """Read the card of the feature set in the folder ``path``."""
+        """Read the card of the feature set at ``path``."""
         return load_card(open_folder(path))
 
     def claim(self, folder: Folder) -> FeatureCard:
-        """Write this card into a feature set's folder, or check that the one there has the same recipe.
+        """Write this card into a feature set's folder, or check that the existing card has the same recipe.
 
         Returns
         -------
         FeatureCard
-            The card that is in the folder: the first writer's, so its provenance may be another one.
+            The card in the folder: that of the first writer, whose provenance may differ.
 
         Raises
         ------
         SupportsetError
-            A card of another recipe is there.
+            The folder has a card of another recipe.
         """
         content = json.dumps(self.to_json(), indent=2, sort_keys=True, allow_nan=False) + "\n"
         if CARD not in folder.names():
@@ -199,26 +211,26 @@ class FeatureCard:
         if there.recipe != self.recipe:
             fields_ = ", ".join(there.recipe.differences(self.recipe))
             raise SupportsetError(
-                f"{folder}/{CARD}: holds features of another recipe (differs in {fields_}): use another folder"
+                f"{folder}/{CARD}: holds features of another recipe (different: {fields_}): use another folder"
             )
         return there
 
 
 def is_feature_set(path: str | StorePath) -> bool:
-    """Whether a folder is that of a feature set: has a card, of whatever state."""
+    """Tell whether a folder is that of a feature set: it has a card, possibly a damaged one."""
     return open_folder(path).size(CARD) is not None
 
 
 def load_card(folder: Folder) -> FeatureCard:
-    """Read the card in a folder; an error says whether it is absent, damaged or newer than this program."""
+    """Read the card in a folder; the error says whether it is missing, damaged or newer."""
     return FeatureCard.from_json(load_json(folder, CARD, "not a feature set"), f"{folder}/{CARD}")
 
 
 def load_json(folder: Folder, name: str, otherwise: str) -> Any:
-    """Read a JSON file; ``otherwise`` says in an error what a folder without it is."""
+    """Read a JSON file; ``otherwise`` is what the error calls a folder without it."""
     content = folder.read(name)
     if content is None:
-        raise UsageError(f"{folder}: {otherwise}, it has no {name}; `store ls` lists what there is")
+        raise UsageError(f"{folder}: {otherwise}, it has no {name}: `store ls` lists what there is")
     try:
         return json.loads(content)
     except ValueError as error:
@@ -248,10 +260,10 @@ def _canonical(value: Any, where: str) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float) and math.isfinite(value):
-        # 1.0 and 1 are one number in JSON; every writer must say it the same way
+        # 1.0 and 1 are the same number in JSON
         return int(value) if value.is_integer() and abs(value) < 2**53 else value
     raise UsageError(
-        f"recipe: {where} = {value!r} cannot be said in JSON: use strings, finite numbers, lists and dicts"
+        f"recipe: {where} = {value!r} cannot be written as JSON: use strings, finite numbers, lists and dicts"
     )
 
 

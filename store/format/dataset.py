@@ -1,7 +1,7 @@
-"""The tables of a dataset: its clips, its captions, and who belongs to which split of which protocol.
+"""The tables of a dataset: clips, captions, and the splits of each protocol.
 
-``clips.parquet``, ``captions.parquet`` and ``splits.parquet`` lie beside ``dataset.json``, which names the content of
-each by a hash and is written last: it is the commit. See :func:`write_dataset` for how a reader never sees a mix.
+``dataset.json`` names the content of ``clips.parquet``, ``captions.parquet`` and ``splits.parquet`` by hash. It is
+written last: it is the commit. :func:`write_dataset` says why a reader never sees a mixture.
 """
 
 from __future__ import annotations
@@ -46,9 +46,13 @@ class Dataset:
 
     Attributes
     ----------
-    name : of the dataset
-    info : ``dataset.json``
-    clips, captions, splits : pyarrow tables; columns as in ``docs/store-format.md``
+    name : str
+    info : dict
+        Content of ``dataset.json``.
+    clips : pyarrow.Table
+    captions : pyarrow.Table
+    splits : pyarrow.Table
+        Columns as in ``docs/store-format.md``.
     """
 
     def __init__(self, name: str, info: dict[str, Any], tables: Mapping[str, pa.Table]) -> None:
@@ -59,32 +63,32 @@ class Dataset:
         self.splits = tables["splits"]
 
     def protocols(self) -> list[str]:
-        """Names of the protocols, in the reader's order."""
+        """Return the names of the protocols, in the reader's order."""
         return list(self.info["protocols"])
 
     def split_names(self, protocol: str) -> list[str]:
-        """Names of a protocol's splits, also of those whose list is absent; UsageError names the known protocols."""
+        """Return the names of a protocol's splits; UsageError lists the known protocols."""
         self._check(protocol)
         return list(self.info["protocols"][protocol])
 
     def split_clips(self, protocol: str, split: str) -> list[str]:
-        """Clips of a split, each once, in the order of the table.
+        """Return the clips of a split, each once, in the order of the table.
 
         Raises
         ------
         UsageError
-            Unknown protocol or split: names the known ones.
+            The protocol or split is unknown; the message lists the known ones.
         """
         rows = self._split(protocol, split)
         return list(dict.fromkeys(rows["clip_id"].to_pylist()))
 
     def split_captions(self, protocol: str, split: str) -> list[Caption]:
-        """Captions of a split, in the order of the table, then of the captions.
+        """Return the captions of a split, in the order of the table, then of the captions.
 
         Raises
         ------
         UsageError
-            Unknown protocol or split: names the known ones.
+            The protocol or split is unknown; the message lists the known ones.
         """
         rows = self._split(protocol, split)
         found: list[Caption] = []
@@ -96,7 +100,7 @@ class Dataset:
         return list(dict.fromkeys(found))
 
     def expected(self, protocol: str, split: str) -> int | None:
-        """Number of clips that the split must have by its protocol; None where the protocol does not say."""
+        """Return the number of clips that the protocol requires in a split; None if it does not say."""
         self._check(protocol, split)
         size: int | None = self.info["protocols"][protocol][split]
         return size
@@ -141,18 +145,28 @@ def write_dataset(
 ) -> Dataset:
     """Write a dataset's tables, or do nothing where they hold the same already.
 
-    A reader never sees a mix of old and new, and a writer that is killed at any moment leaves one or the other: the
-    tables are first written under names with their content's hash (``.clips.<hash>.parquet``); then ``dataset.json``,
-    which names these hashes, is replaced by a rename, and this is the commit; only then do the tables get their plain
-    names, and the others go. A reader takes the table under its plain name if that has the hash, else the other.
+    A reader never sees a mixture of old and new tables, and a killed writer leaves the old or the new ones:
+
+    1. The tables are written under staged names with the hash of their content (``.clips.<hash>.parquet``).
+    2. ``dataset.json``, which names these hashes, is replaced by a rename: the commit.
+    3. The tables are written under their plain names, and the staged ones are removed.
+
+    A reader uses the table under its plain name if it has the hash, else the staged one.
 
     Parameters
     ----------
-    root : the store
-    name : of the dataset, and of its folder
-    clips, captions, splits : tables, or rows as dicts; nullable columns may be left out
-    protocols : number of clips that each split must have, None where not known
-    sources : annotation files; their names and hashes are recorded
+    root : str or StorePath
+        The store.
+    name : str
+        Name of the dataset, and of its folder.
+    clips : pyarrow.Table or iterable of rows
+    captions : pyarrow.Table or iterable of rows
+    splits : pyarrow.Table or iterable of rows
+        A row is a dict or a dataclass; nullable columns may be omitted.
+    protocols : mapping
+        Number of clips that each split must have; None if unknown.
+    sources : iterable of Path
+        Annotation files; their names and hashes are recorded.
 
     Returns
     -------
@@ -161,8 +175,8 @@ def write_dataset(
     Raises
     ------
     SupportsetError
-        Rows that contradict each other (an id twice, a caption of an unknown clip, ...), with an example;
-        a source or a folder that cannot be read or written.
+        Rows contradict each other (a repeated id, a caption of an unknown clip, ...), or a file cannot be read or
+        written.
     """
     if not name or "/" in name or name.startswith("."):
         raise UsageError(f"dataset name {name!r} is not the name of a folder: use letters, digits, - and _")
@@ -188,7 +202,7 @@ def write_dataset(
             folder.put({_staged(key, content): [files[key]]})
         folder.put({DATASET: [commit]})
         for key in files:
-            if folder.read(DATASET) == commit:  # else another writer came after us: the plain names are its own now
+            if folder.read(DATASET) == commit:  # else another writer committed later, and the plain names are its
                 folder.put({f"{key}.parquet": [files[key]]})
     if folder.read(DATASET) == commit and _settled(folder, contents):
         for other in folder.names():
@@ -203,9 +217,9 @@ def open_dataset(root: str | StorePath, name: str) -> Dataset:
     Raises
     ------
     UsageError
-        No such dataset: lists those there are.
+        The dataset does not exist; the message lists those that do.
     SupportsetError
-        Damaged, or written by a newer version.
+        The dataset is damaged, or written by a newer version.
     """
     folder = open_folder(store_path(root) / name)
     if not name or folder.read(DATASET) is None:
@@ -213,30 +227,30 @@ def open_dataset(root: str | StorePath, name: str) -> Dataset:
         there = f"there are {', '.join(known)}" if known else "the store is empty"
         raise UsageError(f"{root}: no dataset {name!r}; {there}; `extract` makes one, --store names another store")
     problem = ""
-    for _ in range(3):  # a writer may put other content in place while we read: then look again
+    for _ in range(3):  # a writer may commit other content meanwhile: then read again
         info = load_json(folder, DATASET, "not a dataset")
         check_format(info, FORMAT, FORMAT_VERSION, f"{folder}/{DATASET}")
         try:
             contents = {key: info["tables"][key]["content"] for key in TABLES}
             {protocol: dict(splits) for protocol, splits in info["protocols"].items()}
         except (KeyError, TypeError, AttributeError) as error:
-            problem = f"{folder}/{DATASET}: damaged, {error} is absent"
+            problem = f"{folder}/{DATASET}: damaged, {error} is missing"
             break
         tables = {key: _read(folder, key, content) for key, content in contents.items()}
         absent = [key for key, table in tables.items() if table is None]
         if not absent:
             return Dataset(name, info, {key: table for key, table in tables.items() if table is not None})
-        problem = f"{folder}/{absent[0]}.parquet: absent, or not the table that {DATASET} names"
+        problem = f"{folder}/{absent[0]}.parquet: missing, or not the table that {DATASET} names"
     raise SupportsetError(f"{problem}: run `extract` for this dataset again, it writes the tables anew")
 
 
 def list_datasets(root: str | StorePath) -> list[str]:
-    """Names of the datasets in a store, sorted; empty where there is no such folder."""
+    """List the names of the datasets in a store, sorted."""
     return sorted(name.partition("/")[0] for name in open_folder(root).glob(f"*/{DATASET}"))
 
 
 def _settled(folder: Folder, contents: Mapping[str, str]) -> bool:
-    """Whether every table stands whole under its plain name."""
+    """Whether every table is complete under its plain name."""
     try:
         tables = [read_table(folder, f"{key}.parquet", key, content) for key, content in contents.items()]
     except SupportsetError:  # damaged: to be written anew

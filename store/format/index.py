@@ -1,7 +1,7 @@
-"""Index files: one Parquet file a shard, whose presence is the commit.
+"""Index files: one Parquet file a shard. Its presence is the commit.
 
-Its rows say what became of each clip; its metadata says which files the shard consists of, with size and hash, and
-where in them the arrays lie. :func:`effective` applies the one rule by which several rows of a clip become one.
+The rows give the outcome of each clip. The metadata lists the files of the shard, with size and hash, and the location
+of its arrays. :func:`effective` is the rule that selects one of several rows of a clip.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ _THREADS = min(8, os.cpu_count() or 1)  # that parse index files side by side
 _NAME = re.compile(r"([0-9a-f]{16})\.parquet")
 
 
-class Vanished(SupportsetError):  # noqa: N818 - named for what it tells
-    """An index file was listed and is gone."""
+class Vanished(SupportsetError):  # noqa: N818 - not an error by itself
+    """An index file was listed, and no longer exists."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a shard: name relative to the ``shards`` folder, size in bytes, ``xxh3-128:<hex>``."""
+    """A file of a shard: name relative to the ``shards`` folder, size in bytes, hash as ``xxh3-128:<hex>``."""
 
     name: str
     size: int
@@ -68,17 +68,24 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What an index file says of its shard, rows apart.
+    """Metadata of an index file.
 
     Attributes
     ----------
-    shard : id, 16 hex digits
-    shard_format : ``zarr`` or ``hdf5``
-    recipe_hash : of the feature set's card
-    files : the shard's files; empty where it holds failures only
-    arrays : where ``values``, ``timestamps`` and ``offsets`` lie; empty where it holds failures only, or is compressed
-    replaces : ids of shards that this one stands for: their index files are ignored from now on
-    provenance : of the run that wrote the shard
+    shard : str
+        Id, 16 hex digits.
+    shard_format : str
+        ``zarr`` or ``hdf5``.
+    recipe_hash : str
+        Hash of the recipe in the card.
+    files : tuple of StoredFile
+        The shard's files; empty if no clip has features.
+    arrays : dict
+        Location of ``values``, ``timestamps`` and ``offsets``; empty for an archive, and without files.
+    replaces : tuple of str
+        Ids of the shards that this one replaces: readers ignore their index files.
+    provenance : dict
+        Versions, devices and so on of the run that wrote the shard.
     """
 
     shard: str
@@ -89,12 +96,17 @@ class ShardIndex:
     replaces: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def root(self) -> str:
+        """Name of the shard's file or folder; only where it has files."""
+        return self.files[0].name.partition("/")[0]
+
     def file(self, name: str) -> StoredFile:
-        """What is stated of one of the files."""
+        """Return the entry of one of the files."""
         return next(file for file in self.files if file.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        """The metadata as a JSON object."""
+        """Return a JSON object."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -109,7 +121,7 @@ class ShardIndex:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ShardIndex:
-        """Read what :meth:`to_json` gave."""
+        """Inverse of :meth:`to_json`."""
         return cls(
             shard=data["shard"],
             shard_format=data["shard_format"],
@@ -122,28 +134,28 @@ class ShardIndex:
 
 
 def new_shard_id() -> str:
-    """A random 64-bit id as 16 hex digits."""
+    """Make a random 64-bit id, as 16 hex digits."""
     return secrets.token_hex(8)
 
 
 def index_name(shard: str) -> str:
-    """Name of a shard's index file."""
+    """Return the name of a shard's index file."""
     return f"{shard}.parquet"
 
 
 def shard_of(name: str) -> str | None:
-    """Id of the shard whose index file has this name, None for another file."""
+    """Return the id of the shard whose index file has this name, None for other files."""
     match = _NAME.fullmatch(name)
     return match[1] if match else None
 
 
 def describe(encoded: EncodedShard) -> tuple[StoredFile, ...]:
-    """Sizes and hashes of an encoded shard's files."""
+    """Return sizes and hashes of an encoded shard's files."""
     return tuple(StoredFile(name, part_sizes(parts), hash_parts(parts)) for name, parts in encoded.files.items())
 
 
 def write_index(folder: Folder, index: ShardIndex, rows: pa.Table) -> None:
-    """Commit a shard: once this returns, its rows are visible, and outlast a power cut."""
+    """Commit a shard: when this returns, its rows are visible and survive a power cut."""
     rows = rows.select(SCHEMA.names).cast(SCHEMA)
     content = json.dumps({**index.to_json(), "rows": hash_rows(rows)}, sort_keys=True).encode("utf-8")
     metadata = {METADATA: content, METADATA_HASH: hash_parts([content]).encode("ascii")}
@@ -153,14 +165,14 @@ def write_index(folder: Folder, index: ShardIndex, rows: pa.Table) -> None:
 
 
 def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> tuple[ShardIndex, pa.Table]:
-    """Read an index file, or some columns of it.
+    """Read an index file, or some of its columns.
 
     Raises
     ------
     SupportsetError
-        Damaged (the rows are checked where all columns are read), or of a newer format version.
+        The file is damaged (the rows are checked if all columns are read), or its format version is newer.
     Vanished
-        The file is gone, as after a compaction by another process.
+        The file no longer exists, as after a compaction by another process.
     """
     return _parse(folder, shard, folder.read(index_name(shard)), columns)
 
@@ -168,28 +180,28 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
 def _parse(folder: Folder, shard: str, content: bytes | None, columns: list[str] | None) -> tuple[ShardIndex, pa.Table]:
     name = index_name(shard)
     if content is None:
-        raise Vanished(f"{folder}/{name}: the index file cannot be read though it is listed: remove the broken link")
+        raise Vanished(f"{folder}/{name}: the index file is listed but cannot be read: remove the broken link")
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read(columns, use_threads=False)
         metadata = table.schema.metadata or {}
         data = json.loads(metadata[METADATA])
         check_format(data, FORMAT, FORMAT_VERSION, f"{folder}/{name}")
         if metadata[METADATA_HASH] != hash_parts([metadata[METADATA]]).encode("ascii"):
-            raise ValueError("its metadata are not those it was written with")
+            raise ValueError("its metadata do not match their hash")
         index = ShardIndex.from_json(data)
         table = table.select(columns or SCHEMA.names).replace_schema_metadata(None)
         for column in table.schema:
             if column.type != (expected := SCHEMA.field(column.name).type):
                 raise ValueError(f"its column {column.name} is of type {column.type}, not {expected}")
         if columns is None and hash_rows(table) != data["rows"]:
-            raise ValueError("its rows are not those it was written with")
+            raise ValueError("its rows do not match their hash")
         table = _with_damaged(table)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        mend = "restore the file, or delete it to have its clips extracted again"
-        raise SupportsetError(f"{folder}/{name}: damaged index file ({reason}): {mend}") from None
+        fix = "restore the file, or delete it to have its clips extracted again"
+        raise SupportsetError(f"{folder}/{name}: damaged index file ({reason}): {fix}") from None
     if index.shard != shard:
-        raise SupportsetError(f"{folder}/{name}: is the index of shard {index.shard}, renamed: give it its name back")
+        raise SupportsetError(f"{folder}/{name}: is the index of shard {index.shard}: rename it back")
     return index, table
 
 
@@ -213,11 +225,10 @@ def _with_damaged(rows: pa.Table) -> pa.Table:
 
 
 def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[ShardIndex], list[pa.Table]]:
-    """Read every index file that counts, or some columns of each, in the order of the shards' ids.
+    """Read every index file that counts, or some columns of each, in the order of shard ids.
 
-    A compaction may go on meanwhile. A listing is no snapshot: it may miss a shard that is removed while it is made,
-    and also the one that was put in its place a moment before. So the folder is listed until nothing new is found;
-    what was read and is gone by then is either replaced by something that was found, or harmless.
+    A compaction may run at the same time. A listing is not a snapshot: it may miss both a shard that is being removed
+    and the shard that just replaced it. So the folder is listed until nothing new is found.
     """
     found: dict[str, tuple[ShardIndex, pa.Table]] = {}
     vanished: dict[str, int] = {}
@@ -231,9 +242,9 @@ def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[Sha
         for shard, parsed in zip(new, parsing, strict=True):
             try:
                 found[shard] = parsed.result()
-            except Vanished:  # since our look at the folder: another shard replaces it, so look again
+            except Vanished:  # removed since the listing, and replaced by another shard: list again
                 vanished[shard] = vanished.get(shard, 0) + 1
-                if vanished[shard] == 3:  # listed again and again: a broken link
+                if vanished[shard] == 3:  # still listed: a broken link
                     raise
     replaced = {shard for index, _ in found.values() for shard in index.replaces}
     counted = [found[shard] for shard in sorted(found) if shard not in replaced]
@@ -241,17 +252,19 @@ def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[Sha
 
 
 def effective(table: pa.Table, shard: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Choose one row a clip: features beat a failure, then the higher generation, then the higher shard id.
+    """Select one row a clip: features before failures, then the higher generation, then the higher shard id.
 
     Parameters
     ----------
-    table : rows with at least ``clip_id``, ``length`` and ``generation``
-    shard : (rows,) the rank of each row's shard id
+    table : pyarrow.Table
+        Rows with at least ``clip_id``, ``length`` and ``generation``.
+    shard : (rows,) array
+        The rank of each row's shard id.
 
     Returns
     -------
     (clips,) int64
-        Rows of the table, in the order in which the clips come first.
+        Row numbers, ordered by the first appearance of each clip.
     """
     clip = table["clip_id"].combine_chunks().dictionary_encode()
     code = clip.indices.to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""A hash of a table's rows: the same whichever library wrote the file, another one after any damage to it."""
+"""Hash of a table's rows: independent of the library that wrote the file; any damage changes it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _STORED = {pa.float64(): np.dtype("<f8"), pa.int64(): np.dtype("<i8"), pa.uint64
 
 
 def hash_rows(table: pa.Table) -> str:
-    """Hash the columns of a table in their order.
+    """Hash the columns of a table, in order.
 
-    A column of strings gives the lengths of its UTF-8 forms as int32 (null: -1), then their bytes; one of numbers
-    gives a byte a row (1: null), then the values (null: 0) of 8 bytes each.
+    A column of strings contributes the UTF-8 lengths as int32 (null: -1), then the bytes. A column of numbers
+    contributes a byte a row (1: null), then the values of 8 bytes each (null: 0).
 
     Returns
     -------
@@ -27,8 +27,8 @@ def hash_rows(table: pa.Table) -> str:
     ValueError
         A column is neither of strings nor of 64-bit numbers.
     """
-    # Opening a store hashes every index: so Arrow's own buffers are hashed where they lie, a few microseconds a
-    # column, rather than through its compute functions, which cost a hundred each.
+    # Opening a store hashes every index: Arrow's buffers are hashed directly, a few microseconds a column. Its
+    # compute functions would cost a hundred.
     digest = xxhash.xxh3_128()
     for name, column in zip(table.column_names, table.itercolumns(), strict=True):
         values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
@@ -55,7 +55,7 @@ def _nulls(values: pa.Array) -> np.ndarray[Any, Any] | None:
 
 
 def _numbers(values: pa.Array, null: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
-    """The values as they lie in memory, 0 where null."""
+    """The values, 0 where null."""
     if not len(values):
         return np.empty(0, values.type.to_pandas_dtype())
     content = values.buffers()[1]
@@ -68,14 +68,14 @@ def _numbers(values: pa.Array, null: np.ndarray[Any, Any] | None) -> np.ndarray[
 
 
 def _texts(values: pa.StringArray, null: np.ndarray[Any, Any] | None) -> tuple[np.ndarray[Any, Any], memoryview]:
-    """The lengths of the strings' UTF-8 forms, -1 where null, and the forms side by side as they lie in memory."""
+    """UTF-8 lengths of the strings, -1 where null, and their concatenated bytes."""
     if not len(values):
         return np.empty(0, np.int32), memoryview(b"")
     _, offsets, content = values.buffers()
     bounds = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
     lengths = bounds[1:] - bounds[:-1]
     if null is not None:
-        if lengths[null].any():  # a null may cover bytes that are nobody's: without them, then
+        if lengths[null].any():  # a null may cover bytes that belong to no string
             _, content = _texts(values.drop_null(), None)
             lengths[null] = -1
             return lengths, content

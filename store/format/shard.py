@@ -1,9 +1,9 @@
-"""Shards: the ragged features of some hundred clips, in a form that plain libraries open.
+"""Shards: the ragged features of some hundred clips, in files that other libraries open.
 
-A shard is three arrays: ``values`` (ΣT, D), ``timestamps`` (ΣT, 2) float64 seconds (each step's
-start and end) and ``offsets`` (N + 1) int64: clip ``i`` has the rows ``offsets[i]:offsets[i + 1]``.
-The two formats turn them into files and say where in those files the numbers lie, uncompressed and
-in one run, so that a reader can map them. Neither touches a disk: :mod:`supportset.store.files` does.
+A shard has three arrays: ``values`` (ΣT, D), ``timestamps`` (ΣT, 2) float64 seconds (start and end of each step)
+and ``offsets`` (N + 1,) int64. Clip ``i`` has the rows ``offsets[i]:offsets[i + 1]``. A format encodes the arrays as
+files, and locates them there: uncompressed and contiguous, so that a reader can map them. A format does no disk access:
+:mod:`supportset.store.files` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import Folder, Parts
+from supportset.store.files import Folder, Parts, fetched
 
 Array = np.ndarray[Any, Any]
 
@@ -32,8 +32,10 @@ class ShardArrays:
     Attributes
     ----------
     values : (ΣT, D) float16 or float32
-    timestamps : (ΣT, 2) float64, seconds
-    offsets : (N + 1,) int64, from 0 to ΣT
+    timestamps : (ΣT, 2) float64
+        Seconds.
+    offsets : (N + 1,) int64
+        From 0 to ΣT.
     """
 
     values: Array
@@ -42,13 +44,13 @@ class ShardArrays:
 
     @classmethod
     def pack(cls, values: Sequence[Array], timestamps: Sequence[Array]) -> ShardArrays:
-        """Lay clips side by side."""
+        """Concatenate clips."""
         lengths = np.array([len(clip) for clip in values], dtype=np.int64)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         return cls(np.concatenate(values), np.concatenate(timestamps), offsets)
 
     def items(self) -> list[tuple[str, Array]]:
-        """Name and little-endian, C-contiguous form of each array."""
+        """Return the name and the little-endian, C-contiguous form of each array."""
         stored = {"values": self.values.dtype, "timestamps": np.dtype(np.float64), "offsets": np.dtype(np.int64)}
         return [
             (name, np.ascontiguousarray(getattr(self, name), dtype=dtype.newbyteorder("<")))
@@ -58,14 +60,17 @@ class ShardArrays:
 
 @dataclass(frozen=True)
 class Location:
-    """Where an array's numbers lie: in one run of one file, uncompressed, C order, little-endian.
+    """Place of an array in a file: uncompressed, contiguous, C order, little-endian.
 
     Attributes
     ----------
-    file : name relative to the ``shards`` folder
-    offset : of the first byte
-    dtype : ``float16``, ``float32``, ``float64`` or ``int64``
-    shape : of the array
+    file : str
+        Name relative to the ``shards`` folder.
+    offset : int
+        Position of the first byte.
+    dtype : str
+        ``float16``, ``float32``, ``float64`` or ``int64``.
+    shape : tuple of int
     """
 
     file: str
@@ -75,26 +80,26 @@ class Location:
 
     @property
     def nbytes(self) -> int:
-        """Number of bytes from ``offset`` on."""
+        """Number of bytes."""
         return self.view_dtype.itemsize * math.prod(self.shape)
 
     @property
     def view_dtype(self) -> np.dtype[Any]:
-        """The dtype with its byte order."""
+        """Dtype with its byte order."""
         return np.dtype(self.dtype).newbyteorder("<")
 
     def view(self, content: memoryview) -> Array:
-        """The array as a view on the file's content, without a copy."""
+        """Return the array as a view of the file's content."""
         count = int(np.prod(self.shape))
         return np.frombuffer(content, self.view_dtype, count, self.offset).reshape(self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """The location as a JSON object."""
+        """Return a JSON object."""
         return {"file": self.file, "offset": self.offset, "dtype": self.dtype, "shape": list(self.shape)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Location:
-        """Read what :meth:`to_json` gave."""
+        """Inverse of :meth:`to_json`."""
         return cls(data["file"], data["offset"], data["dtype"], tuple(data["shape"]))
 
 
@@ -104,8 +109,10 @@ class EncodedShard:
 
     Attributes
     ----------
-    files : content by name relative to the ``shards`` folder; all share their first component
-    arrays : where ``values``, ``timestamps`` and ``offsets`` lie in them; empty where they are compressed
+    files : dict
+        Content by name, relative to the ``shards`` folder. All names share their first component.
+    arrays : dict
+        Location of ``values``, ``timestamps`` and ``offsets``; empty for an archive.
     """
 
     files: dict[str, Parts]
@@ -114,13 +121,15 @@ class EncodedShard:
 
 @dataclass(frozen=True)
 class Compression:
-    """How the arrays of an archive are packed, without loss.
+    """Lossless compression of an archive.
 
     Attributes
     ----------
-    codec : ``zstd`` or ``gzip``, after the bytes of the numbers were sorted by their place in the number, which makes
-        the saving on floats about twice as large
-    level : 1 (fast) to 9 (small)
+    codec : str
+        ``zstd`` or ``gzip``, after the bytes of the numbers were sorted by their place in the number, which
+        makes the saving on floats about twice as large.
+    level : int
+        1 (fast) to 9 (small).
     """
 
     codec: str
@@ -131,101 +140,93 @@ class Compression:
 
 
 class ShardFormat(ABC):
-    """One way to write a shard as files.
+    """One way to write a shard as files. To add one, see :mod:`supportset.store.format.registry`.
 
     Attributes
     ----------
-    name : what users call it
-    suffix : of the shard's file or folder
-    codec : that its archives are compressed with: one that the format's library reads without any plugin
+    name : str
+        What users call the format.
+    suffix : str
+        Of the shard's file or folder: a dot and one word.
+    codec : str or None
+        What its archives are compressed with: a codec that the format's library reads without a plugin. None: the
+        format has no archives.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
-    codec: ClassVar[str]
+    codec: ClassVar[str | None] = None
 
     def compression(self, text: str) -> Compression | None:
-        """Read ``none``, ``CODEC`` or ``CODEC:LEVEL``.
+        """Parse ``none``, ``CODEC`` or ``CODEC:LEVEL``.
 
         Raises
         ------
         UsageError
-            Not the format's codec, or no level from 1 to 9.
+            The codec is not the format's, or the level is not 1 to 9.
         """
         if text == "none":
             return None
         codec, colon, level = text.partition(":")
         if codec != self.codec:
-            raise UsageError(f"compression {text!r}: {self.name} is compressed with {self.codec}[:1-9], or none")
+            possible = f"use {self.codec}[:1-9] or none" if self.codec else "use none, this format has no archives"
+            raise UsageError(f"compression {text!r} of {self.name}: {possible}")
         if colon and level not in list("123456789"):
             raise UsageError(f"compression {text!r}: the level is a number from 1 (fast) to 9 (small)")
         return Compression(codec, int(level or DEFAULT_LEVEL))
 
     def root(self, shard: str) -> str:
-        """Name of a shard's file or folder."""
+        """Return the name of a shard's file or folder."""
         return shard + self.suffix
 
     @abstractmethod
     def encode(self, shard: str, arrays: ShardArrays, compression: Compression | None = None) -> EncodedShard:
-        """Turn a shard into files, sharing memory with the arrays where that can be.
+        """Encode a shard as files, which share memory with the arrays where that is possible.
 
         Parameters
         ----------
-        shard : id
-        arrays : its content
-        compression : makes it an archive, which readers unpack as a whole instead of mapping it
-        """
-
-    @abstractmethod
-    def is_compressed(self, folder: Folder, shard: str, compression: Compression) -> bool:
-        """Whether a shard of this format is an archive of exactly this compression.
-
-        Raises
-        ------
-        SupportsetError
-            A file is absent or damaged.
+        shard : str
+            Id of the shard.
+        arrays : ShardArrays
+            Its content.
+        compression : Compression, optional
+            Make an archive: readers unpack it as a unit and do not map it.
         """
 
     @abstractmethod
     def locate(self, folder: Folder, shard: str) -> dict[str, Location]:
-        """Find the arrays' bytes by parsing the files, as a foreign reader would.
+        """Find the bytes of the arrays by parsing the files, as another program would.
 
         Raises
         ------
         SupportsetError
-            A file is absent or damaged, or an array is not stored uncompressed in one run.
+            A file is missing or damaged, or an array is not uncompressed and contiguous.
         """
 
-    @abstractmethod
     def decode(self, folder: Folder, shard: str, name: str) -> Array:
-        """Read a whole array through the format's own library, whatever its compression.
+        """Read one array completely. A format with archives reads it with the format's library.
 
         Raises
         ------
         SupportsetError
-            A file is absent or damaged.
+            A file is missing or damaged.
         """
+        location = self.locate(folder, shard)[name]
+        return location.view(fetched(folder.map(location.file))).copy()
 
-    def absent(self, folder: Folder, name: str, shard: str) -> SupportsetError:
-        """Error for a file of a shard that is not there."""
+    def is_compressed(self, folder: Folder, shard: str, compression: Compression) -> bool:
+        """Tell whether a shard of this format is an archive with exactly this compression.
+
+        Raises
+        ------
+        SupportsetError
+            A file is missing or damaged.
+        """
+        return False
+
+    def missing(self, folder: Folder, name: str, shard: str) -> SupportsetError:
+        """Make the error for a missing or empty file of a shard."""
         return SupportsetError(
-            f"{folder}/{name}: the file is gone or empty: "
+            f"{folder}/{name}: the file is missing or empty: "
             f"restore it, or delete {shard}.parquet to have its clips extracted again"
         )
-
-
-def shard_format(name: str) -> ShardFormat:
-    """Look up a shard format by its name.
-
-    Raises
-    ------
-    UsageError
-        Names the known ones.
-    """
-    from supportset.store.format.hdf5_shard import Hdf5Format  # here, because both modules import this one
-    from supportset.store.format.zarr_shard import ZarrFormat
-
-    formats: dict[str, ShardFormat] = {"zarr": ZarrFormat(), "hdf5": Hdf5Format()}
-    if name not in formats:
-        raise UsageError(f"shard format {name!r} is not known: use one of {', '.join(formats)}")
-    return formats[name]

@@ -19,7 +19,7 @@ CLIPS = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
         pa.field("path", pa.string()),  # relative to the videos' root; null: not found
-        pa.field("start_s", pa.float64()),  # null, null: the whole file
+        pa.field("start_s", pa.float64()),  # null, null: all of the file
         pa.field("end_s", pa.float64()),
         pa.field("source", pa.string()),  # the video the clip was cut from, for grouping; null: itself
     ]
@@ -96,9 +96,9 @@ def validate(name: str, tables: Mapping[str, pa.Table]) -> None:
 
     clip_ids = clips["clip_id"].to_pylist()
     known = set(clip_ids)
-    refuse("clip id stands twice", _repeated(clip_ids))
+    refuse("clip id is repeated", _repeated(clip_ids))
     caption_ids = captions["caption_id"].to_pylist()
-    refuse("caption id stands twice", _repeated(caption_ids))
+    refuse("caption id is repeated", _repeated(caption_ids))
     refuse(
         "caption of a clip that is not in the table of clips",
         [clip for clip in captions["clip_id"].to_pylist() if clip not in known],
@@ -158,5 +158,5 @@ def read_table(folder: Folder, name: str, key: str, content: str) -> pa.Table | 
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
     if reason:
-        raise SupportsetError(f"{folder}/{name}: damaged table ({reason}): run `extract` again to mend it")
+        raise SupportsetError(f"{folder}/{name}: damaged table ({reason}): run `extract` again to write it anew")
     return table

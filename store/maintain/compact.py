@@ -1,12 +1,12 @@
-"""Fewer and larger shards, without rows that count no more and without rubbish, while others read and write.
+"""Fewer and larger shards, without superseded rows and orphaned files, while others read and write.
 
 - A shard is taken up if it has fewer clips than asked for, or holds rows that another row of the same clip beats
   (the failure before a retry). Those that fit together become one; rows that count are kept exactly.
 - The new shard is committed first, and says which ones it replaces; those go afterwards. A stop at any step is
   harmless, and a second run finishes the work.
-- Rubbish (shards without an index, temporary files) may be that of a writer that runs now. It goes once nothing in
-  it has changed for :data:`SAFE_AGE` seconds by the clock of the storage itself: a writer changes its files all the
-  time and commits a shard within moments of finishing it. Who knows that no writer runs may set the age to 0.
+- Orphaned files (shards without an index, temporary files) may belong to a running writer. They are removed once they
+  have not changed for :data:`SAFE_AGE` seconds by the storage's own clock: a writer changes its files all the time, and
+  commits a shard right after finishing it. Who knows that no writer runs may set the age to 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from supportset.store.files import TEMPORARY, Folder, StorePath, open_folder, st
 from supportset.store.format.card import FeatureCard, load_card
 from supportset.store.format.index import SCHEMA, ShardIndex, effective, index_name, read_all
 from supportset.store.format.shard import Array
-from supportset.store.maintain.orphans import SHARDS, find_leftovers
+from supportset.store.maintain.orphans import SHARDS, find_orphans
 from supportset.store.write.replacement import (
     DamagedShard,
     checked_arrays,
@@ -46,19 +46,30 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class CompactSummary:
-    """What became of a compaction.
+    """The outcome of a compaction.
 
     Attributes
     ----------
-    path : of the feature set
-    shards_before, shards_after : that count
-    merged : shards whose clips were taken over by others
-    written : shards that took them
-    rows_dropped : rows that another one of the same clip beat
-    removed : old shards now gone
-    rubbish : shards without an index and temporary files that were removed
-    left : the same, but so young that they may be a running writer's
-    damaged : one line each for shards that were left as they are
+    path : StorePath
+        Of the feature set.
+    shards_before : int
+        That count.
+    shards_after : int
+        That count.
+    merged : int
+        Shards whose clips were taken over by others.
+    written : int
+        Shards that took them.
+    rows_dropped : int
+        Rows that another one of the same clip beat.
+    removed : int
+        Old shards now gone.
+    orphans : list of str
+        Shards without an index and temporary files that were removed.
+    orphans_left : list of str
+        The same, but so young that they may be a running writer's.
+    damaged : list of str
+        One line each for shards that were left as they are.
     """
 
     path: StorePath
@@ -68,8 +79,8 @@ class CompactSummary:
     written: int = 0
     rows_dropped: int = 0
     removed: int = 0
-    rubbish: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    orphans_left: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -104,11 +115,16 @@ def compact(
 
     Parameters
     ----------
-    path : the feature set's folder
-    clips_per_shard : rows a shard may have at most; larger ones stay as they are, or shrink
-    bytes_per_shard : of values, likewise
-    safe_age : seconds without a change after which rubbish cannot be a running writer's
-    progress : called with the number of shards done and of all that are taken up
+    path : str or StorePath
+        The feature set's folder.
+    clips_per_shard : int, default 1000
+        Rows a shard may have at most; larger ones stay as they are, or shrink.
+    bytes_per_shard : int, default BYTES_PER_SHARD
+        Of values, likewise.
+    safe_age : float, default SAFE_AGE
+        Seconds without a change after which an orphaned file cannot be a running writer's.
+    progress : callable, optional
+        Called with the number of shards done and of all that are taken up.
 
     Raises
     ------
@@ -138,7 +154,7 @@ def compact(
         if progress:
             progress(done, total)
     summary.removed += remove_replaced(folder)
-    _remove_rubbish(summary, folder, safe_age)
+    _remove_orphans(summary, folder, safe_age)
     summary.shards_after = len(read_all(folder, ["clip_id"])[0])
     return summary
 
@@ -221,7 +237,7 @@ def _merge(folder: Folder, card: FeatureCard, group: list[_Shard], summary: Comp
         )
         commit(folder, merged, rows, packed)
         summary.written += 1
-    elif older:  # what they stand for goes first, else it would count again
+    elif older:  # what they replace goes first, else it would count again
         remove_replaced(folder, ids)
     summary.merged += len(taken)
     summary.rows_dropped += sum(shard.dropped for shard in taken)
@@ -240,21 +256,21 @@ def _provenance(all_of_them: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return distinct[0] if len(distinct) == 1 else {"merged": distinct}
 
 
-def _remove_rubbish(summary: CompactSummary, folder: Folder, safe_age: float) -> None:
-    found = [leftover for leftover in find_leftovers(summary.path) if leftover.kind != "foreign"]
+def _remove_orphans(summary: CompactSummary, folder: Folder, safe_age: float) -> None:
+    found = [orphan for orphan in find_orphans(summary.path) if orphan.kind != "foreign"]
     if not found:
         return
     now = _clock(folder)
-    for leftover in found:
-        age = now - leftover.changed
+    for orphan in found:
+        age = now - orphan.changed
         kept = safe_age > 0 if math.isnan(age) else age < safe_age  # a storage that tells no times: only when asked to
         if kept:
-            summary.left.append(str(leftover.path))
+            summary.orphans_left.append(str(orphan.path))
             continue
-        name = leftover.path.name
-        index = index_name(PurePosixPath(name).stem) if leftover.kind == "orphan" else None
-        if open_folder(leftover.path.parent).remove_unless(name, index):  # else its writer has come back
-            summary.rubbish.append(str(leftover.path))
+        name = orphan.path.name
+        index = index_name(PurePosixPath(name).stem) if orphan.kind == "orphan" else None
+        if open_folder(orphan.path.parent).remove_unless(name, index):  # else its writer has come back
+            summary.orphans.append(str(orphan.path))
 
 
 def _clock(folder: Folder) -> float:

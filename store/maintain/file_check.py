@@ -1,4 +1,4 @@
-"""Is a shard's file what its index says: there, as long, and of the same hash?"""
+"""Comparison of a shard's files with its index: presence, size and hash."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from supportset.store.files import Folder, LocalFolder, hash_pieces, telling
 from supportset.store.files.memory import empty_aligned
 from supportset.store.format.index import StoredFile
 
-PIECE = 2 << 20  # bytes read at a time: they are hashed while they lie in the processor's cache
+PIECE = 2 << 20  # bytes read at a time: still in the processor's cache when they are hashed
 
 
 class FileCheck:
-    """Checks files of a folder one after another. Threads may share it.
+    """Checks files of a folder. Threads may share it.
 
-    Files are read rather than mapped: a disk that fails under a mapping kills the process, and this is what people
-    run when a disk fails.
+    Files are read, not mapped: a disk error in a mapping kills the process, and this check must survive it.
 
     Parameters
     ----------
-    folder : what the names in an index are relative to. Of a remote one nothing goes through the local cache
+    folder : Folder
+        Folder of the shards. Files of a remote one do not go through the local cache.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -34,11 +34,14 @@ class FileCheck:
         self._buffer = _Buffer()
 
     def fault(self, file: StoredFile) -> tuple[str, str] | None:
-        """What is wrong with a file.
+        """Compare a file with its entry in the index.
 
         Returns
         -------
-        kind, says : ``missing_file``, ``size`` or ``content``, and the words for it; None where all is well
+        kind : ``missing_file``
+            ``size`` or ``content``, and the words for it; None where all is well.
+        says : ``missing_file``
+            ``size`` or ``content``, and the words for it; None where all is well.
         """
         if not isinstance(self._folder, LocalFolder):
             return self._fault_far(file)
@@ -56,9 +59,9 @@ class FileCheck:
                     found = self._hash(descriptor, size)
                 finally:
                     os.close(descriptor)
-        except SupportsetError as error:  # a bad sector: the other files are still worth a look
+        except SupportsetError as error:  # such as a bad sector: the other files are still checked
             return "content", str(error).removeprefix(f"{path}: ")
-        return None if found == file.xxh3 else ("content", "is not what was written, a bit or more differs")
+        return None if found == file.xxh3 else ("content", "its content differs from what was written")
 
     def _fault_far(self, file: StoredFile) -> tuple[str, str] | None:
         root = file.name.partition("/")[0]
@@ -70,7 +73,7 @@ class FileCheck:
         if size != file.size:
             return "size", f"the shard file has {size} bytes, its index says {file.size}"
         found = hash_pieces(self._folder.pieces(file.name))
-        return None if found == file.xxh3 else ("content", "is not what was written, a bit or more differs")
+        return None if found == file.xxh3 else ("content", "its content differs from what was written")
 
     def _hash(self, descriptor: int, size: int) -> str:
         if size > PIECE and hasattr(os, "posix_fadvise"):
@@ -83,7 +86,7 @@ class FileCheck:
 
 
 class _Buffer(threading.local):
-    """A thread's own memory to read into."""
+    """Read buffer of each thread."""
 
     def __init__(self) -> None:
         self.memory = empty_aligned((PIECE,), np.uint8).data

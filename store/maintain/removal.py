@@ -1,4 +1,4 @@
-"""Deleting a feature set or a dataset, so that what is half deleted is never taken for whole."""
+"""Deletion of a feature set or a dataset, so that a reader never takes a half-deleted one as complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from supportset.store.files import StorePath, open_folder, store_path
 from supportset.store.format.card import CARD
 from supportset.store.format.dataset import DATASET, list_datasets
 from supportset.store.format.tables import TABLES
-from supportset.store.maintain.orphans import find_leftovers
+from supportset.store.maintain.orphans import find_orphans
 from supportset.store.read.catalog import FEATURES, FeatureSetInfo, list_feature_sets
 
 _STAGED = re.compile(rf"\.(?:{'|'.join(TABLES)})\.[0-9a-f]{{32}}\.parquet")
@@ -20,14 +20,18 @@ _STAGED = re.compile(rf"\.(?:{'|'.join(TABLES)})\.[0-9a-f]{{32}}\.parquet")
 
 @dataclass(frozen=True)
 class Removal:
-    """What is to be deleted.
+    """What a deletion removes.
 
     Attributes
     ----------
-    path : of the feature set, or of the dataset
-    feature_sets : that go
-    files : their number, tables included
-    bytes : that get free
+    path : StorePath
+        Path of the feature set, or of the dataset.
+    feature_sets : tuple of FeatureSetInfo
+        Sets that are removed.
+    files : int
+        Number of files, tables included.
+    bytes : int
+        Size of these files.
     """
 
     path: StorePath
@@ -42,28 +46,28 @@ class Removal:
 
 
 def plan_removal(info: FeatureSetInfo) -> Removal:
-    """What deleting a feature set deletes.
+    """List what the deletion of a feature set removes.
 
     Raises
     ------
     UsageError
-        The folder is a link, or holds files that are not the store's: deleting it would lose them.
+        The folder is a link, or holds files that are not the store's.
     """
     _refuse_foreign(info)
     return Removal(info.path, (info,), *_measure([info.path]))
 
 
 def remove_feature_set(info: FeatureSetInfo) -> Removal:
-    """Delete a feature set, its card before its features: from then on no reader finds it.
+    """Delete a feature set: first its card, so that no reader finds it, then its features.
 
-    What a killed run left goes with the next deletion in the dataset.
+    The next deletion in the dataset completes one that was killed.
 
     Raises
     ------
     UsageError
         As :func:`plan_removal`.
     SupportsetError
-        The disk refuses.
+        A file cannot be removed.
     """
     removal = plan_removal(info)
     open_folder(info.path.parent).discard(info.path.name, CARD)
@@ -71,12 +75,12 @@ def remove_feature_set(info: FeatureSetInfo) -> Removal:
 
 
 def plan_dataset_removal(root: str | StorePath, name: str) -> Removal:
-    """What deleting a dataset deletes: its tables, and its features by every recipe.
+    """List what the deletion of a dataset removes: its tables, and all its feature sets.
 
     Raises
     ------
     UsageError
-        No such dataset; or as :func:`plan_removal`.
+        The dataset does not exist; or as :func:`plan_removal`.
     """
     sets = tuple(list_feature_sets(root, name))
     path = store_path(root) / name
@@ -89,14 +93,14 @@ def plan_dataset_removal(root: str | StorePath, name: str) -> Removal:
 
 
 def remove_dataset(root: str | StorePath, name: str) -> Removal:
-    """Delete a dataset: features, then ``dataset.json``, then the tables, and the folder if nothing else is in it.
+    """Delete a dataset: feature sets, then ``dataset.json``, then the tables, and the folder if it is empty.
 
     Raises
     ------
     UsageError
         As :func:`plan_dataset_removal`.
     SupportsetError
-        The disk refuses.
+        A file cannot be removed.
     """
     removal = plan_dataset_removal(root, name)
     for info in removal.feature_sets:
@@ -110,7 +114,7 @@ def remove_dataset(root: str | StorePath, name: str) -> Removal:
 
 
 def _tables(path: StorePath) -> list[str]:
-    """The store's own files in a dataset's folder, the one that commits the others first."""
+    """The store's files in a dataset's folder, the committing one first."""
     known = {DATASET, *(f"{key}.parquet" for key in TABLES)}
     there = [file for file in open_folder(path).names() if file in known or _STAGED.fullmatch(file)]
     return sorted(there, key=lambda file: (file != DATASET, file))
@@ -119,10 +123,10 @@ def _tables(path: StorePath) -> list[str]:
 def _refuse_foreign(info: FeatureSetInfo) -> None:
     if isinstance(info.path, Path) and info.path.is_symlink():
         raise UsageError(f"{info.path}: is a link to {info.path.resolve()}: remove the link, or what it points to")
-    foreign = [leftover.path for leftover in find_leftovers(info.path) if leftover.kind == "foreign"]
+    foreign = [orphan.path for orphan in find_orphans(info.path) if orphan.kind == "foreign"]
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        raise UsageError(f"{foreign[0]}{more}: no file of the store: move it away first, it would be lost")
+        raise UsageError(f"{foreign[0]}{more}: is not a file of the store, and would be lost: move it away first")
 
 
 def _measure(paths: list[StorePath]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What is left of damaged shards: their intact clips stay, the others are given up, to be extracted again."""
+"""Repair of damaged shards: intact clips are kept, damaged ones are dropped, to be extracted again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pyarrow as pa
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, StorePath, fetched, open_folder
 from supportset.store.format.index import ShardIndex, effective, index_name, read_all
-from supportset.store.format.shard import Array, Location, shard_format
+from supportset.store.format.registry import shard_format
+from supportset.store.format.shard import Array, Location
 from supportset.store.maintain.orphans import SHARDS
 from supportset.store.write.replacement import (
     commit,
@@ -25,25 +26,26 @@ from supportset.store.write.replacement import (
 
 
 def drop_damaged(path: str | StorePath, shards: Collection[str]) -> list[str]:
-    """Write damaged shards anew without the clips that are damaged.
+    """Rewrite damaged shards without their damaged clips.
 
-    A clip whose features are given up has no row at all afterwards, also no older one that would come back to life:
-    the same `extract` command does it again as if it had never been.
+    A dropped clip has no row afterwards, not even an older one. So the same `extract` command extracts it again.
 
     Parameters
     ----------
-    path : the feature set's folder
-    shards : ids of the damaged shards, as `verify` found them
+    path : str or StorePath
+        The feature set's folder.
+    shards : collection of str
+        Ids of the damaged shards that `verify` found.
 
     Returns
     -------
     list of str
-        Ids of the clips that have no features any more, sorted.
+        Ids of the dropped clips, sorted.
 
     Raises
     ------
     SupportsetError
-        The disk refuses; an index file is damaged.
+        A file cannot be read or written, or an index file is damaged.
     """
     folder = open_folder(path).child(SHARDS)
     indexes, tables = read_all(folder)
@@ -52,11 +54,11 @@ def drop_damaged(path: str | StorePath, shards: Collection[str]) -> list[str]:
     if tables:
         counts[effective(pa.concat_tables(tables), rank)] = True
     found = list(enumerate(zip(indexes, tables, strict=True)))
-    masks = {at: salvage(folder, index, rows)[0] for at, (index, rows) in found if index.shard in shards}
+    masks = {at: read_intact(folder, index, rows)[0] for at, (index, rows) in found if index.shard in shards}
     lost: set[str] = set()
     for at, whole in masks.items():
         lost |= set(tables[at].filter(pa.array(~whole & counts[rank == at]))["clip_id"].to_pylist())
-    # Rows that are beaten by one that goes must go before it. A shard that is damaged itself comes last.
+    # A row that another row supersedes must go before that row: the damaged shards come last.
     for at, (index, rows) in sorted(found, key=lambda item: item[0] in masks):
         keep = masks.get(at, np.ones(len(rows), bool))
         keep = keep & ~np.array([clip_id in lost for clip_id in rows["clip_id"].to_pylist()], bool)
@@ -66,13 +68,15 @@ def drop_damaged(path: str | StorePath, shards: Collection[str]) -> list[str]:
     return sorted(lost)
 
 
-def salvage(folder: Folder, index: ShardIndex, rows: pa.Table) -> tuple[Array, Array, Array]:
-    """What is left of a damaged shard.
+def read_intact(folder: Folder, index: ShardIndex, rows: pa.Table) -> tuple[Array, Array, Array]:
+    """Read as much of a damaged shard as is there.
 
     Returns
     -------
-    whole : (rows,) bool, whether the row's features are intact; True for rows without
-    values, timestamps : as many rows of the arrays as are there
+    array : (rows,) bool
+        Whether the row's features are intact; True for rows without.
+    values : as many rows of the arrays as are there
+    timestamps : as many rows of the arrays as are there
     """
     values, timestamps = (_what_is_there(folder, index, name) for name in ("values", "timestamps"))
     return intact(rows, values, timestamps), values, timestamps
@@ -91,17 +95,17 @@ def _what_is_there(folder: Folder, index: ShardIndex, name: str) -> Array:
             )
             return part.view(fetched(folder.map(location.file)))
     except SupportsetError:
-        pass  # not even readable: nothing of it is there
+        pass  # not readable at all
     return np.empty((0, 1), np.float16)
 
 
 def _write_without(folder: Folder, index: ShardIndex, rows: pa.Table, keep: Array) -> None:
-    whole, values, timestamps = salvage(folder, index, rows)
+    whole, values, timestamps = read_intact(folder, index, rows)
     if not whole[keep].all():
         name = f"{folder}/{index_name(index.shard)}"
         gone = folder.size(index_name(index.shard)) is None
-        said = "another process has put another shard in its place" if gone else "it is damaged as well"
-        raise SupportsetError(f"{name}: not written anew, {said}: run `store verify --drop-damaged` again")
+        said = "another process replaced it" if gone else "it is damaged as well"
+        raise SupportsetError(f"{name}: not rewritten, {said}: run `store verify --drop-damaged` again")
     kept, arrays = repack([(rows.filter(pa.array(keep)), values, timestamps)])
     names = folder.names()
     if len(kept):
@@ -109,5 +113,5 @@ def _write_without(folder: Folder, index: ShardIndex, rows: pa.Table, keep: Arra
         replaces = (*still_replaced([index], names), index.shard)
         commit(folder, changed(index, shard=shard, files=(), arrays={}, replaces=replaces), kept, arrays)
     else:
-        remove_replaced(folder, [index.shard])  # first what it stands for, else that would count again
+        remove_replaced(folder, [index.shard])  # first the shards that it replaces, else they would count again
         remove_shard(folder, index.shard)

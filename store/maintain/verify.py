@@ -1,4 +1,4 @@
-"""Is every byte of a feature set what was written? Each fault is found, named, and told with its mend."""
+"""Is every byte of a feature set what was written? Each fault is found, named, and told with its fix."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import Folder, LocalFolder, StorePath, open_folder, store_path
 from supportset.store.format.card import CARD, load_card
 from supportset.store.format.index import ShardIndex, Vanished, has_features, index_name, read_index, shard_of
-from supportset.store.format.shard import shard_format
 from supportset.store.maintain.file_check import FileCheck
-from supportset.store.maintain.orphans import SHARDS, find_leftovers
-from supportset.store.maintain.repair import salvage
+from supportset.store.maintain.orphans import SHARDS, find_orphans
+from supportset.store.maintain.repair import read_intact
 
 WORKERS = 2  # shards at a time: one is read while the other is hashed
 FAR_WORKERS = 8  # the same for a remote store, whose answers take their time
@@ -35,20 +34,27 @@ class Problem:
 
     Attributes
     ----------
-    kind : ``card``, ``folder_name``, ``index``, ``recipe``, ``missing_file``, ``size``, ``content``; and the harmless
-        ``orphan``, ``temporary``, ``replaced``, ``foreign``
-    path : of the file
-    says : what is wrong with it
-    mend : what to do
-    clips : ids of the clips whose features are damaged or gone
-    shard : id of the damaged shard, empty where it is something else
-    harmless : whether readers are not concerned
+    kind : str
+        ``card``, ``folder_name``, ``index``, ``recipe``, ``missing_file``, ``size``, ``content``; and the
+        harmless ``orphan``, ``temporary``, ``replaced``, ``foreign``.
+    path : str
+        Of the file.
+    says : str
+        What is wrong with it.
+    fix : str
+        What to do.
+    clips : tuple of str
+        Ids of the clips whose features are damaged or gone.
+    shard : str
+        Id of the damaged shard, empty where it is something else.
+    harmless : bool
+        Whether readers are not concerned.
     """
 
     kind: str
     path: str
     says: str
-    mend: str
+    fix: str
     clips: tuple[str, ...] = ()
     shard: str = ""
     harmless: bool = False
@@ -58,7 +64,7 @@ class Problem:
         return {**vars(self), "clips": list(self.clips)}
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.says}: {self.mend}"
+        return f"{self.path}: {self.says}: {self.fix}"
 
 
 @dataclass
@@ -67,12 +73,18 @@ class VerifyReport:
 
     Attributes
     ----------
-    path : of the feature set
-    shards : committed ones that were checked
-    clips : rows with features in them
-    bytes : that were read and hashed
-    seconds : it took
-    problems : all of them, the harmless ones last
+    path : StorePath
+        Of the feature set.
+    shards : int
+        Committed ones that were checked.
+    clips : int
+        Rows with features in them.
+    bytes : int
+        That were read and hashed.
+    seconds : float
+        It took.
+    problems : list of Problem
+        All of them, the harmless ones last.
     """
 
     path: StorePath
@@ -110,8 +122,10 @@ def verify(path: str | StorePath, *, progress: Progress | None = None) -> Verify
 
     Parameters
     ----------
-    path : the feature set's folder
-    progress : called with the number of bytes done and of all
+    path : str or StorePath
+        The feature set's folder.
+    progress : callable, optional
+        Called with the number of bytes done and of all.
 
     Raises
     ------
@@ -169,7 +183,7 @@ def _check_card(root: Folder, report: VerifyReport) -> str | None:
 
 
 def _readable(folder: Folder, report: VerifyReport) -> Iterator[tuple[ShardIndex, pa.Table]]:
-    """Index files with their rows; the others are told."""
+    """Index files with their rows; the others are reported."""
     shards = [shard for name in folder.names() if (shard := shard_of(name))]
     with _Pool(FAR_WORKERS) as pool:
         read = map if isinstance(folder, LocalFolder) else pool.map
@@ -178,24 +192,24 @@ def _readable(folder: Folder, report: VerifyReport) -> Iterator[tuple[ShardIndex
             if isinstance(outcome, tuple):
                 yield outcome
             elif not isinstance(outcome, Vanished):
-                mend = (
+                fix = (
                     "restore the file, or delete it and run the same `extract` again: the clips that only it has are "
                     "redone"
                 )
                 damaged = "damaged" in str(outcome)
-                report.problems.append(_told("index", f"{folder}/{name}", outcome, mend if damaged else ""))
+                report.problems.append(_told("index", f"{folder}/{name}", outcome, fix if damaged else ""))
             elif name in folder.names():
                 report.problems.append(_told("index", f"{folder}/{name}", outcome, "remove the broken link"))
 
 
 def _without_replaced(shards: list[_Shard], folder: Folder, report: VerifyReport) -> list[_Shard]:
-    """The shards that count; the others are told."""
+    """The shards that count; the others are reported."""
     replaced = {shard for index, _ in shards for shard in index.replaces}
     for index, _ in shards:
         if index.shard in replaced:
             name = f"{folder}/{index_name(index.shard)}"
-            mend = "harmless, `store compact` removes it"
-            report.problems.append(Problem("replaced", name, "another shard took its place", mend, harmless=True))
+            fix = "harmless, `store compact` removes it"
+            report.problems.append(Problem("replaced", name, "another shard took its place", fix, harmless=True))
     return [(index, rows) for index, rows in shards if index.shard not in replaced]
 
 
@@ -225,26 +239,25 @@ def _check_shard(folder: Folder, check: FileCheck, index: ShardIndex, rows: pa.T
     """Compare a shard's files with its index; say also how many bytes were read."""
     if says := _contradiction(index, rows):
         clips = tuple(rows.filter(has_features(rows))["clip_id"].to_pylist())
-        mend = f"delete it and run the same `extract` again: only these {len(clips):,} clips are redone"
-        return [Problem("index", f"{folder}/{index_name(index.shard)}", says, mend, clips)], 0
+        fix = f"delete it and run the same `extract` again: only these {len(clips):,} clips are redone"
+        return [Problem("index", f"{folder}/{index_name(index.shard)}", says, fix, clips)], 0
     problems = []
     faults = [(file, *fault) for file in index.files if (fault := check.fault(file))]
     if faults:
-        whole, _, _ = salvage(folder, index, rows)
+        whole, _, _ = read_intact(folder, index, rows)
         clips = tuple(rows.filter(pa.array(~whole))["clip_id"].to_pylist())
         problems = [
-            Problem(kind, f"{folder}/{file.name}", says, _mend(len(clips)), clips, index.shard)
+            Problem(kind, f"{folder}/{file.name}", says, _fix(len(clips)), clips, index.shard)
             for file, kind, says in faults
         ]
-    root = shard_format(index.shard_format).root(index.shard)
-    for name in sorted(set(folder.files(root)) - {file.name for file in index.files}):
-        mend = "harmless, move it away"
-        problems.append(Problem("foreign", f"{folder}/{name}", "is no file of the shard", mend, harmless=True))
+    for name in sorted(set(folder.files(index.root) if index.files else ()) - {file.name for file in index.files}):
+        fix = "harmless, move it away"
+        problems.append(Problem("foreign", f"{folder}/{name}", "is no file of the shard", fix, harmless=True))
     unread = {file.name for file, kind, _ in faults if kind != "content"}
     return problems, sum(file.size for file in index.files if file.name not in unread)
 
 
-def _mend(clips: int) -> str:
+def _fix(clips: int) -> str:
     if not clips:
         return "no clip is concerned: restore the file, or `store verify --drop-damaged` writes the shard anew"
     redone = f"only {clips:,} clips are redone" if clips > 1 else "only 1 clip is redone"
@@ -277,13 +290,13 @@ def _leftovers(path: StorePath) -> Iterator[Problem]:
         "temporary": ("unfinished, of a killed writer or of one that runs now", "`store compact` removes it"),
         "foreign": ("is no file of the store", "move it away"),
     }
-    for leftover in find_leftovers(path):
-        says, mend = told[leftover.kind]
-        yield Problem(leftover.kind, str(leftover.path), says, f"harmless, {mend}", harmless=True)
+    for orphan in find_orphans(path):
+        says, fix = told[orphan.kind]
+        yield Problem(orphan.kind, str(orphan.path), says, f"harmless, {fix}", harmless=True)
 
 
-def _told(kind: str, path: str, error: SupportsetError, mend: str) -> Problem:
-    """A problem from an error, whose line begins with the path and ends with a mend of its own."""
+def _told(kind: str, path: str, error: SupportsetError, fix: str) -> Problem:
+    """A problem from an error, whose line begins with the path and ends with a fix of its own."""
     says = re.sub("^" + re.escape(path) + ": ", "", str(error))
     said, colon, own = says.rpartition(": ")
-    return Problem(kind, path, said if colon else says, mend or own)
+    return Problem(kind, path, said if colon else says, fix or own)

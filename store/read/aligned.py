@@ -1,4 +1,4 @@
-"""Several feature sets of one dataset as one (the paper's two experts): aligned by clip and time, concatenated."""
+"""Several feature sets of one dataset as one (the paper's two experts), aligned by clip and time."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from supportset.store.read.feature_set import FeatureSet
 
 
 class AlignedFeatures:
-    """Feature sets read together: the clips that all have, on the time grid of the first.
+    """Feature sets read together: their common clips, on the time grid of the first set.
 
-    A step of the first set takes from each other set the mean of the steps that overlap it in time, weighted by how
-    long they do; where none does, the nearest step. One set alone passes through untouched.
+    Each step of the first set gets, from each other set, the mean of the steps that overlap it in time, weighted by the
+    overlap; or the nearest step if none overlaps. A single set is unchanged.
 
     Parameters
     ----------
-    sets : at least one
+    sets : sequence of FeatureSet
+        At least one.
 
     Attributes
     ----------
-    sets : the sets
-    dim : sum of their dims
-    dtype : the smallest that holds all of theirs
-    missing : by set (its folder's name): clips that others have and it has not
+    sets : sequence of FeatureSet
+        The sets.
+    dim : int
+        Sum of the sets' dims.
+    dtype : numpy.dtype
+        The smallest that holds all of theirs.
+    missing : dict
+        By set (its folder's name), the clips that only other sets have.
 
     Raises
     ------
@@ -79,7 +84,7 @@ class AlignedFeatures:
         return clip_id in (self._number_of if len(self.sets) > 1 else self.sets[0])
 
     def find(self, clip_ids: Iterable[str]) -> Array:
-        """Numbers of clips, (N,) int64, for :meth:`read_rows`: look ids up once, read many times.
+        """Look up the numbers of clips, (N,) int64, for :meth:`read_rows`.
 
         Raises
         ------
@@ -101,7 +106,7 @@ class AlignedFeatures:
         return self.sets[0].lengths(clip_ids)
 
     def lengths_of(self, rows: Array) -> Array:
-        """The same for numbers that :meth:`find` gave."""
+        """The same for numbers that :meth:`find` returned."""
         return self.sets[0].lengths_of(self._of_set(0, rows))
 
     def read_timestamps(self, clip_ids: Iterable[str]) -> Array:
@@ -109,7 +114,7 @@ class AlignedFeatures:
         return self.sets[0].read_timestamps(clip_ids)
 
     def prefetch(self, rows: Array) -> None:
-        """Ask for clips that will be read soon; returns at once."""
+        """Request clips that will be read soon, and return at once."""
         for number, features in enumerate(self.sets):
             features.prefetch(self._of_set(number, rows))
 
@@ -118,8 +123,10 @@ class AlignedFeatures:
 
         Returns
         -------
-        values : (ΣT, D) with the sets' columns side by side
-        offsets : (N + 1,) int64: clip ``i`` has the rows ``offsets[i]:offsets[i + 1]``
+        values : (ΣT, D)
+            With the sets' columns side by side.
+        offsets : (N + 1,) int64
+            Clip ``i`` has the rows ``offsets[i]:offsets[i + 1]``.
 
         Raises
         ------
@@ -129,12 +136,13 @@ class AlignedFeatures:
         return self.read_rows(self.find(clip_ids))
 
     def read_rows(self, rows: Array, out: Array | None = None) -> tuple[Array, Array]:
-        """Like :meth:`read`, for numbers that :meth:`find` gave.
+        """Like :meth:`read`, for numbers that :meth:`find` returned.
 
         Parameters
         ----------
         rows : (N,) int64
-        out : (at least ΣT, D) array to copy into; what is returned views it
+        out : (at least ΣT, D) array, optional
+            To copy into; what is returned views it.
         """
         first, *others = self.sets
         if not others:
@@ -159,13 +167,16 @@ class AlignedFeatures:
 
 
 def resample(values: Array, times: Array, grid: Array) -> Array:
-    """Bring steps onto another time grid.
+    """Resample steps to another time grid.
 
     Parameters
     ----------
-    values : (S, D) features
-    times : (S, 2) seconds, start and end of each
-    grid : (T, 2) seconds, start and end of the steps wanted
+    values : (S, D) array
+        Features.
+    times : (S, 2) seconds array
+        Start and end of each.
+    grid : (T, 2) seconds array
+        Start and end of the steps wanted.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Finding feature sets in a store: ``<root>/<dataset>/features/<set>``."""
+"""Search for feature sets in a store: ``<root>/<dataset>/features/<set>``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class FeatureSetInfo:
-    """A feature set as it is listed: without a look at its shards.
+    """Entry of a feature set in a listing.
 
     Attributes
     ----------
-    dataset : name
-    name : of the set's folder
-    path : of the set's folder
+    dataset : str
+        Name.
+    name : str
+        Name of the set's folder.
+    path : StorePath
+        Path of the set's folder.
     """
 
     dataset: str
@@ -30,16 +33,16 @@ class FeatureSetInfo:
 
     @property
     def card(self) -> FeatureCard:
-        """The card, read now."""
+        """Card of the set, read now."""
         return FeatureCard.load(self.path)
 
     def open(self) -> FeatureSet:
-        """The feature set, for reading."""
+        """Open the feature set."""
         return FeatureSet.open(self.path)
 
 
 def feature_set_path(root: str | StorePath, dataset: str, recipe: Recipe) -> StorePath:
-    """Folder of a recipe's features of a dataset."""
+    """Return the folder of the features of a dataset by a recipe."""
     return store_path(root) / dataset / FEATURES / recipe.folder
 
 
@@ -56,21 +59,24 @@ def list_feature_sets(root: str | StorePath, dataset: str | None = None) -> list
 
 
 def find_feature_set(root: str | StorePath, words: str, kind: str | None = None) -> FeatureSet:
-    """Open the one feature set that some words name, as :func:`locate_feature_set` finds it."""
+    """Open the feature set that :func:`locate_feature_set` finds."""
     return locate_feature_set(root, words, kind).open()
 
 
 def locate_feature_set(root: str | StorePath, words: str, kind: str | None = None) -> FeatureSetInfo:
-    """Find the one feature set that some words name, without a look into it: it may be damaged.
+    """Find the feature set that some words name; it is not opened, and may be damaged.
 
     Parameters
     ----------
-    root : the store
-    words : ``DATASET/WORDS``, e.g. ``msrvtt/open_clip-ViT-B-32``: the set whose folder is called so, or whose folder's
-        name has each of the words (apart by blanks, in any case) in it. A backbone may be written as for ``extract``,
-        ``open_clip:ViT-B-32/laion2b_s34b_b79k``. ``DATASET`` alone: its only set.
-    kind : ``video`` or ``text``: of several sets that fit, only those of this kind count. A lone one is found whatever
-        its kind
+    root : str or StorePath
+        The store.
+    words : str
+        ``DATASET/WORDS``, e.g. ``msrvtt/open_clip-ViT-B-32``: the set whose folder is called so, or whose
+        folder's name has each of the words (apart by blanks, in any case) in it. A backbone may be written as
+        for ``extract``, ``open_clip:ViT-B-32/laion2b_s34b_b79k``. ``DATASET`` alone: its only set.
+    kind : str, optional
+        ``video`` or ``text``: of several sets that fit, only those of this kind count. A lone one is found
+        whatever its kind.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which clips a feature set has, and where: what the index files say, as far as reading needs it."""
+"""Clips of a feature set and their places: the part of the index files that reading needs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,28 @@ _NUMBERS = ("shard", "offset", "length", "checksum", "timestamps_checksum")
 
 @dataclass(frozen=True)
 class ClipTable:
-    """The clips that have features, N of them, in the order in which they lie on disk.
+    """The N clips that have features, in the order on disk.
 
     Attributes
     ----------
-    indexes : of the shards that count, sorted by id
-    ids : (N,) strings
-    shard : (N,) int64, number of each clip's shard among the indexes
-    offset : (N,) int64, its first row in the shard
-    length : (N,) int64, its rows
-    checksum, timestamps_checksum : (N,) uint64, xxh3-64 of its values and of its timestamps
-    statuses : number of clips by status, failures included, ``ok`` first
-    rows : one row a clip, failures included, as :func:`effective_rows` gives them; None where they were not read
+    indexes : list of ShardIndex
+        Indexes of the shards that count, sorted by id.
+    ids : pyarrow.Array
+        (N,) strings.
+    shard : (N,) int64
+        Number of each clip's shard among the indexes.
+    offset : (N,) int64
+        Its first row in the shard.
+    length : (N,) int64
+        Its rows.
+    checksum : (N,) uint64
+        xxh3-64 of its values.
+    timestamps_checksum : (N,) uint64
+        xxh3-64 of its timestamps.
+    statuses : dict
+        Number of clips by status, failures included, ``ok`` first.
+    rows : pyarrow.Table or None
+        One row a clip, failures included, as from :func:`effective_rows`; None if they were not read.
     """
 
     indexes: list[ShardIndex]
@@ -46,12 +56,12 @@ class ClipTable:
 
     @classmethod
     def read(cls, shards: Folder) -> ClipTable:
-        """Read it from the index files, all of them.
+        """Read all index files.
 
         Raises
         ------
         SupportsetError
-            One is damaged, or of a newer format version.
+            A file is damaged, or of a newer format version.
         """
         indexes, tables = read_all(shards)
         rows = effective_rows(tables)
@@ -60,12 +70,12 @@ class ClipTable:
         return cls(indexes, found["clip_id"].combine_chunks(), **numbers, statuses=_count(rows["status"]), rows=rows)
 
     def to_arrow(self) -> pa.Table:
-        """The columns, rows apart."""
+        """Return the columns without :attr:`rows`."""
         return pa.table({"clip_id": self.ids} | {name: getattr(self, name) for name in _NUMBERS})
 
     @classmethod
     def from_arrow(cls, table: pa.Table, indexes: list[ShardIndex], statuses: dict[str, int]) -> ClipTable:
-        """Read what :meth:`to_arrow` gave, without a copy where it is in one piece."""
+        """Inverse of :meth:`to_arrow`; a contiguous column is not copied."""
         numbers = {name: table[name].to_numpy() for name in _NUMBERS}
         return cls(indexes, table["clip_id"].combine_chunks(), **numbers, statuses=statuses)
 
@@ -83,20 +93,19 @@ class ClipTable:
         return dict(zip(self.clip_ids, range(len(self)), strict=True))
 
     def find(self, clip_ids: Iterable[str]) -> Array:
-        """Numbers of clips: (M,) int64.
+        """Return the numbers of clips, (M,) int64.
 
         Raises
         ------
         KeyError
-            A clip without features.
+            A clip has no features.
         """
         return np.array(list(map(self.number_of.__getitem__, clip_ids)), dtype=np.int64)
 
     def read_rows(self, shards: Folder) -> tuple[pa.Table, list[ShardIndex]]:
-        """One row a clip, failures included, and the shards that its ``shard_rank`` counts.
+        """Return one row a clip, failures included, and the shards that ``shard_rank`` numbers.
 
-        Where they were not read before, they are read now from the index files; where one of these is gone by now,
-        replaced by a compaction, all that there are now are read.
+        The index files are read if they were not. If a compaction replaced one meanwhile, all current ones are read.
         """
         if self.rows is not None:
             return self.rows, self.indexes
@@ -107,7 +116,7 @@ class ClipTable:
 
 
 def effective_rows(tables: list[pa.Table]) -> pa.Table:
-    """The rows that count, with ``shard_rank``, the number of their shard among the tables, sorted by shard id."""
+    """Return the rows that count, with ``shard_rank``, the number of their table; the tables are sorted by shard id."""
     rank = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
     table = table.append_column("shard_rank", pa.array(rank, pa.int64()))

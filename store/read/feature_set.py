@@ -1,6 +1,6 @@
-"""Reading features: clips by id, in the order asked, at the speed of memory.
+"""Reading of features: clips by id, in the requested order.
 
-Shard files are mapped beside each other, so that a batch is one indexed copy; no call goes through zarr or h5py.
+Shard files are mapped into one range of addresses, so that a batch is one indexed copy without zarr or h5py.
 """
 
 from __future__ import annotations
@@ -27,21 +27,25 @@ from supportset.store.read.clip_table import ClipTable
 from supportset.store.read.index_cache import open_clip_table
 from supportset.store.read.mapped_shards import MappedShards
 
-_RELOCATING = threading.Lock()  # of all sets: it happens rarely, and a lock of each would not travel to other processes
+_RELOCATING = threading.Lock()  # shared by all sets: rarely needed, and a lock in each set could not be pickled
 
 
 class FeatureSet:
-    """The features of one dataset by one recipe, as committed when it was opened.
+    """Features of one dataset by one recipe, as committed when the set was opened.
 
-    It keeps to what it saw: clips that a compaction or a conversion moves meanwhile are found in their new place.
+    If a compaction or a conversion moves clips meanwhile, they are found in their new place.
 
     Attributes
     ----------
-    path : the feature set's folder
-    card : its card
-    dim : D, numbers a step
-    dtype : of the values
-    check : whether every clip that is read is compared with its checksum
+    path : str or StorePath
+        Folder of the feature set.
+    card : FeatureCard
+    dim : int
+        D, numbers a step.
+    dtype : numpy.dtype
+        Dtype of the values.
+    check : bool, default False
+        Whether every clip is compared with its checksum when it is read.
     """
 
     def __init__(self, path: str | StorePath, card: FeatureCard, clips: ClipTable, check: bool = False) -> None:
@@ -54,8 +58,8 @@ class FeatureSet:
         self._clips = clips
         self._indexes = clips.indexes
         self._rows = clips.rows
-        # (N, 3) int64: of each clip the number of its shard, and its first row there and the one after its last. Side
-        # by side, because clips are asked for at random; replaced as a whole, see _relocate.
+        # (N, 3) int64: number of each clip's shard, its first row there, and the row after its last. One array,
+        # because clips are read at random; never changed in place, see _relocate.
         self._places = np.stack([clips.shard, clips.offset, clips.offset + clips.length], axis=1)
         self._length = clips.length
         self._mapped = self._nothing_mapped()
@@ -63,26 +67,29 @@ class FeatureSet:
 
     @classmethod
     def open(cls, path: str | StorePath, recipe: Recipe | None = None, *, check: bool = False) -> FeatureSet:
-        """Open the feature set in a folder.
+        """Open a feature set.
 
         Parameters
         ----------
-        path : the feature set's folder
-        recipe : where given, the set must be of exactly this recipe
-        check : compare every clip that is read with its checksum; that costs about a third of the speed
+        path : str or StorePath
+            Folder of the feature set.
+        recipe : Recipe, optional
+            Recipe that the set must have.
+        check : bool, default False
+            Compare every clip with its checksum when it is read, at about two thirds of the speed.
 
         Raises
         ------
         UsageError
-            No card is there, or one of another recipe than the one asked for.
+            The folder has no card, or one of another recipe.
         SupportsetError
-            A damaged card, or one of a newer version; an index file that is damaged.
+            The card or an index file is damaged, or of a newer version.
         """
         folder = open_folder(path)
         card = load_card(folder)
         if recipe is not None and card.recipe != recipe:
             fields = ", ".join(card.recipe.differences(recipe))
-            raise UsageError(f"{path}: is of another recipe than asked for (differs in {fields}): extract it anew")
+            raise UsageError(f"{path}: has another recipe than requested (different: {fields}): extract it anew")
         shards = folder.child("shards")
         clips = open_clip_table(folder, shards)
         for index in clips.indexes:
@@ -95,7 +102,7 @@ class FeatureSet:
 
     @property
     def clip_ids(self) -> list[str]:
-        """Ids of the clips that have features, in the order in which they lie on disk."""
+        """Ids of the clips that have features, in the order on disk."""
         return self._clips.clip_ids
 
     def __len__(self) -> int:
@@ -110,11 +117,11 @@ class FeatureSet:
         return f"FeatureSet({str(self.path)!r}, {len(self)} clips of {self.dim} x {self.dtype})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Maps do not travel to another process; they are made again there.
+        # Mappings cannot be pickled; another process makes its own.
         return {**self.__dict__, "_mapped": self._nothing_mapped()}
 
     def find(self, clip_ids: Iterable[str]) -> Array:
-        """Rows of clips, for :meth:`read_rows`: look ids up once, read many times.
+        """Look up the rows of clips, for :meth:`read_rows`.
 
         Returns
         -------
@@ -123,12 +130,10 @@ class FeatureSet:
         Raises
         ------
         SupportsetError
-            One line that names the clips that have no features, and what is known of them.
+            A clip has no features; the message names it and its status.
         """
         if isinstance(clip_ids, str):
-            raise UsageError(
-                f"{self.path}: a list of clip ids is wanted, not the string {clip_ids!r}: write [{clip_ids!r}]"
-            )
+            raise UsageError(f"{self.path}: clip ids must be a list, not the string {clip_ids!r}: write [{clip_ids!r}]")
         clip_ids = list(clip_ids)
         try:
             return self._clips.find(clip_ids)
@@ -136,53 +141,56 @@ class FeatureSet:
             raise self._absent([clip_id for clip_id in clip_ids if clip_id not in self]) from None
 
     def lengths(self, clip_ids: Iterable[str]) -> Array:
-        """Number of steps of each clip: (N,) int64, in the order asked."""
+        """Return the number of steps of each clip, (N,) int64."""
         return self.lengths_of(self.find(clip_ids))
 
     def checksums(self, clip_ids: Iterable[str], name: Literal["values", "timestamps"] = "values") -> Array:
-        """xxh3-64 of each clip's values or timestamps as they were when the set was opened: (N,) uint64."""
+        """Return the stored checksum of each clip's values or timestamps, (N,) uint64 (xxh3-64)."""
         stated = self._clips.checksum if name == "values" else self._clips.timestamps_checksum
         return stated[self.find(clip_ids)]
 
     def lengths_of(self, rows: Array) -> Array:
-        """The same for rows that :meth:`find` gave."""
+        """Like :meth:`lengths`, for rows that :meth:`find` returned."""
         return self._length[rows]
 
     def read(self, clip_ids: Iterable[str]) -> tuple[Array, Array]:
-        """Copy the features of clips, in the order asked.
+        """Copy the features of clips, in the requested order.
 
         Returns
         -------
-        values : (ΣT, D) in the stored dtype
-        offsets : (N + 1,) int64: clip ``i`` has the rows ``offsets[i]:offsets[i + 1]``
+        values : (ΣT, D)
+            In the stored dtype.
+        offsets : (N + 1,) int64
+            Clip ``i`` has the rows ``offsets[i]:offsets[i + 1]``.
 
         Raises
         ------
         SupportsetError
-            A clip without features, or a shard file that is gone or has another size than its index says.
+            A clip has no features, or a shard file is missing or has another size than its index says.
         """
         return self.read_rows(self.find(clip_ids))
 
     def read_timestamps(self, clip_ids: Iterable[str]) -> Array:
-        """Copy the timestamps of clips, in the order asked: (ΣT, 2) float64 seconds, start and end of each step."""
+        """Copy the timestamps of clips: (ΣT, 2) float64 seconds, start and end of each step."""
         return self.read_row_timestamps(self.find(clip_ids))[0]
 
     def read_rows(self, rows: Array, out: Array | None = None) -> tuple[Array, Array]:
-        """Like :meth:`read`, for rows that :meth:`find` gave.
+        """Like :meth:`read`, for rows that :meth:`find` returned.
 
         Parameters
         ----------
         rows : (N,) int64
-        out : (at least ΣT, D) array to copy into; what is returned views it
+        out : (at least ΣT, D) array, optional
+            To copy into; what is returned views it.
         """
         return self._gather("values", rows, out)
 
     def read_row_timestamps(self, rows: Array) -> tuple[Array, Array]:
-        """Timestamps, (ΣT, 2) float64 seconds, and offsets, (N + 1,), for rows that :meth:`find` gave."""
+        """Return timestamps, (ΣT, 2) float64 seconds, and offsets, (N + 1,), of rows that :meth:`find` returned."""
         return self._gather("timestamps", rows, None)
 
     def rows(self) -> pa.Table:
-        """One row a clip, failures included: what the index says, by the rule of precedence.
+        """Return one row a clip, failures included.
 
         Returns
         -------
@@ -196,39 +204,42 @@ class FeatureSet:
         return rows.drop_columns("shard_rank").append_column("shard", ids.take(rows["shard_rank"]))
 
     def statuses(self) -> dict[str, int]:
-        """Number of clips by status, ``ok`` first."""
+        """Return the number of clips by status, ``ok`` first."""
         return self._clips.statuses
 
     def scan(self) -> Iterator[tuple[str, Array, Array]]:
-        """Go through everything in the order on disk.
+        """Iterate over all clips in the order on disk.
 
         Yields
         ------
         clip_id : str
-        values : (T, D) a read-only view on the mapped file
-        timestamps : (T, 2) float64 seconds, a read-only view
+        values : (T, D)
+            A read-only view on the mapped file.
+        timestamps : (T, 2) float64 seconds
+            A read-only view.
         """
         ids = self.clip_ids
         reader = copy(self)
-        bounds = np.flatnonzero(np.diff(self._clips.shard, prepend=-1, append=-1))  # a shard at a time is asked for
+        bounds = np.flatnonzero(np.diff(self._clips.shard, prepend=-1, append=-1))  # one shard at a time
         for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             rows = np.arange(first, last)
-            reader._mapped = reader._nothing_mapped(apart=True)  # files and unpacked archives go with their shard
+            reader._mapped = reader._nothing_mapped(separate=True)  # so that the memory of each shard is freed after it
             parts = []
             for name in ("values", "timestamps"):
                 places, mapped = reader._located(name, rows)
-                mapped.await_bytes(places)  # asks for them: new maps do not know that anything is in memory
+                mapped.await_bytes(places)  # new mappings do not know what is in memory
                 parts.append(mapped.slices(places))
                 if self.check:
                     self._compare(rows, parts[-1], name)
             yield from zip(ids[first:last], *parts, strict=True)
 
     def prefetch(self, rows: Array) -> None:
-        """Ask for clips that will be read soon; returns at once. Nothing happens where they lie in memory already.
+        """Request clips that will be read soon, and return at once. Does nothing if they are in memory.
 
         Parameters
         ----------
-        rows : (N,) int64 that :meth:`find` gave, such as those of the next batch
+        rows : (N,) int64
+            Rows that :meth:`find` returned, such as those of the next batch.
         """
         places, mapped = self._located("values", rows)
         if mapped.cold:
@@ -244,14 +255,14 @@ class FeatureSet:
         began, reads = time.perf_counter(), disk_reads()
         mapped.copy(places, offsets, out)
         mapped.copied(len(rows), steps, time.perf_counter() - began, disk_reads() - reads)
-        if self.check:  # the copies, where they have the same bytes: else what they were made of
+        if self.check:  # the copies if they have the same bytes, else the originals
             same = out.dtype == mapped.dtype and out.flags.c_contiguous
             copies = [out[low:high] for low, high in pairwise(offsets.tolist())] if same else mapped.slices(places)
             self._compare(rows, copies, name)
         return out, offsets
 
     def _compare(self, rows: Array, copies: list[Array], name: str) -> None:
-        """Compare clips with their checksums."""
+        """Compare clips with their checksums; SupportsetError if one differs."""
         stated = self._clips.checksum if name == "values" else self._clips.timestamps_checksum
         found = (xxhash.xxh3_64_intdigest(as_part(copy)) for copy in copies)
         pairs = zip(rows.tolist(), found, stated[rows].tolist(), strict=True)
@@ -263,15 +274,16 @@ class FeatureSet:
                 "are not what was written: `store verify --drop-damaged`, then the same `extract` again"
             )
 
-    def _nothing_mapped(self, *, apart: bool = False) -> dict[str, MappedShards]:
+    def _nothing_mapped(self, *, separate: bool = False) -> dict[str, MappedShards]:
         kinds: dict[str, tuple[np.dtype[Any], int]]
         kinds = {"values": (self.dtype, self.dim), "timestamps": (np.dtype(np.float64), 2)}
         return {
-            name: MappedShards(self._folder, self._indexes, name, *kind, apart=apart) for name, kind in kinds.items()
+            name: MappedShards(self._folder, self._indexes, name, *kind, separate=separate)
+            for name, kind in kinds.items()
         }
 
     def _located(self, name: str, rows: Array) -> tuple[Array, MappedShards]:
-        """Shard, first row and row after the last of each clip, (N, 3) int64, and the shards, those of them mapped."""
+        """Places of clips, (N, 3) int64 as in ``_places``, and the shards, with these clips' mapped."""
         while True:
             all_places = self._places
             places, mapped = all_places.take(rows, axis=0), self._mapped[name]
@@ -285,12 +297,12 @@ class FeatureSet:
                 return places, mapped
 
     def _relocate(self, asked: Array) -> bool:
-        """Find clips again whose shards were replaced and removed since; False where that befell none of those asked.
+        """Find clips whose shards were replaced and removed; return False if none of the requested ones is affected.
 
         Raises
         ------
         SupportsetError
-            The features of a clip that was asked for are not the same any more, or gone.
+            A requested clip has other features now, or none.
         """
         places = self._places.copy()
         shards = places[:, 0]
@@ -315,7 +327,7 @@ class FeatureSet:
             )
         rows, there = rows[same], there[same]
         places[rows] = now._places[there] + [len(self._indexes), 0, 0]
-        # Another thread may be reading: numbers of shards stay what they are, and the places come last.
+        # Another thread may be reading: shard numbers do not change, and the places are replaced last.
         self._mapped = {name: mapped.extend(now._indexes) for name, mapped in self._mapped.items()}
         self._indexes = [*self._indexes, *now._indexes]
         if self._rows is not None:
@@ -324,7 +336,7 @@ class FeatureSet:
         return True
 
     def _steps_needed(self) -> Array:
-        """Number of rows that each shard's arrays must have at least."""
+        """Number of rows that each shard's arrays must have."""
         places, cached = self._places, self._needed
         if cached is None or cached[0] is not places:
             needed = np.zeros(len(self._indexes), np.int64)
@@ -336,16 +348,16 @@ class FeatureSet:
         rows = self.rows()
         failed = rows.filter(pc.is_in(rows["clip_id"], pa.array(clip_ids[:3], pa.string())))
         status = dict(zip(failed["clip_id"].to_pylist(), failed["status"].to_pylist(), strict=True))
-        told = ", ".join(f"{clip_id!r} ({status.get(clip_id, 'never extracted')})" for clip_id in clip_ids[:3])
+        clips = ", ".join(f"{clip_id!r} ({status.get(clip_id, 'never extracted')})" for clip_id in clip_ids[:3])
         more = f" and {len(clip_ids) - 3} more" if len(clip_ids) > 3 else ""
         count = f"{len(clip_ids)} clip{'s' if len(clip_ids) > 1 else ''}"
         return SupportsetError(
-            f"{self.path}: no features of {count}: {told}{more}; run `extract` for this dataset again"
+            f"{self.path}: no features of {count}: {clips}{more}; run `extract` for this dataset again"
         )
 
 
 def _with_places(rows: pa.Table, places: Array) -> pa.Table:
-    """The rows with other shards and offsets for the clips that have features."""
+    """The rows, with new shards and offsets of the clips that have features."""
     found = has_features(rows).to_numpy()
     for number, column in enumerate(("shard_rank", "offset")):
         numbers = pc.fill_null(rows[column], 0).to_numpy().copy()

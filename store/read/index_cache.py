@@ -1,8 +1,7 @@
-"""A cache that makes opening fast: what reading needs of all index files, merged into one file that is mapped.
+"""Cache for fast opening: the :class:`ClipTable` of a set as one file that is mapped.
 
-The index files are the truth. The cache states of which ones it was made (name, size, time of the last change of
-each) and ends with a hash of all its bytes: one that is stale or damaged is not used, and is made anew. Deleting it
-costs nothing but time.
+The cache records which index files it was made from (name, size and modification time of each), and ends with a hash
+of its bytes. A stale or damaged cache is made anew. It can be deleted at any time.
 
 The file is an Arrow IPC file with one record batch, followed by the 16 bytes of its XXH3-128.
 """
@@ -20,7 +19,7 @@ from supportset.store.files import Folder
 from supportset.store.format.index import ShardIndex, shard_of
 from supportset.store.read.clip_table import ClipTable
 
-NAME = ".index.arrow"  # in the feature set's folder; the dot says that it is no part of the format
+NAME = ".index.arrow"  # in the feature set's folder; with a dot, as it is not a part of the format
 SHARDS_WORTH_IT = 16  # fewer index files are read in some milliseconds
 
 _METADATA = b"supportset"
@@ -29,34 +28,36 @@ _HASH_BYTES = 16
 
 
 def open_clip_table(root: Folder, shards: Folder) -> ClipTable:
-    """The clips of a feature set, from the cache where it is right, else from the index files; then it is made anew.
+    """Read the clips of a feature set, from a valid cache or from the index files; then write the cache.
 
     Parameters
     ----------
-    root : the feature set's folder, where the cache lies
-    shards : the folder of its shards
+    root : Folder
+        Folder of the feature set, which holds the cache.
+    shards : Folder
+        Folder of its shards.
 
     Raises
     ------
     SupportsetError
-        From the index files; a cache never raises.
+        An index file is damaged; a damaged cache is no error.
     """
     made_of = _made_of(shards)
     cached = _load(root, made_of)
-    # A listing is no snapshot: while a compaction goes on, it may miss the old shards and the new one, and so look like
-    # that of a smaller set, whose cache is still there. A second one does not miss the new shard.
+    # A listing is not a snapshot: during a compaction it may miss the old shards and the new one, and so equal that of
+    # a smaller set, whose cache still exists. A second listing does not miss the new shard.
     if cached is not None and _made_of(shards) == made_of:
         return cached
     table = ClipTable.read(shards)
-    # What was read is what the listing says only where the listing has not changed meanwhile.
+    # Valid only if the listing did not change meanwhile.
     if len(table.indexes) >= SHARDS_WORTH_IT and _made_of(shards) == made_of:
-        with suppress(SupportsetError):  # a folder that may only be read: opening stays slow there
+        with suppress(SupportsetError):  # a read-only folder: opening stays slow
             root.put({NAME: [_encode(table, made_of)]})
     return table
 
 
 def _made_of(shards: Folder) -> str:
-    """Hash of the index files' names, sizes and times."""
+    """Hash of names, sizes and times of the index files."""
     digest = xxhash.xxh3_128()
     for name, stamp in sorted(shards.stamps().items()):
         if shard_of(name):
@@ -66,8 +67,8 @@ def _made_of(shards: Folder) -> str:
 
 def _encode(table: ClipTable, made_of: str) -> memoryview:
     indexes = [{**index.to_json(), "provenance": {}} for index in table.indexes]  # reading needs no provenance
-    told = {"version": _VERSION, "made_of": made_of, "statuses": table.statuses, "indexes": indexes}
-    columns = table.to_arrow().replace_schema_metadata({_METADATA: json.dumps(told).encode("utf-8")}).combine_chunks()
+    about = {"version": _VERSION, "made_of": made_of, "statuses": table.statuses, "indexes": indexes}
+    columns = table.to_arrow().replace_schema_metadata({_METADATA: json.dumps(about).encode("utf-8")}).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, columns.schema) as writer:
         writer.write_table(columns)
@@ -87,9 +88,11 @@ def _load(root: Folder, made_of: str) -> ClipTable | None:
         if xxhash.xxh3_128_digest(content) != bytes(file.content[-_HASH_BYTES:]):
             return None
         table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
-        told = json.loads(table.schema.metadata[_METADATA])
-        if told["version"] != _VERSION or told["made_of"] != made_of:
+        about = json.loads(table.schema.metadata[_METADATA])
+        if about["version"] != _VERSION or about["made_of"] != made_of:
             return None
-        return ClipTable.from_arrow(table, [ShardIndex.from_json(index) for index in told["indexes"]], told["statuses"])
+        return ClipTable.from_arrow(
+            table, [ShardIndex.from_json(index) for index in about["indexes"]], about["statuses"]
+        )
     except (SupportsetError, pa.ArrowException, ValueError, KeyError, TypeError):  # of another version, or unreadable
         return None

@@ -1,8 +1,8 @@
 """The arrays of many shards as one array, so that a batch is one indexed copy.
 
-Where clips are small, a slice and a copy for each cost more than its bytes, and the objects of a thousand shards do not
-stay in the processor's cache. So the shard files are mapped into one range of addresses, each to a page from which its
-array begins whole rows after the others. Where a row is no power of two, some pages between two files are left out.
+For small clips, a slice and a copy of each cost more than its bytes, and the objects of a thousand shards do not stay
+in the processor's cache. So the shard files are mapped into one range of addresses. Each begins on a page such that
+its array is a whole number of rows after the first array. Unless a row is a power of two, some pages stay unused.
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ class JoinedShards:
 
     Parameters
     ----------
-    indexes : of the shards
-    name : of the array, ``values`` or ``timestamps``
-    dtype, columns : of its rows
+    indexes : list of ShardIndex
+        Indexes of the shards.
+    name : str
+        Of the array, ``values`` or ``timestamps``.
+    dtype : numpy.dtype
+        Dtype of a row.
+    columns : int
+        Length of a row.
 
     Attributes
     ----------
-    whole : (rows, columns) array, read-only; None where the system does not offer it. No rows but those of shards that
-        were joined may be touched
+    array : (rows, columns) array
+        Read-only; None where the system does not offer it. No rows but those of shards that were joined may be
+        touched.
     """
 
     def __init__(self, indexes: list[ShardIndex], name: str, dtype: np.dtype[Any], columns: int) -> None:
@@ -41,48 +47,54 @@ class JoinedShards:
         spans = [_span(index, name, dtype, columns) for index in indexes]
         origin, self._places = lay_out(spans, row_bytes, mmap.PAGESIZE)
         self._addresses: AddressRange | None = None
-        self.whole: Array | None = None
+        self.array: Array | None = None
         try:
             self._addresses = AddressRange(max((place.at + place.size for place in self._places if place), default=0))
-        except OSError:  # each shard on its own
+        except OSError:  # each shard is mapped separately
             return
         rows = (self._addresses.size - origin) // row_bytes
         content = np.asarray(self._addresses)[origin : origin + rows * row_bytes]
-        self.whole = content.view(dtype).reshape(rows, columns)
+        self.array = content.view(dtype).reshape(rows, columns)
 
     def join(self, shard: int, mapped: LocalMapping) -> int | None:
-        """Map a shard's array to its place; more than once does no harm.
+        """Map a shard's array to its place; may be repeated.
 
         Parameters
         ----------
-        shard : its number
-        mapped : the file, of the size that the index says. It is mapped here and nowhere else, and closed
+        shard : int
+            Its number.
+        mapped : LocalMapping
+            The file, with the size in the index. It is mapped only here, and closed.
 
         Returns
         -------
         int or None
-            The array's first row in ``whole``; None where that cannot be, and the file is as it was.
+            First row in ``array``; None if the file cannot be joined, and is unchanged.
         """
         place, addresses = self._places[shard], self._addresses
         if place is None or addresses is None:
             return None
         try:
             mapped.place(addresses, place.offset, place.at, place.size)
-        except OSError:  # too many maps, a file system that has none: what was joined stays, this one and others do not
+        except OSError:  # such as too many mappings: this file and later ones are mapped separately
             self._addresses = None
             return None
         return place.row
 
 
 class Place(NamedTuple):
-    """Where an array is in the range of addresses.
+    """Place of an array in the range of addresses.
 
     Attributes
     ----------
-    offset : in the file, of the page that the array begins in
-    at : of this page in the range
-    size : bytes from there to the place of the next array
-    row : number that the array's first row has
+    offset : int
+        In the file, of the page that the array begins in.
+    at : int
+        Of this page in the range.
+    size : int
+        Bytes from there to the place of the next array.
+    row : int
+        Number that the array's first row has.
     """
 
     offset: int
@@ -92,7 +104,7 @@ class Place(NamedTuple):
 
 
 def lay_out(spans: Sequence[tuple[int, int] | None], row_bytes: int, page: int) -> tuple[int, list[Place | None]]:
-    """Find places for arrays, in their order, whole rows after each other.
+    """Compute the places of arrays, in order, at distances of whole rows.
 
     An array that begins ``lead`` bytes after the begin of a page, which is mapped to page k of the range, must be
     there at ``origin`` and whole rows. With g, the greatest common divisor of a page and a row, one k in each
@@ -100,9 +112,12 @@ def lay_out(spans: Sequence[tuple[int, int] | None], row_bytes: int, page: int) 
 
     Parameters
     ----------
-    spans : offset in its file and bytes of each array; None for one that gets no place
-    row_bytes : of all arrays
-    page : bytes of a page
+    spans : sequence of tuple of (int, int) or None
+        Offset in its file and bytes of each array; None for one that gets no place.
+    row_bytes : int
+        Of all arrays.
+    page : int
+        Bytes of a page.
 
     Returns
     -------
@@ -127,14 +142,14 @@ def lay_out(spans: Sequence[tuple[int, int] | None], row_bytes: int, page: int) 
         free += -(-(lead + size) // page)
         places.append(Place(offset - lead, at, free * page - at, (at + lead - origin) // row_bytes))
         if previous >= 0 and (before := places[previous]):
-            # Pages between two that belong to no file would count as one more map, and systems limit their number.
+            # Unused pages between two files would be one more mapping, and systems limit their number.
             places[previous] = before._replace(size=at - before.at)
         previous = number
     return origin, places
 
 
 def _span(index: ShardIndex, name: str, dtype: np.dtype[Any], columns: int) -> tuple[int, int] | None:
-    """Offset and bytes of an array that can be joined by what its index says; else its reader says what is wrong."""
+    """Offset and size of an array, if its index allows to join it; else reading it reports the fault."""
     location = index.arrays.get(name)
     if location is None or location.view_dtype != dtype or location.shape[1:] != (columns,):
         return None

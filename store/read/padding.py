@@ -1,7 +1,7 @@
-"""Padded batches of sequences that lie one after the other in a packed array: which row goes where, worked out at once.
+"""Padded batches of sequences of a packed array, as row numbers.
 
-A batch of 64 clips is copied in a fifth of a millisecond, and a dozen small NumPy calls take as long. So the places of
-many batches are worked out together, and a batch costs one indexed copy.
+A batch of 64 clips is copied in a fifth of a millisecond; a dozen small NumPy calls take as long. So many batches are
+laid out together, and each costs one indexed copy.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from supportset.store.format.shard import Array
 
 @dataclass(frozen=True)
 class Layout:
-    """Places of B padded batches; ``layout[i]`` is one of them.
+    """Layout of B padded batches.
 
     Attributes
     ----------
-    rows : (sum of N x T over the batches,) int64, rows of the packed array, batch after batch
-    real : the same shape, bool, false where padded
-    sizes : (B,) int64, N, sequences of each batch
-    widths : (B,) int64, T of each batch: its longest sequence, at least 1
+    rows : (sum of N x T over the batches,) int64
+        Rows of the packed array, batch after batch.
+    real : ndarray
+        Bool of the same shape, false where padded.
+    sizes : (B,) int64
+        N, sequences of each batch.
+    widths : (B,) int64
+        T of each batch: its longest sequence, at least 1.
     """
 
     rows: Array
@@ -41,12 +45,16 @@ class Layout:
 
 
 def packed_rows(starts: Array, lengths: Array, offsets: Array) -> Array:
-    """Rows of an array that sequences have in it, one sequence after the other.
+    """Compute the row numbers of sequences in an array, concatenated.
 
     Parameters
     ----------
-    starts, lengths : (N,) int64, first row and number of rows of each sequence
-    offsets : (N + 1,) int64, where each begins in what is returned, and where the last one ends
+    starts : (N,) int64
+        First row of each sequence.
+    lengths : (N,) int64
+        Number of rows of each.
+    offsets : (N + 1,) int64
+        Where each sequence begins in the result, and where the last one ends.
 
     Returns
     -------
@@ -62,9 +70,14 @@ def lay_out(starts: Array, lengths: Array, sizes: Sequence[int] | Array, blank: 
 
     Parameters
     ----------
-    starts, lengths : (N,) int64, first row and number of rows of each sequence, batch after batch
-    sizes : (B,) sequences in each batch, at least one where there are any; N in all
-    blank : row that stands where a batch is padded
+    starts : (N,) int64
+        First row of each sequence, batch after batch.
+    lengths : (N,) int64
+        Number of rows of each.
+    sizes : (B,) array
+        Sequences in each batch, at least one where there are any; N in all.
+    blank : int
+        Row for the padding.
     """
     sizes = np.asarray(sizes, dtype=np.int64)
     if not len(lengths):

@@ -1,6 +1,6 @@
-"""Features of some clips in memory, once for a whole training: in RAM, or in a GPU's own memory.
+"""Features of some clips in RAM or in the memory of a GPU, for all of a training.
 
-From there a batch is one indexed copy, with no step of Python for each clip.
+A batch is then one indexed copy, without Python code for each clip.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from supportset.store.read.padding import Layout, lay_out, packed_rows
 if TYPE_CHECKING:
     import torch
 
-_BLOCK_BYTES = 64 * 2**20  # read at once while packing: bounds what is held twice
+_BLOCK_BYTES = 64 * 2**20  # read at a time while packing: bounds the memory that is needed twice
 
 
 def thinned(length: int, max_steps: int) -> Array:
-    """Steps kept of a clip of ``length`` steps: all, or the middles of ``max_steps`` equal parts."""
+    """Return the steps to keep of ``length``: all, or the middles of ``max_steps`` equal parts."""
     if length <= max_steps:
         return np.arange(length)
     return ((np.arange(max_steps) + 0.5) * length / max_steps).astype(np.int64)
@@ -34,23 +34,32 @@ class ResidentFeatures:
 
     Parameters
     ----------
-    source : a feature set, or several side by side, that have all of the clips
-    clip_ids : which, and in which order; default: all of the source
-    max_steps : longer clips are thinned evenly to this many steps while loading; default: none is
-    device : a CUDA device whose memory is to hold the values; default: RAM
+    source : FeatureSet or AlignedFeatures
+        A feature set, or several side by side, that have all of the clips.
+    clip_ids : sequence of str, optional
+        Which, and in which order; default: all of the source.
+    max_steps : int, optional
+        Longer clips are thinned evenly to this many steps while loading; default: none is.
+    device : torch.device or str, optional
+        A CUDA device whose memory is to hold the values; default: RAM.
 
     Attributes
     ----------
-    clip_ids : list of str, N
-    lengths : (N,) int64, steps of each clip
-    offsets : (N + 1,) int64, rows of ``values`` where clips begin
-    values : (ΣT + 1, D) array, or tensor on the device, in the source's dtype. The last row is zeros, for padding
-    dim : D
+    clip_ids : sequence of str, optional
+        List of str, N.
+    lengths : (N,) int64
+        Steps of each clip.
+    offsets : (N + 1,) int64
+        Rows of ``values`` where clips begin.
+    values : (ΣT + 1, D) array
+        Or tensor on the device, in the source's dtype. The last row is zeros, for padding.
+    dim : int
+        D.
 
     Raises
     ------
     SupportsetError
-        A clip that the source has no features of, or a damaged shard.
+        The source has no features of a clip, or a shard is damaged.
 
     Examples
     --------
@@ -80,7 +89,7 @@ class ResidentFeatures:
             packed = slice(int(self.offsets[first]), int(self.offsets[last]))
             if device is None:
                 _read(source, rows[block], stored[block], self.lengths[block], self.values[packed])
-            else:  # block by block too: RAM need not have room for what a GPU holds
+            else:  # block by block too: RAM may be smaller than the GPU's memory
                 room = empty_aligned((packed.stop - packed.start, self.dim), source.dtype)
                 _read(source, rows[block], stored[block], self.lengths[block], room)
                 _copy(room, self.values[packed])
@@ -95,17 +104,21 @@ class ResidentFeatures:
         return int(self.values.nbytes)
 
     def gather(self, rows: Array, out: Any = None) -> tuple[Any, Array]:
-        """Copy clips side by side, as :meth:`supportset.store.read.feature_set.FeatureSet.read_rows` does.
+        """Copy and concatenate clips, as :meth:`supportset.store.read.feature_set.FeatureSet.read_rows` does.
 
         Parameters
         ----------
-        rows : (M,) numbers of clips
-        out : (at least ΣT, D) array or tensor to copy into; what is returned views it
+        rows : (M,) numbers array
+            Of clips.
+        out : (at least ΣT, D) array
+            Or tensor to copy into; what is returned views it.
 
         Returns
         -------
-        values : (ΣT, D) array, or tensor on the device
-        offsets : (M + 1,) int64: clip ``i`` of those asked has the rows ``offsets[i]:offsets[i + 1]``
+        values : (ΣT, D) array
+            Or tensor on the device.
+        offsets : (M + 1,) int64
+            Clip ``i`` of those asked has the rows ``offsets[i]:offsets[i + 1]``.
         """
         lengths = self.lengths[rows]
         offsets = np.zeros(len(rows) + 1, np.int64)
@@ -117,24 +130,29 @@ class ResidentFeatures:
 
         Parameters
         ----------
-        rows : (M,) numbers of clips
-        out : (at least M x T, D) array or tensor to copy into; what is returned views it
+        rows : (M,) numbers array
+            Of clips.
+        out : (at least M x T, D) array
+            Or tensor to copy into; what is returned views it.
 
         Returns
         -------
-        values : (M, T, D), zero behind a clip's end; T is the longest of these clips, at least 1
+        values : (M, T, D)
+            Zero behind a clip's end; T is the longest of these clips, at least 1.
         lengths : (M,) int64
         """
         layout = self.lay_out(rows, [len(rows)])
         return self.take(layout.rows, out).reshape(len(rows), int(layout.widths[0]), self.dim), self.lengths[rows]
 
     def lay_out(self, rows: Array, sizes: Sequence[int] | Array) -> Layout:
-        """Work out many padded batches at once, for :meth:`take`.
+        """Lay out many padded batches at once, for :meth:`take`.
 
         Parameters
         ----------
-        rows : (M,) numbers of clips, batch after batch
-        sizes : (B,) clips in each batch, at least one where there are any; M in all
+        rows : (M,) numbers array
+            Of clips, batch after batch.
+        sizes : (B,) array
+            Clips in each batch, at least one where there are any; M in all.
         """
         return lay_out(self.offsets[rows], self.lengths[rows], sizes, len(self.values) - 1)
 
@@ -150,14 +168,14 @@ class ResidentFeatures:
 
 
 def resident_bytes(source: FeatureSet | AlignedFeatures, clip_ids: Sequence[str], max_steps: int | None = None) -> int:
-    """Bytes that :class:`ResidentFeatures` of these clips would take."""
+    """Compute the bytes that :class:`ResidentFeatures` of these clips would take."""
     lengths = source.lengths(clip_ids)
     steps = int((lengths if max_steps is None else np.minimum(lengths, max_steps)).sum()) + 1
     return steps * source.dim * source.dtype.itemsize
 
 
 def _blocks(sizes: Array) -> list[tuple[int, int]]:
-    """Cut clips of some sizes in bytes into runs of at most a block, or of one clip that is larger."""
+    """Divide clips into runs of at most a block, or of one larger clip."""
     blocks, first, held = [], 0, 0
     for number, size in enumerate(sizes.tolist()):
         if held and held + size > _BLOCK_BYTES:
@@ -168,7 +186,7 @@ def _blocks(sizes: Array) -> list[tuple[int, int]]:
 
 
 def _read(source: FeatureSet | AlignedFeatures, rows: Array, stored: Array, lengths: Array, room: Array) -> None:
-    """Read clips into (sum of lengths, D) room, each thinned from its stored number of steps to its length."""
+    """Read clips into a (sum of lengths, D) array, each thinned from its stored number of steps to its length."""
     if (stored == lengths).all():
         source.read_rows(rows, room)
         return

@@ -1,4 +1,4 @@
-"""A feature set told in words, for ``store show``: its recipe, its clips' outcomes, its size."""
+"""Description of a feature set for ``store show``: recipe, outcome of the clips, size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from supportset.store.read.feature_set import FeatureSet
 
 
 def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
-    """Card, outcomes and size of a feature set, as JSON.
+    """Describe a feature set as JSON: card, outcomes and size.
 
     Returns
     -------
@@ -22,7 +22,7 @@ def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
         of kind ``text`` the clips are captions and the steps tokens, under the same keys.
     """
     rows = feature_set.rows()
-    told = rows.select(["clip_id", "status", "message"])
+    about = rows.select(["clip_id", "status", "message"])
     found = has_features(rows)
     steps = int(feature_set.lengths(feature_set.clip_ids).sum())
     return {
@@ -32,19 +32,19 @@ def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
         "clips": len(feature_set),
         "steps": steps,
         "bytes": steps * feature_set.dim * feature_set.dtype.itemsize,
-        "failures": told.filter(pc.invert(found)).to_pylist(),
-        "remarks": told.filter(pc.and_(found, pc.not_equal(pc.fill_null(rows["message"], ""), ""))).to_pylist(),
+        "failures": about.filter(pc.invert(found)).to_pylist(),
+        "remarks": about.filter(pc.and_(found, pc.not_equal(pc.fill_null(rows["message"], ""), ""))).to_pylist(),
     }
 
 
 def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
-    """The same in words; at most ``failures`` clips without features, or with remarks, are listed."""
+    """Describe a feature set as text, with at most ``failures`` clips that have no features, or remarks."""
     facts = feature_set_json(feature_set)
     recipe = facts["card"]["recipe"]
     lines = [facts["path"], "", "recipe"]
-    lines += [f"  {key:<13} {_in_words(value)}" for key, value in recipe.items()]
+    lines += [f"  {key:<13} {_as_text(value)}" for key, value in recipe.items()]
     lines += [f"  {'hash':<13} {feature_set.card.recipe.hash}", "made with"]
-    lines += [f"  {key:<13} {_in_words(value)}" for key, value in facts["card"]["provenance"].items()]
+    lines += [f"  {key:<13} {_as_text(value)}" for key, value in facts["card"]["provenance"].items()]
     clips, steps = facts["clips"], facts["steps"]
     one, several, rows = ("caption", "captions", "tokens") if recipe["kind"] == "text" else ("clip", "clips", "steps")
     outcomes = ", ".join(f"{count:,} {status}" for status, count in facts["status"].items())
@@ -64,9 +64,9 @@ def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
     return "\n".join(lines)
 
 
-def _in_words(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_in_words(inner)}" for key, inner in value.items()) or "none"
+        return ", ".join(f"{key} {_as_text(inner)}" for key, inner in value.items()) or "none"
     if isinstance(value, list):
-        return " ".join(_in_words(inner) for inner in value)
+        return " ".join(_as_text(inner) for inner in value)
     return str(value)

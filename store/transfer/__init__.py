@@ -1,6 +1,6 @@
-"""Features in and out: what other programs wrote, what other programs read, and one shard format for the other.
+"""Import and export of features, and conversion between shard formats.
 
-:mod:`~supportset.store.transfer.sources` opens what people have (a file a clip, an HDF5 file, a table with an id list),
-``transfer.importing`` brings it in, ``transfer.exporting`` writes the same forms, and
-:mod:`~supportset.store.transfer.convert` turns Zarr shards into HDF5 shards and back.
+:mod:`~supportset.store.transfer.opening` opens features of other programs: a file a clip, an HDF5 file, a table with an
+id list. ``transfer.importing`` imports them, ``transfer.exporting`` writes the same forms, and ``transfer.convert``
+converts the shards of a feature set.
 """

@@ -1,4 +1,4 @@
-"""Arrays out of other people's files, without ever running what a file may carry: no pickle is loaded."""
+"""Arrays from files of other programs. No code in a file is run: pickles are refused."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from supportset.store.format.shard import Array
 
 NUMPY_FILES = (".npy", ".npz")
 TORCH_FILES = (".pt", ".pth")
-USUAL_KEYS = ("features", "values")  # taken without --key where a file or a group holds several arrays
+USUAL_KEYS = ("features", "values")  # used without --key if a file or a group holds several arrays
 
-# What numpy, zipfile and h5py raise on files that are damaged, cut short, or not what their name says.
+# Exceptions of numpy, zipfile and h5py for files that are damaged, truncated, or of another type.
 DAMAGE = (
     OSError,
     EOFError,
@@ -38,17 +38,19 @@ DAMAGE = (
     struct.error,
     tokenize.TokenError,  # numpy parses a header's text as Python literals
 )
-# The restricted unpickler of torch.load stumbles over garbage in a few more ways.
+# Further exceptions of torch.load's restricted unpickler.
 TORCH_DAMAGE = (*DAMAGE, pickle.UnpicklingError, AttributeError, IndexError, ImportError, AssertionError)
 
 
 class Fault(Exception):  # noqa: N818 - becomes a failure row, not an error
-    """What is wrong with one clip's file or array.
+    """Fault of one clip's file or array.
 
     Attributes
     ----------
-    status : of the failure row, e.g. ``unreadable``, ``wrong_shape``
-    message : one line
+    status : str
+        Status of the failure row, such as ``unreadable`` or ``wrong_shape``.
+    message : str
+        One line.
     """
 
     def __init__(self, status: str, message: str) -> None:
@@ -58,24 +60,27 @@ class Fault(Exception):  # noqa: N818 - becomes a failure row, not an error
 
 
 def one_line(message: object, limit: int = 200) -> str:
-    """A message in one line of bounded length, without terminal colours."""
+    """Shorten a message to one line, without terminal colours."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(message)).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def parse_file(content: bytes, suffix: str, key: str | None = None) -> Array:
-    """The array in a file that holds one clip.
+    """Parse the array in a file of one clip.
 
     Parameters
     ----------
-    content : of the file
-    suffix : ``.npy``, ``.npz``, ``.pt`` or ``.pth``
-    key : which array, where the file holds several (``.npz``, or a dict of tensors)
+    content : bytes
+        Of the file.
+    suffix : str
+        ``.npy``, ``.npz``, ``.pt`` or ``.pth``.
+    key : str, optional
+        Name of the array, if the file holds several (``.npz``, or a dict of tensors).
 
     Raises
     ------
     Fault
-        Not readable, or several arrays of which none is named.
+        The file cannot be read, or holds several arrays and none is selected.
     """
     if not content:
         raise Fault("unreadable", "the file is empty")
@@ -96,7 +101,7 @@ def parse_file(content: bytes, suffix: str, key: str | None = None) -> Array:
 
 
 def pick(names: list[str], key: str | None) -> str:
-    """The name of the array that is meant: the one asked for, the only one, or the one with a usual name."""
+    """Select an array: the requested one, the only one, or one with a usual name."""
     if key is not None:
         if key in names:
             return key
@@ -110,7 +115,7 @@ def pick(names: list[str], key: str | None) -> str:
 
 
 def import_torch() -> Any:
-    """The library, imported when a ``.pt`` file is met; UsageError where it is not installed."""
+    """Import torch; UsageError if it is not installed."""
     try:
         import torch
     except ImportError as error:
@@ -119,36 +124,37 @@ def import_torch() -> Any:
 
 
 def load_torch(file: Any) -> Any:
-    """Load tensors with ``weights_only=True``: other objects are refused, as loading them could run code.
+    """Load tensors with ``weights_only=True``: other objects, whose loading could run code, are refused.
 
     Parameters
     ----------
-    file : path or open binary file
+    file : object
+        A path or an open binary file.
 
     Raises
     ------
     Fault
-        Not readable so.
+        The file cannot be read, or holds other objects.
     UsageError
         torch is not installed.
     """
     torch = import_torch()
     try:
-        with warnings.catch_warnings():  # of odd pickle protocols, which damage brings about: the error says enough
+        with warnings.catch_warnings():  # about pickle protocols, in damaged files: the error suffices
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except TORCH_DAMAGE as error:
         if isinstance(error, pickle.UnpicklingError):
             raise Fault(
                 "unreadable",
-                "not a file of plain tensors (other objects are refused, as loading them could run code): "
+                "not a file of plain tensors (other objects are refused because loading them could run code): "
                 "save tensors, or .npy files",
             ) from None
         raise damaged(error) from None
 
 
 def tensor_array(value: Any) -> Array:
-    """A tensor as an array; bfloat16 as float32, which holds it exactly."""
+    """Convert a tensor to an array; bfloat16 to float32, which is exact."""
     torch = import_torch()
     if not isinstance(value, torch.Tensor):
         raise Fault("wrong_dtype", f"a {type(value).__name__}, not a tensor")
@@ -161,25 +167,24 @@ def tensor_array(value: Any) -> Array:
 
 
 def damaged(error: Exception) -> Fault:
-    """The fault that a library's error tells of."""
+    """Turn an exception of a library into a fault."""
     if isinstance(error, Fault):
         return error
     if isinstance(error, MemoryError):
         return Fault("out_of_memory", f"does not fit into memory: {error}")
-    if isinstance(error, ValueError) and "file contains pickled" in str(error):  # numpy says so of any unknown content
-        return Fault(
-            "unreadable", "not readable: no NumPy file by its content (a pickle is refused: save plain arrays)"
-        )
+    if isinstance(error, ValueError) and "file contains pickled" in str(error):
+        return Fault("unreadable", "not a NumPy file by its content (pickles are refused: save plain arrays)")
     if isinstance(error, ValueError) and "pickle" in str(error):
         return Fault(
-            "unreadable", "holds pickled objects, which are refused, as loading them could run code: save plain arrays"
+            "unreadable",
+            "holds pickles, which are refused because loading them could run code: save plain arrays",
         )
     said = str(error)
     return Fault("unreadable", f"not readable: {said if ' ' in said else f'{type(error).__name__} {said}'.rstrip()}")
 
 
 def reading(read: Callable[[], Any], damage: tuple[type[Exception], ...] = DAMAGE) -> Any:
-    """Call a library to read one clip; what it raises on damage becomes a :class:`Fault`."""
+    """Call a library to read one clip; its exceptions become a :class:`Fault`."""
     try:
         return read()
     except damage as error:

@@ -1,4 +1,4 @@
-"""From an array as somebody saved it to a clip's features: shape, dtype, finite values, padding, times."""
+"""Conversion of an imported array to a clip's features: shape, dtype, finite values, padding, timestamps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from supportset.store.format.shard import Array
 from supportset.store.transfer.arrays import Fault
 from supportset.store.transfer.sources import ClipArrays
 
-SURVEYED = 64  # readable clips whose shape and dtype decide what the source holds
+SURVEYED = 64  # readable clips that determine the shape and dtype of a source
 
 
 @dataclass(frozen=True)
 class Form:
-    """What every clip of an import must be.
+    """Required form of every clip of an import.
 
     Attributes
     ----------
-    dim : D
-    dtype : stored dtype
-    rounding : whether values may lose precision on their way to it, as the user asked for the dtype
-    trim_zeros : whether rows of zeros at the end are cut
-    fps : step ``i`` spans ``i / fps`` to ``(i + 1) / fps`` seconds; None: ``i`` to ``i + 1``, unless times are given
+    dim : int
+        D.
+    dtype : str
+        Stored dtype.
+    rounding : bool
+        Whether values may be rounded to it: the user requested the dtype.
+    trim_zeros : bool
+        Whether rows of zeros at the end are removed.
+    fps : float or None
+        Step ``i`` spans ``i / fps`` to ``(i + 1) / fps`` seconds; None: ``i`` to ``i + 1``, unless times are
+        given.
     """
 
     dim: int
@@ -43,9 +49,11 @@ class Features:
 
     Attributes
     ----------
-    values : (T, D) in the stored dtype, C order
+    values : (T, D) array
+        In the stored dtype, C order.
     timestamps : (T, 2) float64 seconds
-    zero_rows : rows of zeros at the end of the array as it came, cut or not
+    zero_rows : int
+        Rows of zeros at the end of the imported array.
     """
 
     values: Array
@@ -54,18 +62,21 @@ class Features:
 
     @property
     def checksums(self) -> tuple[int, int]:
-        """As the index has them: xxh3-64 of values and of timestamps."""
+        """Checksums as in the index: xxh3-64 of values and of timestamps."""
         return xxhash.xxh3_64_intdigest(as_part(self.values)), xxhash.xxh3_64_intdigest(as_part(self.timestamps))
 
 
 def prepare(array: Array, form: Form, times: Array | None = None) -> Features:
-    """Check one clip's array and bring it into the stored form.
+    """Check the array of one clip, and convert it to the stored form.
 
     Parameters
     ----------
-    array : (T, D), or (D,) for one step
-    form : what it must be
-    times : (T, 2) start and end of each step in seconds, or (T,) moments
+    array : (T, D) array
+        Or (D,) for one step.
+    form : Form
+        Required form.
+    times : (T, 2) array, optional
+        Start and end of each step in seconds, or (T,) moments.
 
     Raises
     ------
@@ -94,7 +105,7 @@ def prepare(array: Array, form: Form, times: Array | None = None) -> Features:
 
 
 def as_steps(array: Array) -> Array:
-    """(T, D) from (T, D) or (D,); Fault where it is neither, or holds no floating-point numbers."""
+    """Return (T, D) from (T, D) or (D,); Fault if it is neither, or not floating-point."""
     if array.dtype.kind != "f":
         raise Fault("wrong_dtype", f"{array.dtype} is not a floating-point type")
     steps = array[None] if array.ndim == 1 else array
@@ -106,7 +117,7 @@ def as_steps(array: Array) -> Array:
 
 
 def trailing_zero_rows(steps: Array) -> int:
-    """How many of the last rows are all zero, as padding to a fixed length leaves them."""
+    """Count the rows of zeros at the end, as padding to a fixed length leaves them."""
     if steps[-1].any():
         return 0
     filled = np.flatnonzero(steps.any(axis=1))
@@ -114,19 +125,22 @@ def trailing_zero_rows(steps: Array) -> int:
 
 
 def survey(source: ClipArrays, dim: int | None, dtype: str | None) -> tuple[int, str]:
-    """What a source holds: the number of features and the dtype that most of its first readable clips have.
+    """Find the number of features and the dtype that most of a source's first readable clips have.
 
     Parameters
     ----------
-    source : what is to be imported
-    dim, dtype : as the user states them, None where it is to be found out
+    source : ClipArrays
+        Features to import.
+    dim : int or None
+    dtype : str or None
+        As requested by the user, or None.
 
     Raises
     ------
     UsageError
-        Most are float64 and no dtype was asked for.
+        Most clips are float64, and no dtype was requested.
     SupportsetError
-        Not one clip is readable.
+        No clip is readable.
     """
     if dim is not None and dtype is not None:
         return dim, dtype

@@ -1,4 +1,4 @@
-"""Files that hold one array a clip: HDF5, ``.npz``, ``.safetensors``, and dicts of tensors in ``.pt``."""
+"""Files of one array a clip: HDF5, ``.npz``, ``.safetensors``, and dicts of tensors in ``.pt``."""
 
 from __future__ import annotations
 
@@ -31,10 +31,14 @@ class Container(OneFile):
 
     Parameters
     ----------
-    path : of the file
-    names : of its arrays, with ``/`` between the parts
-    naming : how clip ids come from them
-    get : reads the array of a name; raises Fault
+    path : Path
+        Of the file.
+    names : iterable of str
+        Names of its arrays, with ``/`` between the parts.
+    naming : Naming
+        Rule from names to clip ids.
+    get : callable
+        Reads an array by name; raises Fault.
     """
 
     def __init__(
@@ -53,11 +57,11 @@ class Container(OneFile):
 
 
 def clip_names(names: list[str], naming: Naming, path: Path) -> Iterator[tuple[str, str]]:
-    """Pairs (what names the clip, name of the array).
+    """Return pairs (name of the clip, name of the array).
 
-    An array is named after its clip (``video1``, ``train/video1``), or lies in a group that is (``video1/features``):
-    so where ``key`` says its name, where every group holds one array of the same name, or where every group holds
-    ``features``. With ``id_from = path`` and no ``key`` nothing is guessed: the whole name is the clip's.
+    An array has the name of its clip (``video1``, ``train/video1``), or its group has (``video1/features``). The second
+    is assumed if ``key`` is given, if every group holds one array of the same name, or if every group holds
+    ``features``. With ``id_from = path`` and without ``key``, the full name is the clip's.
     """
     inner = naming.key or (_inner_name(names) if naming.id_from == "stem" else None)
     if inner is None:
@@ -84,18 +88,10 @@ def _inner_name(names: list[str]) -> str | None:
     return next(iter(first)) if alike else None
 
 
-def open_container(path: Path, naming: Naming) -> ClipArrays:
-    """Open a file by its suffix, one of :data:`CONTAINERS`."""
-    try:
-        return CONTAINERS[path.suffix.lower()](path, naming)
-    except Fault as fault:
-        raise SupportsetError(f"{path}: {fault.message}") from None
-
-
 def _open_npz(path: Path, naming: Naming) -> ClipArrays:
     file = reading(lambda: np.load(path, allow_pickle=False))
     if isinstance(file, np.ndarray):
-        raise Fault("unreadable", "is one .npy array by its content: give it that suffix")
+        raise Fault("unreadable", "is a .npy file by its content: rename it to .npy")
     return Container(
         path,
         file.files,

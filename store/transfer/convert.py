@@ -1,7 +1,7 @@
-"""From one shard format to the other, to an archive and back, in place, without a moment at which a reader sees less.
+"""Conversion between shard formats, and to archives and back, in place while others read.
 
-Each shard becomes one of the other form with the same rows, numbers, checksums and generations; its index says
-which shard it stands for, and from the moment it is there readers take it instead. The old ones go at the end.
+Each shard is replaced by one in the target form, with the same rows, values, checksums and generations. Its index lists
+the shard that it replaces; from its commit on, readers use the new one. The old ones are removed at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, StorePath, open_folder, store_path
 from supportset.store.format.card import load_card
 from supportset.store.format.index import ShardIndex, read_all
-from supportset.store.format.shard import Compression, ShardArrays, ShardFormat, shard_format
+from supportset.store.format.registry import shard_format
+from supportset.store.format.shard import Compression, ShardArrays, ShardFormat
 from supportset.store.write.replacement import (
     DamagedShard,
     checked_arrays,
@@ -35,20 +36,32 @@ NONE = "none"  # no compression
 
 @dataclass
 class ConvertSummary:
-    """What became of a conversion.
+    """Outcome of a conversion.
 
     Attributes
     ----------
-    path : of the feature set
-    shard_format : the one asked for
-    compression : ``none``, or as ``zstd:3``
-    converted : shards written
-    clips : rows with features in them
-    bytes_before, bytes_after : size of the shards that were converted, and of those that took their places
-    already : shards that had the form, or hold failures only, which have none
-    removed : shards that others stand for, now gone
-    kept : shards that others stand for, left for `store compact`
-    damaged : one line each for shards that were left as they are
+    path : StorePath
+        Of the feature set.
+    shard_format : str
+        Target format.
+    compression : str
+        ``none``, or such as ``zstd:3``.
+    converted : int
+        Shards written.
+    clips : int
+        Rows with features in these.
+    bytes_before : int
+        Size of the converted shards.
+    bytes_after : int
+        Size of their replacements.
+    already : int
+        Shards that had the target form, or hold only failures.
+    removed : int
+        Replaced shards that were removed.
+    kept : int
+        Replaced shards that were left for `store compact`.
+    damaged : list of str
+        A line for each damaged shard, which is unchanged.
     """
 
     path: StorePath
@@ -64,7 +77,7 @@ class ConvertSummary:
     damaged: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return a JSON object."""
         return {**vars(self), "path": str(self.path)}
 
 
@@ -76,32 +89,37 @@ def convert_feature_set(
     keep_old: bool = False,
     progress: Progress | None = None,
 ) -> ConvertSummary:
-    """Bring every shard of a feature set into one format, compressed or not, bit for bit.
+    """Convert every shard of a feature set to one format, compressed or not, bit for bit.
 
-    Compressed shards are archives: smaller, and unpacked into memory by each reader instead of being mapped.
+    Compressed shards are archives: smaller, but each reader unpacks them into memory and does not map them.
 
-    Stopped at any moment, the set reads as before; run again, it goes on. A process that opened the set earlier finds
-    its clips in the new shards by itself.
+    An interrupted conversion loses nothing, and resumes when run again. A process that opened the set earlier finds
+    its clips in the new shards.
 
     Parameters
     ----------
-    path : the feature set's folder
-    to : ``zarr`` or ``hdf5``
-    compress : ``none``; for archives ``zstd`` (zarr) or ``gzip`` (hdf5), with a level as ``zstd:9`` if wanted
-    keep_old : leave the old shards to `store compact`, for processes that read the set now
-    progress : called with the number of shards done and of all
+    path : str or StorePath
+        The feature set's folder.
+    to : str
+        Name of a shard format.
+    compress : str, default NONE
+        ``none``; for archives ``zstd`` (zarr) or ``gzip`` (hdf5), optionally with a level, such as ``zstd:9``.
+    keep_old : bool, default False
+        Leave the old shards for `store compact`, while other processes read the set.
+    progress : callable, optional
+        Called with the number of shards done and of all.
 
     Returns
     -------
     ConvertSummary
-        A shard whose numbers do not fit their checksums stays as it is, and is told in ``damaged``.
+        A shard whose values do not match their checksums is not converted, and listed in ``damaged``.
 
     Raises
     ------
     UsageError
-        Unknown format, or a compression that it does not have; no feature set in the folder.
+        The format or its compression is unknown, or the folder has no feature set.
     SupportsetError
-        The disk refuses; an index file is damaged.
+        A file cannot be read or written, or an index file is damaged.
     """
     target = shard_format(to)
     compression = target.compression(compress)
@@ -139,7 +157,7 @@ def _is_so_already(folder: Folder, index: ShardIndex, target: ShardFormat, compr
     try:
         return compression is None or target.is_compressed(folder, index.shard, compression)
     except SupportsetError:
-        return False  # damaged: told when its arrays are read
+        return False  # damaged: reported when its arrays are read
 
 
 def _write(
@@ -150,7 +168,7 @@ def _write(
     rows: pa.Table,
     arrays: ShardArrays,
 ) -> ShardIndex:
-    """Write a shard's content in another form, and commit it in the place of the old one."""
+    """Write a shard in the target form, and commit it as the replacement."""
     names = folder.names()
     index = changed(
         old,
@@ -162,7 +180,7 @@ def _write(
 
 
 def _successor(shard: str, names: Iterable[str]) -> str:
-    """A new id that sorts where the old one does, as the order of ids decides between rows of equal generation."""
+    """A new id with the same position in the order of ids, which decides between rows of equal generation."""
     taken = {name.partition(".")[0] for name in names}
     while (found := shard[:12] + secrets.token_hex(2)) in taken:
         pass

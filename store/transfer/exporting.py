@@ -1,4 +1,4 @@
-"""Writing features in forms that other programs read: bit for bit, and all of them or nothing."""
+"""Export of features in forms that other programs read: bit for bit, all or none."""
 
 from __future__ import annotations
 
@@ -27,20 +27,26 @@ from supportset.store.transfer.sources import IDS, OFFSETS, VALUES
 
 Progress = Callable[[int, int], None]
 
-NAME_BYTES = 255  # the longest name that common file systems take
+NAME_BYTES = 255  # longest name in common file systems
 
 
 @dataclass(frozen=True)
 class Export:
-    """What is to be written, clip by clip.
+    """Arrays to write, clip by clip.
 
     Attributes
     ----------
-    what : ``features`` or ``timestamps``
-    ids : of the clips, in the order in which they are written
-    lengths : steps of each
-    dtype, width : of the arrays: (T, width)
-    arrays : yields (clip id, (T, width) array) in that order
+    what : str
+        ``features`` or ``timestamps``.
+    ids : sequence of str
+        Ids of the clips, in the order of writing.
+    lengths : sequence of int
+        Steps of each.
+    dtype : numpy.dtype
+    width : int
+        Each array is (T, width).
+    arrays : callable
+        Yields (clip id, (T, width) array) in that order.
     """
 
     what: str
@@ -53,15 +59,24 @@ class Export:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was written.
+    """Outcome of an export.
 
     Attributes
     ----------
-    path, timestamps : of features and times; None where times were not asked for
-    form : of :data:`FORMS`
-    layout : in words
-    clips, steps, bytes : of features
-    left_out : clips that have no features, by status
+    path : Path
+        Path of the features.
+    timestamps : Path or None
+        Path of the timestamps, if requested.
+    form : str
+        Key of :data:`FORMS`.
+    layout : str
+        Description of the form.
+    clips : int
+    steps : int
+    bytes : int
+        Size of the features.
+    left_out : dict
+        Clips that have no features, by status.
     """
 
     path: Path
@@ -74,7 +89,7 @@ class ExportSummary:
     left_out: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return a JSON object."""
         return {
             **vars(self),
             "path": str(self.path),
@@ -90,23 +105,29 @@ def export_features(
     timestamps: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ExportSummary:
-    """Export a feature set. Every clip is compared with its checksum on the way.
+    """Export a feature set, and compare every clip with its checksum.
 
     Parameters
     ----------
-    features : what to export
-    path : folder (``npy``, ``npz``, ``pt``, ``array``) or file (``hdf5``) to write; absent so far, or an empty folder
-    form : ``npy``, ``npz`` or ``pt``: one file a clip; ``hdf5``: one dataset a clip; ``array``: ``values.npy`` of
-        (N, T, D) where all clips are as long, else (ΣT, D) with ``offsets.npy``, and ``ids.txt``
-    timestamps : where to write the steps' start and end seconds, (T, 2) float64, in the same form; None: not
-    progress : called with the number of clips done and of all
+    features : FeatureSet
+        Feature set to export.
+    path : str or Path
+        Folder (``npy``, ``npz``, ``pt``, ``array``) or file (``hdf5``) to write; must not exist, or be an
+        empty folder.
+    form : str
+        ``npy``, ``npz`` or ``pt``: one file a clip; ``hdf5``: one dataset a clip; ``array``: ``values.npy`` of
+        (N, T, D) if all clips have the same length, else (ΣT, D) with ``offsets.npy``, and ``ids.txt``.
+    timestamps : str or Path, optional
+        Also write start and end of each step in seconds, (T, 2) float64, in the same form.
+    progress : callable, optional
+        Called with the number of clips done and of all.
 
     Raises
     ------
     UsageError
-        Unknown form; something is there already; a clip id that cannot be a name in this form; no features.
+        The form is unknown, the destination exists, a clip id is impossible in this form, or there are no features.
     SupportsetError
-        A clip does not fit its checksum, or the disk refuses: nothing is left behind then.
+        A clip does not match its checksum, or a file cannot be written: then nothing is left behind.
     """
     if form not in FORMS:
         raise UsageError(f"--to {form!r} is not known: use one of {', '.join(FORMS)}")
@@ -129,7 +150,7 @@ def export_features(
             array = features.read([clip_id])[0] if what == "features" else features.read_timestamps([clip_id])
             if xxhash.xxh3_64_intdigest(as_part(array)) != stated[what][done - 1]:
                 raise SupportsetError(
-                    f"{features.path}: the {what} of {clip_id!r} do not fit their checksum, so nothing was exported: "
+                    f"{features.path}: the {what} of {clip_id!r} do not match their checksum, so nothing was exported: "
                     "`store verify` finds what is damaged"
                 )
             yield clip_id, array
@@ -165,7 +186,7 @@ _ARRAYS: dict[str, Literal["values", "timestamps"]] = {"features": "values", "ti
 
 
 def _files(suffix: str, save: Callable[[IO[bytes], Export, Array], None]) -> Callable[[Path, Export], None]:
-    """A writer of one file a clip."""
+    """Make a writer of one file a clip."""
 
     def write(folder: Path, export: Export) -> None:
         folder.mkdir()
@@ -177,8 +198,7 @@ def _files(suffix: str, save: Callable[[IO[bytes], Export, Array], None]) -> Cal
                     save(file, export, array)
             except FileExistsError:
                 raise UsageError(
-                    f"clip {clip_id!r}: this file system does not tell its name from another clip's: "
-                    "use --to hdf5 or --to array"
+                    f"clip {clip_id!r}: on this file system its name equals another clip's: use --to hdf5 or --to array"
                 ) from None
 
     return write
@@ -206,8 +226,8 @@ def _write_hdf5(path: Path, export: Export) -> None:
 def _write_array(folder: Path, export: Export) -> None:
     folder.mkdir()
     count, steps = len(export.ids), sum(export.lengths)
-    alike = len(set(export.lengths)) == 1
-    shape = (count, export.lengths[0], export.width) if alike else (steps, export.width)
+    equal = len(set(export.lengths)) == 1
+    shape = (count, export.lengths[0], export.width) if equal else (steps, export.width)
     table = np.lib.format.open_memmap(folder / VALUES, "w+", export.dtype, shape)
     rows = table.reshape(steps, export.width)
     start = 0
@@ -215,7 +235,7 @@ def _write_array(folder: Path, export: Export) -> None:
         rows[start : start + len(array)] = array
         start += len(array)
     table.flush()
-    if not alike:
+    if not equal:
         np.save(folder / OFFSETS, np.cumsum([0, *export.lengths], dtype=np.int64))
     (folder / IDS).write_text("".join(f"{clip_id}\n" for clip_id in export.ids), encoding="utf-8", newline="")
 
@@ -225,7 +245,7 @@ def _as_files(suffix: str) -> Callable[[Sequence[str]], None]:
 
 
 def _check_names(ids: Sequence[str], suffix: str, others: str) -> None:
-    """UsageError where an id cannot be a path below a folder, or a name is both a file and a folder."""
+    """Raise UsageError if an id cannot be a path below a folder, or a name is both a file and a folder."""
     folders = {clip_id[:end] for clip_id in ids for end, letter in enumerate(clip_id) if letter == "/"}
     for clip_id in ids:
         parts = (clip_id + suffix).split("/")
@@ -239,7 +259,7 @@ def _check_names(ids: Sequence[str], suffix: str, others: str) -> None:
 
 
 def _check_lines(ids: Sequence[str]) -> None:
-    """UsageError where an id cannot be a line of a text file."""
+    """Raise UsageError if an id cannot be a line of a text file."""
     for clip_id in ids:
         if not clip_id.strip() or "\n" in clip_id or clip_id.endswith("\r") or clip_id.startswith("\ufeff"):
             raise UsageError(f"clip {clip_id!r}: its id cannot be a line of {IDS}: use another form than array")
@@ -249,13 +269,13 @@ def _refuse_taken(path: Path, *, may_be_folder: bool) -> None:
     with telling("look at the destination", path):
         if not os.path.lexists(path) or (may_be_folder and path.is_dir() and not os.listdir(path)):
             return
-    kind = "is a folder with something in it" if path.is_dir() and may_be_folder else "is there already"
+    kind = "is a folder that is not empty" if path.is_dir() and may_be_folder else "exists"
     raise UsageError(f"{path}: {kind}: name another destination, or move it away")
 
 
 @contextmanager
 def _all_or_nothing(targets: Sequence[Path]) -> Iterator[list[Path]]:
-    """Places to write to, which get the targets' names once the block is through; without a trace if it is not."""
+    """Yield temporary paths, which are renamed to the targets after the block, or removed after an error."""
     final = [target.resolve() for target in targets]
     places = [target.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{target.name}") for target in final]
     try:
@@ -275,7 +295,7 @@ def _all_or_nothing(targets: Sequence[Path]) -> Iterator[list[Path]]:
                     place.unlink(missing_ok=True)
 
 
-# name -> (check of the ids, writer, layout in words)
+# name -> (check of the ids, writer, description)
 FORMS: dict[str, tuple[Callable[[Sequence[str]], None], Callable[[Path, Export], None], str]] = {
     "npy": (_as_files(".npy"), _files(".npy", _save_npy), "a folder of one .npy file a clip"),
     "npz": (_as_files(".npz"), _files(".npz", _save_npz), "a folder of one .npz file a clip"),

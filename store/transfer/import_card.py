@@ -1,4 +1,4 @@
-"""The card of imported features: their recipe is unknown, but for what the user states of it."""
+"""Import card: the card of imported features, whose recipe is unknown except for what the user knows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import xxhash
 
 from supportset.store.errors import UsageError
 from supportset.store.format.card import FeatureCard, Recipe
+from supportset.store.format.registry import DEFAULT_FORMAT
 from supportset.store.transfer.clip import Form
 from supportset.store.transfer.sources import ClipArrays
 
 UNKNOWN = "unknown"
-OWN_FIELD = ("weights", "layer", "pooling")  # what a user may state that has a field of its own in a recipe
+OWN_FIELD = ("weights", "layer", "pooling")  # what a user may know that is a field of a recipe
 ELSEWHERE = {
     "fps": "use --fps, which also gives the steps their times",
     "dim": "use --dim",
@@ -30,39 +31,48 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user says of features to import.
+    """What the user knows about features to import.
 
     Attributes
     ----------
-    name : what to call them, e.g. ``S3D``: the recipe's backbone becomes ``imported:S3D``
-    kind : ``video`` or ``text`` (then ids are of captions)
-    stated : what is known of the recipe, e.g. ``{"weights": "howto100m", "resize": "224"}``; part of its identity
-    fps : steps a second, None where it is not known
-    dim, dtype : of the features; None: as most of the first readable clips have it
-    trim_zeros : cut rows of zeros at the end of a clip, left there by padding to a fixed length
-    replace : take features that differ from those in the store under the same clip id, instead of refusing
-    shard_format : ``zarr`` or ``hdf5``
+    name : str
+        Name of the features, such as ``S3D``: the recipe's backbone becomes ``imported:S3D``.
+    kind : str
+        ``video`` or ``text`` (then ids are of captions).
+    card_fields : mapping
+        Known fields of the recipe, such as ``{"weights": "howto100m", "resize": "224"}``; a part of its identity.
+    fps : float or None
+        Steps a second, None if unknown.
+    dim : int or None
+    dtype : str or None
+        Of the features; None: as in most of the first readable clips.
+    trim_zeros : bool
+        Remove rows of zeros at the end of a clip: padding to a fixed length.
+    replace : bool
+        Replace features in the store that differ, instead of an error.
+    shard_format : str
+        Name of a shard format.
 
     Raises
     ------
     UsageError
-        A value that means nothing.
+        A value is impossible.
     """
 
     name: str
     kind: str = "video"
-    stated: Mapping[str, str] = field(default_factory=dict)
+    card_fields: Mapping[str, str] = field(default_factory=dict)
     fps: float | None = None
     dim: int | None = None
     dtype: str | None = None
     trim_zeros: bool = False
     replace: bool = False
-    shard_format: str = "zarr"
+    shard_format: str = DEFAULT_FORMAT
 
     def __post_init__(self) -> None:
         if not re.search(r"[A-Za-z0-9]", self.name) or not self.name.isprintable():
-            raise UsageError(f"--name {self.name!r}: say what made the features, such as S3D")
-        for key, value in self.stated.items():
+            raise UsageError(f"--name {self.name!r}: name the model of the features, such as S3D")
+        for key, value in self.card_fields.items():
             if key in ELSEWHERE:
                 raise UsageError(f"--state {key}={value}: {ELSEWHERE[key]}")
         if self.fps is not None and not 0 < self.fps < 1e6:
@@ -70,14 +80,14 @@ class ImportOptions:
 
 
 def make_card(options: ImportOptions, form: Form, source: ClipArrays, times: ClipArrays | None) -> FeatureCard:
-    """The card of an import.
+    """Make the card of an import.
 
-    The recipe, which names the feature set, is what the user stated, the width and the dtype: the same for a run that
-    goes on with an import, whatever has been added to the source meanwhile. Name, size and listing of the source are
-    provenance; the hash of each file is in its clips' rows.
+    The recipe, which identifies the feature set, has the fields that the user knows, the width and the dtype. So it is
+    the same when an import resumes after additions to the source. Name, size and listing of the source are provenance;
+    the hash of each file is in the rows of its clips.
     """
-    stated = dict(options.stated)
-    own = {name: stated.pop(name, UNKNOWN) for name in OWN_FIELD}
+    known = dict(options.card_fields)
+    own = {name: known.pop(name, UNKNOWN) for name in OWN_FIELD}
     sampling: dict[str, Any] = {"times": UNKNOWN}  # step i is then stored as i to i + 1 seconds
     if times is not None:
         sampling = {"times": "given"}
@@ -89,7 +99,7 @@ def make_card(options: ImportOptions, form: Form, source: ClipArrays, times: Cli
         kind=options.kind,
         backbone=f"imported:{options.name}",
         weights_hash=UNKNOWN,
-        transform={"stated": stated or UNKNOWN},
+        transform={"stated": known or UNKNOWN},
         sampling=sampling,
         dim=form.dim,
         dtype=form.dtype,

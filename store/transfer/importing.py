@@ -1,4 +1,4 @@
-"""Bringing in features that other programs computed."""
+"""Import of features that other programs computed."""
 
 from __future__ import annotations
 
@@ -27,18 +27,30 @@ Row = dict[str, Any]
 
 @dataclass
 class ImportSummary:
-    """What became of an import.
+    """Outcome of an import.
 
     Attributes
     ----------
-    dataset, feature_set, path : where the features are
-    imported : clips written by this run
-    unchanged : clips that the store held already
-    failures : (clip id, status, message) of each clip that could not be imported
-    zero_padded, zero_rows : of the clips written: how many end in rows of zeros, and these rows
-    outside : ids that are no clips (or captions) of the dataset's tables
-    lacking : clips (or captions) of the tables without features; None where the store has no tables of the dataset
-    notes : what the user should know, one line each
+    dataset : str
+    feature_set : str
+    path : StorePath
+        Place of the features.
+    imported : int
+        Clips written by this run.
+    unchanged : int
+        Clips that were in the store.
+    failures : list of tuple of (str, str, str)
+        (clip id, status, message) of each clip that could not be imported.
+    zero_padded : int
+        Written clips that end in rows of zeros.
+    zero_rows : int
+        Number of these rows.
+    outside : list of str
+        Ids that are not clips (or captions) of the dataset's tables.
+    lacking : int or None
+        Clips (or captions) of the tables without features; None if the store has no tables of the dataset.
+    notes : list of str
+        Remarks for the user, one line each.
     """
 
     dataset: str
@@ -54,7 +66,7 @@ class ImportSummary:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it: also the clips counted by status."""
+        """Return a JSON object, with the clips counted by status."""
         status = {OK: self.imported + self.unchanged, **Counter(status for _, status, _ in self.failures)}
         failures = [dict(zip(("clip_id", "status", "message"), failure, strict=True)) for failure in self.failures]
         return {**vars(self), "path": str(self.path), "status": status, "failures": failures}
@@ -69,27 +81,33 @@ def import_features(
     times: ClipArrays | None = None,
     progress: Progress | None = None,
 ) -> ImportSummary:
-    """Import features into a store. What it holds already is not written again.
+    """Import features into a store. Clips that it holds already are not written again.
 
-    Values are stored bit for bit, unless a dtype was asked for; a clip that cannot be stored gets a failure row.
-    Imports whose options, width and dtype agree go into one feature set. Clips that it holds already are compared
-    with the source before anything is written, so that two different imports do not mix under one name.
+    Values are stored bit for bit, unless a dtype was requested; a clip that cannot be stored gets a failure row.
+    Imports with equal options, width and dtype share a feature set. Clips that it holds already are first compared with
+    the source, so that different features do not mix under one name.
 
     Parameters
     ----------
-    store : its folder
-    dataset : name; its tables may be there or not
-    source : the features, from :func:`supportset.store.transfer.sources.open_source`
-    options : what the user says of them
-    times : of the steps: for each clip (T, 2) seconds or (T,) moments
-    progress : called with the number of clips done and of all
+    store : str or StorePath
+        Its folder.
+    dataset : str
+        Name; the dataset need not have tables.
+    source : ClipArrays
+        The features, from :func:`supportset.store.transfer.opening.open_source`.
+    options : ImportOptions
+        What the user knows about them.
+    times : ClipArrays, optional
+        Timestamps of the steps: for each clip (T, 2) seconds or (T,) moments.
+    progress : callable, optional
+        Called with the number of clips done and of all.
 
     Raises
     ------
     UsageError
-        None of the ids belongs to the dataset; float64 without a dtype; times twice.
+        No id belongs to the dataset, float64 without a requested dtype, or two sources of timestamps.
     SupportsetError
-        Not one clip is readable; the set holds other features of the same clips (nothing is written then).
+        No clip is readable, or the set holds other features of the same clips: then nothing is written.
     """
     if not dataset or "/" in dataset or dataset.startswith("."):
         raise UsageError(f"dataset name {dataset!r} is not the name of a folder: use letters, digits, - and _")
@@ -137,7 +155,7 @@ class _Job:
         self._summary = summary
 
     def compare(self, replace_others: bool) -> list[str]:
-        """Ids of the clips to import: new ones, ones that failed before, and changed ones if these are wanted."""
+        """Return the clips to import: new ones, failed ones, and with ``replace_others`` changed ones."""
         todo, others = [], []
         for clip_id in self._source.ids:
             row = self._rows.get(clip_id)
@@ -149,7 +167,7 @@ class _Job:
                     self._summary.unchanged += 1
                 else:
                     others.append(clip_id)
-            except Fault as fault:  # the store keeps what it has
+            except Fault as fault:  # the stored features stay
                 self._summary.failures.append((clip_id, fault.status, fault.message))
         if others and not replace_others:
             count = f"{len(others):,} clip{'s' if len(others) > 1 else ''}"
@@ -196,7 +214,7 @@ class _Job:
         if row is None or (row["status"], row["message"], *_origin(row)) != (fault.status, fault.message, *origin):
             writer.fail(clip_id, fault.status, fault.message, source=where)
 
-    # Where times are given, a clip comes from two files: both decide whether it changed.
+    # With timestamps, a clip comes from two files: a change of either is a change of the clip.
 
     def _locate(self, clip_id: str) -> Source:
         where = self._source.locate(clip_id)
@@ -248,12 +266,12 @@ def _origin(row: Row) -> tuple[Any, ...]:
 
 
 def _earlier(store: str | StorePath, dataset: str, path: StorePath, card: FeatureCard) -> list[str]:
-    """What the store already holds under this name."""
+    """Notes about features of this name in the store."""
     notes = []
     for info in list_feature_sets(store, dataset):
         try:
             there = info.card
-        except SupportsetError:  # damaged, or newer: none of ours
+        except SupportsetError:  # damaged, or newer
             continue
         name = there.provenance.get("source", {}).get("name")
         if info.path == path and name != card.provenance["source"]["name"]:

@@ -1,4 +1,4 @@
-"""What people have: features of many clips in a folder of files, in one file by name, or in one table by row."""
+"""Sources of an import: a folder of files, one file of named arrays, or one table with an id list."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import hash_file, local_path, telling
+from supportset.store.files import hash_file, telling
 from supportset.store.format.shard import Array
 from supportset.store.transfer.arrays import DAMAGE, NUMPY_FILES, TORCH_FILES, Fault, one_line, parse_file
 from supportset.store.write.writer import Source
@@ -28,14 +28,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Naming:
-    """How clip ids come from the names in a source.
+    """Rule from the names in a source to clip ids.
 
     Attributes
     ----------
-    id_from : ``stem``: the last part of a name; ``path``: all of it, from the source's root on
-    strip : what ends each name and is no part of the id, such as ``_resnet`` or ``.mp4``
-    only : path of an id list; where given, only these clips are taken
-    key : name of the array, where each file or group holds several
+    id_from : str
+        ``stem``: the last part of a name; ``path``: the full name, relative to the source's root.
+    strip : str
+        End of each name that is not a part of the id, such as ``_resnet`` or ``.mp4``.
+    only : Path or None
+        Path of an id list: only these clips are imported.
+    key : str or None
+        Name of the array, if each file or group holds several.
     """
 
     id_from: str = "stem"
@@ -44,12 +48,12 @@ class Naming:
     key: str | None = None
 
     def clip_id(self, name: str) -> str:
-        """The clip that a name (with ``/``, without the suffix of a file) stands for."""
+        """Return the clip id of a name (with ``/``, without the suffix of a file)."""
         name = name if self.id_from == "path" else name.rpartition("/")[2]
         return name.removesuffix(self.strip) if name != self.strip else name
 
     def by_id(self, names: Iterable[tuple[str, T]], source: object) -> dict[str, T]:
-        """Give each its clip id; UsageError where two have the same, or one has none."""
+        """Return the values by clip id; UsageError if two have the same id, or one has none."""
         found: dict[str, T] = {}
         for name, value in names:
             clip_id = self.clip_id(name)
@@ -59,7 +63,7 @@ class Naming:
                 raise UsageError(f"{source}: the name {name!r} leaves no clip id: change --strip or --id-from")
             if clip_id in found:
                 raise UsageError(
-                    f"{source}: {found[clip_id]!r} and {value!r} both stand for the clip {clip_id!r}: "
+                    f"{source}: {found[clip_id]!r} and {value!r} both have the clip id {clip_id!r}: "
                     "remove one, change --strip, or use --id-from path"
                 )
             found[clip_id] = value
@@ -67,15 +71,20 @@ class Naming:
 
 
 class ClipArrays(ABC):
-    """Arrays by clip id. Nothing is read before it is asked for.
+    """Arrays by clip id, read on request.
 
     Attributes
     ----------
-    path : of the source
-    form : what it is, in words
-    ids : of the clips, in the source's order
-    absent : ids that the id list names and the source does not hold
-    notes : what the user should know, one line each
+    path : Path
+        Path of the source.
+    form : str
+        Description of the form.
+    ids : iterable of str
+        Ids of the clips, in the source's order.
+    absent : list of str
+        Ids of the id list that are not in the source.
+    notes : list of str
+        Remarks for the user, one line each.
     """
 
     form: str
@@ -90,25 +99,25 @@ class ClipArrays(ABC):
             self.absent = [clip_id for clip_id in wanted if clip_id not in held]
             self.ids = [clip_id for clip_id in wanted if clip_id in held]
             if others := len(held) - len(self.ids):
-                self.notes.append(f"clips left alone, as {naming.only.name} does not name them: {others:,}")
+                self.notes.append(f"clips that are not in {naming.only.name}, and not imported: {others:,}")
         if not self.ids:
             listed = f" that {naming.only} names" if naming.only else ""
             raise UsageError(f"{path}: holds no clip{listed}; it is read as {self.form}")
 
     @abstractmethod
     def locate(self, clip_id: str) -> Source:
-        """Where a clip's array lies: file, its size and time, no hash. Raises Fault where the file is gone."""
+        """Return file, size and time of a clip's array, without a hash. Raises Fault if the file is missing."""
 
     @abstractmethod
     def hash(self, clip_id: str) -> str:
-        """``xxh3-128:<hex>`` of the content of the file that holds a clip."""
+        """Hash the file that holds a clip: ``xxh3-128:<hex>``."""
 
     @abstractmethod
     def read(self, clip_id: str) -> tuple[Array, str]:
-        """A clip's array as it is stored, and the hash of the file it came from. Raises Fault."""
+        """Return a clip's array and the hash of its file. Raises Fault."""
 
     def listing(self) -> Iterator[tuple[str, int]]:
-        """Name and size of every file of the source."""
+        """Yield name and size of every file of the source."""
         for clip_id in self.ids:
             try:
                 source = self.locate(clip_id)
@@ -125,7 +134,7 @@ class FolderOfFiles(ClipArrays):
     def __init__(self, path: Path, naming: Naming) -> None:
         found, others = [], []
         for name in sorted(_walk(path)):
-            # "._x.npy" is what macOS leaves beside x.npy on other file systems
+            # macOS leaves "._x.npy" beside x.npy on other file systems
             if Path(name).suffix.lower() in CLIP_FILES and not Path(name).name.startswith("._"):
                 found.append((name[: -len(Path(name).suffix)], name))
             else:
@@ -134,7 +143,7 @@ class FolderOfFiles(ClipArrays):
         self._files = naming.by_id(found, path)
         super().__init__(path, self._files, naming)
         if others:
-            self.notes.append(f"other files left alone: {len(others):,} ({', '.join(others[:3])})")
+            self.notes.append(f"other files, not imported: {len(others):,} ({', '.join(others[:3])})")
 
     def locate(self, clip_id: str) -> Source:
         name = self._files[clip_id]
@@ -154,7 +163,7 @@ class FolderOfFiles(ClipArrays):
 
 
 class OneFile(ClipArrays):
-    """Arrays that share a file: what they have in common is its hash, computed once."""
+    """Arrays in one file, whose hash is computed once."""
 
     _hash: str | None = None
 
@@ -170,7 +179,7 @@ class OneFile(ClipArrays):
         return self._array(clip_id), self.hash(clip_id)
 
     def listing(self) -> Iterator[tuple[str, int]]:
-        """Name and size of the file."""
+        """Yield name and size of the file."""
         yield self._file.name, os.stat(self._file).st_size
 
     @property
@@ -179,7 +188,7 @@ class OneFile(ClipArrays):
 
     @abstractmethod
     def _place(self, clip_id: str) -> str:
-        """Where in the file a clip's array lies."""
+        """Name of a clip's place in the file."""
 
     @abstractmethod
     def _array(self, clip_id: str) -> Array:
@@ -191,10 +200,14 @@ class OneTable(OneFile):
 
     Parameters
     ----------
-    path : the array's file
-    table : the array, mapped into memory if it may be
-    ids : path of the id list: one a line
-    offsets : path of the offsets, (N + 1,) integers; for (ΣT, D)
+    path : Path
+        File of the array.
+    table : ndarray
+        The array, possibly mapped.
+    ids : Path
+        Path of the id list, one id a line.
+    offsets : Path or None
+        Path of the offsets, (N + 1,) integers; for (ΣT, D).
     """
 
     form = "one array with an id list"
@@ -216,7 +229,7 @@ class OneTable(OneFile):
             if len(table) != count:
                 raise UsageError(f"{path}: has {len(table):,} rows, {ids} names {count:,} clips: they must be as many")
             return None
-        bounds = _load_table(offsets)
+        bounds = load_table(offsets)
         if bounds.ndim != 1 or bounds.dtype.kind not in "iu" or len(bounds) != count + 1:
             raise UsageError(f"{offsets}: {bounds.dtype} {bounds.shape}: must be {count + 1:,} integers for {ids}")
         rows: list[int] = bounds.tolist()
@@ -235,50 +248,8 @@ class OneTable(OneFile):
         return np.array(self._table[row] if self._bounds is None else self._table[slice(*self._bounds[row : row + 2])])
 
 
-def open_source(path: str | Path, naming: Naming | None = None) -> ClipArrays:
-    """Open features that other programs wrote.
-
-    Parameters
-    ----------
-    path : a folder of one ``.npy``/``.npz``/``.pt`` a clip, at any depth; an ``.h5``/``.hdf5`` file of one dataset a
-        clip (or one group a clip with a dataset in it); an ``.npz``, ``.safetensors`` or ``.pt`` file of one array a
-        clip; an ``.npy`` array (N, D) or (N, T, D) with ``ids.txt`` beside it, or (ΣT, D) with ``offsets.npy`` too
-    naming : how clip ids come from names
-
-    Raises
-    ------
-    UsageError
-        Nothing of the kind is there; two names that stand for one clip; an id list that does not fit.
-    SupportsetError
-        The file is damaged as a whole.
-    """
-    from supportset.store.transfer.containers import CONTAINERS, open_container  # which imports this module
-
-    path, naming = local_path(path, "copy it to a local folder first"), naming or Naming()
-    if path.is_dir():
-        names = {entry.name for entry in os.scandir(path)}
-        if not {VALUES, IDS} <= names or Path(VALUES).stem in read_ids(path / IDS):
-            return FolderOfFiles(path, naming)
-        path = path / VALUES
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file or folder: check the path of the features")
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        ids = naming.only or path.with_name(IDS)
-        if not ids.is_file():
-            raise UsageError(f"{path}: one array needs a list of its clips, one a line: name it with --id-list")
-        offsets = path.with_name(OFFSETS)
-        return OneTable(path, _load_table(path), ids, offsets if offsets.is_file() and offsets != path else None)
-    if suffix in CONTAINERS:
-        return open_container(path, naming)
-    raise UsageError(
-        f"{path}: {suffix or 'no suffix'}: features are imported from a folder of .npy, .npz or .pt files, "
-        f"or from a file {', '.join(('.npy', *CONTAINERS))}"
-    )
-
-
 def read_ids(path: Path) -> list[str]:
-    """Read an id list, one a line; UsageError names the line that is empty or a repetition."""
+    """Read an id list, one id a line; UsageError names an empty or repeated line."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file: check the path of the id list")
     try:
@@ -301,13 +272,13 @@ def read_ids(path: Path) -> list[str]:
     return list(seen)
 
 
-def _load_table(path: Path) -> Array:
+def load_table(path: Path) -> Array:
     try:
         table: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGE as error:
         raise SupportsetError(f"{path}: not readable as a NumPy array ({one_line(error)}): write it anew") from None
     if not isinstance(table, np.ndarray):
-        raise SupportsetError(f"{path}: is an .npz file by its content: give it that suffix")
+        raise SupportsetError(f"{path}: is an .npz file by its content: rename it to .npz")
     return table
 
 
@@ -320,7 +291,7 @@ def _stat(path: Path, name: str) -> Source:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Files below a folder, relative, with ``/``; linked folders are followed, each once."""
+    """Yield the files below a folder, relative, with ``/``; linked folders are followed, each once."""
     seen = set()
 
     def refuse(error: OSError) -> None:

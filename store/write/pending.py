@@ -1,4 +1,4 @@
-"""A shard in the making: rows of its index, and arrays that grow, whose memory the next shard uses again."""
+"""A shard that is being filled: rows of its index, and growing arrays whose memory is reused."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from supportset.store.errors import InvalidFeatures, ValueOverflow
 from supportset.store.format.index import SCHEMA
 from supportset.store.format.shard import Array, ShardArrays
 
-FIRST_ROWS = 1024  # room for steps at first; it is doubled whenever it is too small
+FIRST_ROWS = 1024  # capacity in steps at first; doubled when it is too small
 
 
 @dataclass(frozen=True)
 class Source:
-    """The file that a clip's features were computed from; for a caption, its text.
+    """File that a clip's features were computed from; of a caption, its text.
 
     Attributes
     ----------
-    path : relative to the videos' root; of a caption ``captions.parquet``
-    size : bytes; of the text in UTF-8
-    mtime_ns : time of the last change, nanoseconds; None for a text
-    hash : of the content, None where it was not computed
+    path : str
+        Relative to the videos' root; of a caption ``captions.parquet``.
+    size : int
+        Bytes; of the text in UTF-8.
+    mtime_ns : int or None
+        Time of the last change, nanoseconds; None for a text.
+    hash : str or None
+        Of the content, None where it was not computed.
     """
 
     path: str
@@ -35,12 +39,14 @@ class Source:
 
 
 class PendingShard:
-    """Clips that are gathered in memory until their shard is sealed.
+    """Clips in memory until their shard is sealed.
 
     Parameters
     ----------
-    dim : D, numbers a step
-    dtype : of the values as they are stored
+    dim : int
+        D, numbers a step.
+    dtype : numpy.dtype
+        Of the values as they are stored.
     """
 
     def __init__(self, dim: int, dtype: np.dtype[Any]) -> None:
@@ -49,7 +55,7 @@ class PendingShard:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all clips; their memory is used again."""
+        """Remove all clips; their memory is reused."""
         self._rows: list[tuple[Any, ...]] = []  # as SCHEMA has the columns
         self._offsets = [0]
 
@@ -73,14 +79,14 @@ class PendingShard:
         return self.steps * self._values.strides[0]
 
     def place(self, clip_id: str, values: Any, timestamps: Any) -> tuple[Array, Array]:
-        """Check a clip's features, and put them where the next clip's go, for :meth:`add_row` to take them.
+        """Check a clip's features and copy them behind the last clip's, for :meth:`add_row`.
 
         Raises
         ------
         ValueOverflow
-            A value is not finite, or is not once cast to the stored dtype.
+            A value is not finite, before or after the cast to the stored dtype.
         InvalidFeatures
-            Wrong shape, no steps, or times that are not finite or end before they start.
+            Wrong shape, no steps, or impossible timestamps.
         """
         steps = np.asarray(values)
         times = np.asarray(timestamps, dtype="<f8")
@@ -115,13 +121,13 @@ class PendingShard:
         generation: int,
         features: tuple[Array, Array] | None,
     ) -> None:
-        """Add a row, with the features that :meth:`place` gave just before; None for a failure."""
+        """Add a row, with the features that :meth:`place` just returned; None for a failure."""
         offset = checksum = timestamps_checksum = None
         length = 0
         if features is not None:
             values, timestamps = features
             offset, length = self.steps, len(values)
-            # Now, while they lie in the processor's cache.
+            # Now, while they are in the processor's cache.
             checksum = xxhash.xxh3_64_intdigest(values.data)
             timestamps_checksum = xxhash.xxh3_64_intdigest(timestamps.data)
             self._offsets.append(offset + length)
@@ -130,14 +136,14 @@ class PendingShard:
         self._rows.append(row)
 
     def table(self) -> pa.Table:
-        """The rows, in the order in which they were added."""
+        """Return the rows in the order of their addition."""
         columns = zip(*self._rows, strict=True)
         return pa.Table.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
         )
 
     def arrays(self) -> ShardArrays | None:
-        """Views on the features of all clips, until :meth:`clear`; None where no clip has features."""
+        """Return views of all features, valid until :meth:`clear`; None if no clip has features."""
         if not self.clips:
             return None
         offsets = np.array(self._offsets, np.int64)
@@ -158,7 +164,7 @@ def _grown(array: Array, used: int, rows: int) -> Array:
 
 
 def _all_finite(values: Array) -> bool:
-    """Whether no value is infinite or NaN; for float16 by its bits, as NumPy takes those numbers one by one."""
+    """Whether all values are finite; for float16 by their bits, as NumPy has no fast path."""
     if values.dtype.itemsize == 2:
         return bool(np.left_shift(values.view("<u2"), 1).max() < 0xF800)  # above: all bits of the exponent are set
     return bool(np.isfinite(values).all())

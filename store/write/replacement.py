@@ -1,7 +1,7 @@
-"""Shards that stand for others: what conversion, compaction and the dropping of damaged clips have in common.
+"""Replacement of shards by new ones, for conversion, compaction and repair.
 
-The new shard is committed first, with the ids of those it replaces in its index; from then on readers take it
-instead. The others are removed afterwards, the eldest first. A stop anywhere in between is harmless.
+The new shard is committed first. Its index lists the shards that it replaces; from then on readers ignore those. They
+are removed afterwards, the oldest first. An interruption at any step loses nothing.
 """
 
 from __future__ import annotations
@@ -27,39 +27,43 @@ from supportset.store.format.index import (
     shard_of,
     write_index,
 )
-from supportset.store.format.shard import ARRAYS, Array, Compression, ShardArrays, shard_format
+from supportset.store.format.registry import shard_format
+from supportset.store.format.shard import ARRAYS, Array, Compression, ShardArrays
 
 
-class DamagedShard(SupportsetError):  # noqa: N818 - named for what it tells
-    """A shard whose files are not what its index says."""
+class DamagedShard(SupportsetError):  # noqa: N818 - not an error by itself
+    """The files of a shard are not those of its index."""
 
 
 def checked_arrays(folder: Folder, index: ShardIndex, rows: pa.Table, then: str) -> ShardArrays:
-    """The arrays of a shard, mapped, with each clip compared with its checksums.
+    """Map the arrays of a shard, and compare each clip with its checksums.
 
     Parameters
     ----------
-    folder : the ``shards`` folder
-    index : of a shard that has files
-    rows : of its index; only the clips in them are looked at
-    then : what to do once the shard is restored, for the message: ``convert again``
+    folder : Folder
+        The ``shards`` folder.
+    index : ShardIndex
+        Index of a shard that has files.
+    rows : pyarrow.Table
+        Rows of the index; only these clips are compared.
+    then : str
+        End of the message: what to do after the shard is restored.
 
     Raises
     ------
     DamagedShard
-        A file is gone or has another size, or a clip does not fit its checksums.
+        A file is missing or has another size, or a clip does not match its checksums.
     """
-    stored_as = shard_format(index.shard_format)
-    there = folder.files(stored_as.root(index.shard))
+    there = folder.files(index.root)
     for file in index.files:
         if (size := there.get(file.name)) != file.size:
-            told = "is gone" if size is None else f"has {size} bytes, its index says {file.size}"
-            raise DamagedShard(f"{folder}/{file.name}: the shard file {told}: restore it, then {then}")
+            fault = "is missing" if size is None else f"has {size} bytes, its index says {file.size}"
+            raise DamagedShard(f"{folder}/{file.name}: the shard file {fault}: restore it, then {then}")
     try:
         found = {
             name: index.arrays[name].view(fetched(folder.map(index.arrays[name].file)))
             if name in index.arrays
-            else stored_as.decode(folder, index.shard, name)
+            else shard_format(index.shard_format).decode(folder, index.shard, name)
             for name in ARRAYS
         }
     except SupportsetError as error:
@@ -68,24 +72,28 @@ def checked_arrays(folder: Folder, index: ShardIndex, rows: pa.Table, then: str)
     if not (whole := intact(rows, arrays.values, arrays.timestamps)).all():
         clip_id = rows["clip_id"][int(np.flatnonzero(~whole)[0])].as_py()
         raise DamagedShard(
-            f"{folder}/{stored_as.root(index.shard)}: the features of clip {clip_id!r} do not fit their checksum: "
+            f"{folder}/{index.root}: the features of clip {clip_id!r} do not match their checksum: "
             f"restore the shard, then {then}"
         )
     return arrays
 
 
 def intact(rows: pa.Table, values: Array, timestamps: Array) -> Array:
-    """Whether the features of each row are those it was written with.
+    """Compare the features of each row with its checksums.
 
     Parameters
     ----------
-    rows : of a shard's index
-    values, timestamps : the shard's arrays, or as many rows of them as there are
+    rows : pyarrow.Table
+        Of a shard's index.
+    values : ndarray
+        The shard's arrays, or as many rows of them as there are.
+    timestamps : ndarray
+        The shard's arrays, or as many rows of them as there are.
 
     Returns
     -------
     (rows,) bool
-        True for rows without features, which cannot be damaged.
+        True for rows without features.
     """
     whole = np.ones(len(rows), bool)
     there = min(len(values), len(timestamps))
@@ -101,15 +109,17 @@ def intact(rows: pa.Table, values: Array, timestamps: Array) -> Array:
 
 
 def repack(parts: Sequence[tuple[pa.Table, Array, Array]]) -> tuple[pa.Table, ShardArrays | None]:
-    """Lay the features of rows of several shards side by side.
+    """Concatenate the features of rows of several shards.
 
     Parameters
     ----------
-    parts : rows of a shard's index, its ``values`` and its ``timestamps``
+    parts : sequence of tuple of (pyarrow.Table, ndarray, ndarray)
+        Rows of a shard's index, its ``values`` and its ``timestamps``.
 
     Returns
     -------
-    rows : all of them, in the order given, with their offsets in the new arrays
+    rows : all of them
+        In the order given, with their offsets in the new arrays.
     arrays : None where no row has features
     """
     rows = pa.concat_tables([part[0] for part in parts])
@@ -141,11 +151,16 @@ def commit(
 
     Parameters
     ----------
-    folder : the ``shards`` folder
-    index : with everything set but ``files`` and ``arrays``
-    rows : of its index
-    arrays : what its clips have; None where none of them has features
-    compression : makes the shard an archive
+    folder : Folder
+        The ``shards`` folder.
+    index : ShardIndex
+        With everything set but ``files`` and ``arrays``.
+    rows : pyarrow.Table
+        Of its index.
+    arrays : ShardArrays or None
+        What its clips have; None where none of them has features.
+    compression : Compression, optional
+        Makes the shard an archive.
 
     Returns
     -------
@@ -164,17 +179,19 @@ def commit(
             encoded = target.encode(index.shard, arrays, compression)
             index = changed(index, files=describe(encoded), arrays=encoded.arrays)
             folder.put(encoded.files)
-        for file in index.files:  # as they are on disk: other shards are given up for them
+        for file in index.files:  # as read back from the disk: other shards are removed because of them
             if hash_pieces(folder.pieces(file.name)) != file.xxh3:
                 raise SupportsetError(f"{folder}/{file.name}: does not read back as written: check the disk")
         write_index(folder, index, rows)
-        if not (is_whole(folder, index) or folder.size(index_name(index.shard)) is None):
-            # The process was suspended for so long that the files were rubbish for `store compact`: see FeatureWriter.
-            folder.remove(index_name(index.shard))  # what it stands for counts again
-            raise SupportsetError(f"{folder}/{target.root(index.shard)}: was removed while it was written: run again")
+        if not (is_complete(folder, index) or folder.size(index_name(index.shard)) is None):
+            # The process was suspended so long that `store compact` removed its files: see FeatureWriter.
+            folder.remove(index_name(index.shard))  # the shards that it replaces count again
+            raise SupportsetError(
+                f"{folder}/{target.root(index.shard)}: was removed while it was being written: run again"
+            )
     except SupportsetError:
-        # Without an index nobody will ever look at the shard. But the index may be there although the folder could
-        # not be flushed after it: then its shard must stay.
+        # No reader sees a shard without an index. But the index may exist although flushing the folder failed: then
+        # the shard must stay.
         with suppress(SupportsetError):
             if folder.size(index_name(index.shard)) is None:
                 folder.remove(target.root(index.shard))
@@ -182,38 +199,38 @@ def commit(
     return index
 
 
-def is_whole(folder: Folder, index: ShardIndex) -> bool:
-    """Whether a shard's files are all there, with the sizes that its index says."""
-    return are_whole(folder, index.files)
+def is_complete(folder: Folder, index: ShardIndex) -> bool:
+    """Tell whether all files of a shard exist, with the sizes in its index."""
+    return are_complete(folder, index.files)
 
 
-def are_whole(folder: Folder, files: Sequence[StoredFile]) -> bool:
-    """Whether the files of one shard are all there, with these sizes: one look at a remote storage, not one a file."""
+def are_complete(folder: Folder, files: Sequence[StoredFile]) -> bool:
+    """Tell whether all these files of one shard exist with these sizes, by one listing."""
     there = folder.files(files[0].name.partition("/")[0]) if files else {}
     return all(there.get(file.name) == file.size for file in files)
 
 
 def still_replaced(indexes: Iterable[ShardIndex], names: Iterable[str]) -> tuple[str, ...]:
-    """What a shard that takes the place of these must say it replaces, besides them.
-
-    What they stand for may still lie there: it must not come back to life with them gone.
-    """
+    """Return the shards that these replace and that still exist: their replacement must list them too."""
     there = set(names)
     return tuple(older for index in indexes for older in index.replaces if index_name(older) in there)
 
 
 def place(highest: str, replaced: set[str], names: Sequence[str]) -> str:
-    """An id for a shard that takes the place of others, so that its rows win and lose against all others as they did.
+    """Choose an id for a shard that replaces others, so that its rows keep their precedence.
 
-    Only between rows of equal status and generation does the id decide. The new one lies between the same neighbours as
-    the highest of the old ones; that is right for all rows if it replaces one shard, and, if it replaces several, for
-    rows that count: they must beat the others' rows, and no row that lost is kept.
+    The id decides only between rows of equal status and generation. The new id sorts between the same neighbours as the
+    highest replaced one. That is right for all rows if it replaces one shard. If it replaces several, it is right for
+    rows that count, and no others are kept.
 
     Parameters
     ----------
-    highest : of the ids that are replaced
-    replaced : all of them
-    names : in the ``shards`` folder
+    highest : str
+        Highest of the replaced ids.
+    replaced : set of str
+        All replaced ids.
+    names : sequence of str
+        Names in the ``shards`` folder.
     """
     others = sorted(int(shard, 16) for name in names if (shard := shard_of(name)) and shard not in replaced)
     at = int(highest, 16)
@@ -226,10 +243,10 @@ def place(highest: str, replaced: set[str], names: Sequence[str]) -> str:
 
 
 def replaced_shards(folder: Folder, given_up: Collection[str] = ()) -> list[str]:
-    """Ids of the shards that others stand for and that are still there, those that stand for others themselves last.
+    """Return the ids of the replaced shards that still exist, those that replace others last.
 
-    What a shard stands for is the last that is left of its clips where its own files are gone: that is left out, unless
-    the shard is one of those that are ``given_up``.
+    If files of the replacing shard are missing, the replaced shards hold the last copy of its clips: they are not
+    returned, unless the replacing shard is one of ``given_up``.
     """
     there = {shard for name in folder.names() if (shard := shard_of(name))}
     indexes: dict[str, ShardIndex] = {}
@@ -247,13 +264,13 @@ def replaced_shards(folder: Folder, given_up: Collection[str] = ()) -> list[str]
                 order[older] = None
 
     for shard, index in indexes.items():
-        if not indexes.keys().isdisjoint(index.replaces) and (shard in given_up or is_whole(folder, index)):
+        if not indexes.keys().isdisjoint(index.replaces) and (shard in given_up or is_complete(folder, index)):
             visit(shard)
     return list(order)
 
 
 def remove_replaced(folder: Folder, given_up: Collection[str] = ()) -> int:
-    """Remove the shards that :func:`replaced_shards` gives, the eldest first; say how many there were."""
+    """Remove the shards that :func:`replaced_shards` returns, the oldest first; return their number."""
     old = replaced_shards(folder, given_up)
     for shard in old:
         remove_shard(folder, shard)
@@ -261,12 +278,14 @@ def remove_replaced(folder: Folder, given_up: Collection[str] = ()) -> int:
 
 
 def remove_shard(folder: Folder, shard: str) -> None:
-    """Remove a shard: its index first, so that nobody sees an index without its files.
+    """Remove a shard: first its index, so that no reader sees an index without files.
 
     Parameters
     ----------
-    folder : the ``shards`` folder
-    shard : id of a shard that another one stands for
+    folder : Folder
+        The ``shards`` folder.
+    shard : str
+        Id of a replaced shard.
     """
     try:
         index, _ = read_index(folder, shard, ["clip_id"])
@@ -274,4 +293,4 @@ def remove_shard(folder: Folder, shard: str) -> None:
         return
     folder.remove(index_name(shard))
     if index.files:
-        folder.remove(shard_format(index.shard_format).root(shard))
+        folder.remove(index.root)

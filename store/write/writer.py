@@ -1,4 +1,4 @@
-"""Writing features: clips are gathered, and committed a shard at a time."""
+"""Writing of features: clips are collected, and committed a shard at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from supportset.store.errors import InvalidFeatures, SupportsetError
 from supportset.store.files import StorePath, open_folder, store_path
-from supportset.store.format import shard as shards
 from supportset.store.format.card import CARD, FeatureCard
 from supportset.store.format.index import (
     ShardIndex,
@@ -25,36 +24,45 @@ from supportset.store.format.index import (
     read_all,
     write_index,
 )
+from supportset.store.format.registry import DEFAULT_FORMAT
+from supportset.store.format.registry import shard_format as find_format
 from supportset.store.format.shard import Array, Location, ShardArrays
 from supportset.store.format.status import OK, WITH_FEATURES
 from supportset.store.write.pending import PendingShard, Source
-from supportset.store.write.replacement import are_whole, remove_shard
+from supportset.store.write.replacement import are_complete, remove_shard
 
 __all__ = ["FeatureWriter", "Source"]
 
-BYTES_PER_SHARD = 512 * 2**20  # of values: a shard is sealed before it outgrows the memory of a small machine
-ROWS_PER_CLIP = 20  # failures cost next to nothing, but are committed too: rows a shard for each clip it may have
-ATTEMPTS = 3  # to write a shard whose files another process takes for rubbish: see FeatureWriter._write
+BYTES_PER_SHARD = 512 * 2**20  # of values: bounds the memory of a writer
+ROWS_PER_CLIP = 20  # at most so many rows, failures included, for each clip that a shard may have
+ATTEMPTS = 3  # to write a shard whose files another process removes: see FeatureWriter._write
 
 
 class FeatureWriter:
-    """One process's way to add to a feature set. Several may write the same set at once, on any machines.
+    """Writer of one process to a feature set. Several, on any machines, may write to the same set at once.
 
-    Clips are visible to readers once the shard that holds them is sealed: by :meth:`seal`, by leaving the ``with``
-    block (also on an error or an interrupt), or when the shard is full.
+    Readers see a clip when its shard is sealed: by :meth:`seal`, at the end of the ``with`` block (also after an error
+    or an interrupt), or when the shard is full.
 
     Parameters
     ----------
-    path : folder of the feature set; it and its card are made where absent
-    card : the recipe must be that of the card that is there
-    shard_format : ``zarr`` or ``hdf5``
-    clips_per_shard, seconds_per_shard, bytes_per_shard : a shard is sealed when one of them is reached. Only clips with
-        features are counted; but there may be at most 20 times as many rows, failures included
+    path : str or StorePath
+        Folder of the feature set; made if missing, with the card.
+    card : FeatureCard
+        Its recipe must be that of the existing card.
+    shard_format : str, default DEFAULT_FORMAT
+        Name of a format in :mod:`supportset.store.format.registry`.
+    clips_per_shard : int, default 500
+        Clips with features after which a shard is sealed. With failures, a shard has at most 20 times as many rows.
+    seconds_per_shard : float, default 300.0
+        Age at which a shard is sealed.
+    bytes_per_shard : int, default BYTES_PER_SHARD
+        Bytes of values at which a shard is sealed.
 
     Raises
     ------
     SupportsetError
-        The folder holds another recipe's features, or cannot be written to.
+        The folder holds features of another recipe, or cannot be written.
 
     Examples
     --------
@@ -68,14 +76,14 @@ class FeatureWriter:
         path: str | StorePath,
         card: FeatureCard,
         *,
-        shard_format: str = "zarr",
+        shard_format: str = DEFAULT_FORMAT,
         clips_per_shard: int = 500,
         seconds_per_shard: float = 300.0,
         bytes_per_shard: int = BYTES_PER_SHARD,
     ) -> None:
         self.path = store_path(path)
         self.card = card
-        self._format = shards.shard_format(shard_format)
+        self._format = find_format(shard_format)
         self._limits = clips_per_shard, seconds_per_shard, bytes_per_shard
         self._root = open_folder(path)
         card.claim(self._root)
@@ -102,21 +110,28 @@ class FeatureWriter:
 
         Parameters
         ----------
-        clip_id : not added before by this writer; in a set of kind ``text`` a caption's id
-        values : (T, D) floats, T at least 1; cast to the stored dtype
-        timestamps : (T, 2) seconds: start and end of each step; in a set of kind ``text`` its position in tokens
-        source : the file they were computed from
-        seconds : time spent
-        status : ``ok``, or ``damaged`` for features of what a damaged file still gives
-        message : remarks, such as the number of lost frames
+        clip_id : str
+            Not added before by this writer; in a set of kind ``text`` a caption's id.
+        values : (T, D) floats
+            T at least 1; cast to the stored dtype.
+        timestamps : (T, 2) seconds
+            Start and end of each step; in a set of kind ``text`` its position in tokens.
+        source : Source, optional
+            The file they were computed from.
+        seconds : float, default 0.0
+            Time spent.
+        status : str, default OK
+            ``ok``, or ``damaged`` for features of the intact part of a damaged file.
+        message : str, default ''
+            Remarks, such as the number of lost frames.
 
         Raises
         ------
         ValueOverflow
-            A value is not finite, or is not once cast to the stored dtype. The clip is not added:
+            A value is not finite, before or after the cast to the stored dtype. The clip is not added:
             the caller records it with :meth:`fail`.
         InvalidFeatures
-            Wrong shape, no steps, or times that are not finite or end before they start.
+            Wrong shape, no steps, or impossible timestamps.
         SupportsetError
             The clip was added before, or the full shard could not be written.
         """
@@ -127,26 +142,32 @@ class FeatureWriter:
     def fail(
         self, clip_id: str, status: str, message: str, *, source: Source | None = None, seconds: float = 0.0
     ) -> None:
-        """Record that a clip has no features, and why.
+        """Record that a clip has no features, with the reason.
 
         Parameters
         ----------
-        clip_id : not added before by this writer
-        status : e.g. ``missing``, ``unreadable``, ``too_short``; not ``ok``
-        message : one line that says more
-        source, seconds : as for :meth:`add`
+        clip_id : str
+            Not added before by this writer.
+        status : str
+            E.g. ``missing``, ``unreadable``, ``too_short``; not ``ok``.
+        message : str
+            One line that says more.
+        source : Source, optional
+            As for :meth:`add`.
+        seconds : float, default 0.0
+            As for :meth:`add`.
         """
         if status == OK or not status:
-            raise ValueError(f"clip {clip_id!r}: a failure has a status of its own, not {status!r}")
+            raise ValueError(f"clip {clip_id!r}: a failure needs another status than {status!r}")
         self._add_row(clip_id, status, message, source, seconds, None)
 
     def seal(self) -> None:
-        """Commit what was added so far: shard files first, the index last. Nothing added: nothing written.
+        """Commit what was added: first the shard's files, then the index. Does nothing if nothing was added.
 
         Raises
         ------
         SupportsetError
-            The file system refused; readers see nothing of this shard, and what was committed before stays.
+            A file cannot be written. Readers see nothing of this shard; earlier ones stay.
         """
         if not len(self._pending):
             return
@@ -164,7 +185,7 @@ class FeatureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # On the way out from a seal that failed, a second try would most likely fail as well, and hide the first error.
+        # After a failed seal, a second try would fail too, and hide the first error.
         if error is None or not self._broken:
             self.seal()
 
@@ -176,7 +197,7 @@ class FeatureWriter:
                     if self._write(rows, arrays):
                         return
                 except SupportsetError as error:
-                    # A file of ours went while it was written: see _write.
+                    # A file was removed while it was being written: see _write.
                     if not isinstance(error.__cause__, FileNotFoundError) or not left:
                         raise
             raise SupportsetError(
@@ -189,11 +210,11 @@ class FeatureWriter:
                     self._robbed.pop()
 
     def _write(self, rows: pa.Table, arrays: ShardArrays | None) -> bool:
-        """Write and commit the shard; False where its files are not there any more afterwards.
+        """Write and commit the shard; return False if its files are missing afterwards.
 
-        `store compact` removes files that no index has and that nobody changed for an hour. If this process is
-        suspended for so long, before the index is there, they are ours. So they are looked at before the index is
-        written, and once more when it is there: from then on `store compact` leaves them alone.
+        `store compact` removes files without an index that have not changed for an hour. If this process is suspended
+        that long before it writes the index, these are its files. So it looks for them before and after it writes the
+        index; from then on `store compact` leaves them.
         """
         self._check_not_deleted()
         shard = new_shard_id()
@@ -211,14 +232,14 @@ class FeatureWriter:
             index = ShardIndex(shard, self._format.name, recipe, files, places, replaced, self.card.provenance)
             write_index(self._shards, index, rows)
         except SupportsetError:
-            # Without an index nobody will ever look at the shard. But the index may be there although the
-            # folder could not be flushed after it: then its shard must stay.
+            # No reader sees a shard without an index. But the index may exist although flushing the folder failed:
+            # then the shard must stay.
             with suppress(SupportsetError):
                 if self._shards.size(index_name(shard)) is None:
                     self._withdraw(shard)
             self._check_not_deleted()
             raise
-        # Without an index, a compaction has merged the shard already.
+        # If the index is missing, a compaction has merged the shard already.
         if not self._whole(files) and self._shards.size(index_name(shard)) is not None:
             self._robbed.append(shard)
             return False
@@ -230,15 +251,15 @@ class FeatureWriter:
         return True
 
     def _whole(self, files: Sequence[StoredFile]) -> bool:
-        return are_whole(self._shards, files)
+        return are_complete(self._shards, files)
 
     def _withdraw(self, shard: str) -> None:
         self._shards.remove(self._format.root(shard))
 
     def _check_not_deleted(self) -> None:
-        """`store rm` deletes sets that are being written to: what is written then must not bring back half a set."""
+        """Stop if `store rm` deleted the set: what is written now would bring back a part of it."""
         if self._root.size(CARD) is None:
-            raise SupportsetError(f"{self._root}: was deleted while it was written to: run again to begin it anew")
+            raise SupportsetError(f"{self._root}: was deleted while it was being written: run again to begin it anew")
 
     def _seal_when_full(self) -> None:
         clips, seconds, size = self._limits
@@ -259,9 +280,9 @@ class FeatureWriter:
         features: tuple[Array, Array] | None,
     ) -> None:
         if not isinstance(clip_id, str) or not clip_id:
-            raise InvalidFeatures(f"clip id {clip_id!r} is not a string with something in it")
+            raise InvalidFeatures(f"clip id {clip_id!r} is empty or not a string")
         if clip_id in self._seen:
-            raise InvalidFeatures(f"clip {clip_id!r} was added before by this writer: each clip once")
+            raise InvalidFeatures(f"clip {clip_id!r} was added before: a writer takes each clip once")
         if _printable(clip_id) != clip_id:
             raise InvalidFeatures(f"clip id {_printable(clip_id)!r} is not valid Unicode: rename the clip")
         if source is not None and not source.path.isascii():
@@ -283,5 +304,5 @@ class FeatureWriter:
 
 
 def _printable(text: str) -> str:
-    """The text as Parquet can hold it: file names need not be valid Unicode, and a shard must not fail for one."""
+    """The text as valid Unicode, for Parquet: file names may be anything."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

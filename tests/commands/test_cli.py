@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from supportset._program import program
 from supportset.commands.main import cli
 from supportset.commands.reference import reference
 
@@ -139,3 +140,29 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "notes.txt: is a file" in result.output
     assert CliRunner().invoke(cli, ["store", "ls", "--store", str(tmp_path / "new")]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("verb", "nearest"),
+    [("trian", "train"), ("verify", "store verify"), ("extracts", "extract"), ("zzz", "Verbs: extract, ")],
+)
+def test_a_mistyped_verb_is_answered_with_the_nearest(verb: str, nearest: str) -> None:
+    result = CliRunner().invoke(cli, [verb, "--json"])
+    assert result.exit_code == 2
+    assert f"No such command {verb!r}. " in result.stderr
+    assert nearest in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("started", "name"),
+    [
+        ("/somewhere/bin/supportset", "supportset"),
+        ("/somewhere/supportset/__main__.py", "python -m supportset"),
+        ("cli.py", "python cli.py"),
+        ("/somewhere/pytest/__main__.py", "supportset"),
+        ("-c", "supportset"),
+    ],
+)
+def test_messages_name_the_program_that_was_started(started: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [started, "train"])
+    assert program() == name

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from supportset.commands.main import cli
-from supportset.extract.text.encoders.hf import HfTextEncoder
+from supportset.extract.text.encoders.families.hf import HfTextEncoder
 from tests.extract.text_models import CAPTIONS, captions_of, save_bert
 
 

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supportset.commands.main import cli
-from supportset.extract.run import extract
 from supportset.store.files import open_folder, store_path
 from supportset.store.format.dataset import write_dataset
 from supportset.store.read.catalog import find_feature_set, list_feature_sets
@@ -19,6 +18,7 @@ from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.films import write_video
+from tests.extract.runs import extract_with
 from tests.s3_server import S3Server
 from tests.store.samples import clips, recipe, write
 from tests.train.small_store import config, plant
@@ -72,7 +72,7 @@ def test_a_set_from_its_import_to_its_end(tmp_path: Path, s3: str) -> None:
 def test_exporting_to_a_url_is_refused_in_one_line(tmp_path: Path, s3: str) -> None:
     write(store_path(s3) / "d" / "features" / recipe().folder, clips(1))
     result = run("store", "export", "d", f"{s3}/out", "--to", "npy", "--store", s3, code=2)
-    assert "is not on this machine: name a local folder" in result.stderr
+    assert "is not a local path: name a local folder" in result.stderr
     result = run("store", "import", "d", f"{s3}/out", "--name", "x", "--store", s3, code=2)
     assert "copy it to a local folder first" in result.stderr
     assert not Path("s3:").exists()
@@ -97,7 +97,7 @@ def test_damage_is_found_and_dropped(s3: str) -> None:
     [
         ("s3://no-such-bucket/x", 1, "bucket does not exist"),
         ("gs://bucket/x", 2, "pip install gcsfs"),
-        ("s3://tests/a?b", 2, "cannot have '?' in it"),
+        ("s3://tests/a?b", 2, "cannot contain '?' in it"),
     ],
 )
 def test_a_store_that_cannot_be_reached(s3_server: S3Server, store: str, code: int, says: str) -> None:
@@ -126,7 +126,7 @@ def test_extraction_writes_to_s3_and_goes_on_there(s3: str, tmp_path: Path) -> N
     films = {"c0": "film0.mp4", "c1": "gone.mp4"}
     for paths, expected in ((films, {"ok": 1, "missing": 1}), ({**films, "c1": "film1.mp4"}, {"ok": 2})):
         dataset = dataset_of(s3, paths)  # type: ignore[arg-type]
-        summary = extract(dataset, s3, tmp_path / "videos", MeanColour(), **options)
+        summary = extract_with(dataset, s3, tmp_path / "videos", MeanColour(), **options)
         assert summary.status == expected
     assert summary.path.startswith(f"{s3}/films/features/")
     (info,) = list_feature_sets(s3, "films")

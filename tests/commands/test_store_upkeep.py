@@ -50,14 +50,14 @@ def told(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
-def test_verify_and_mend(store: Path) -> None:
+def test_verify_and_fix(store: Path) -> None:
     result = run(store, "verify")
     assert "6 clips in 3 shards" in result.stdout
     assert "no problems" in result.stdout
     file = damage(store)
     result = run(store, "verify", "d/made_up", code=1)
     assert "1 problem\n" in result.stdout
-    assert f"content: {file}: is not what was written" in result.stderr
+    assert f"content: {file}: its content differs from what was written" in result.stderr
     assert result.stderr.splitlines()[-1] == f"Error: {store}: 1 problem found: see above"
     report = told(run(store, "verify", "--json", code=1))
     (clip_id,) = report["sets"][0]["damaged_clips"]
@@ -84,7 +84,7 @@ def test_compact(store: Path) -> None:
     assert "1 unfinished files are left" in result.stderr
     assert_holds(folder(store), clips(6))
     report = told(run(store, "compact", "d", "--now", "--json"))
-    assert (report["merged"], len(report["rubbish"])) == (0, 1)
+    assert (report["merged"], len(report["orphans"])) == (0, 1)
     damage(store)
     write(folder(store), {"x": clips(1)["clip0"]})
     result = run(store, "compact", "d", code=1)

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supportset.commands.main import cli
+from supportset.train.ablation.results import StudyFolder
 from supportset.train.run_folder import to_toml
 from tests.train.small_store import config, plant
 
@@ -68,15 +69,18 @@ def test_tables_alone_need_no_store(place: Path, study: Result) -> None:
 
 
 def test_a_failed_run_gives_exit_code_1(place: Path, study: Result) -> None:
-    failed = place / "study" / "failed" / "none-seed0.json"
-    kept = place / "study" / "runs" / "none-seed0.json"
-    result = json.loads(kept.read_text())
-    failed.parent.mkdir(exist_ok=True)
-    failed.write_text(json.dumps(result | {"error": "out of memory"}))
-    kept.rename(place / "kept.json")
-    again = run("ablate", place / "grid.toml", "--out", place / "study", "--tables-only")
-    (place / "kept.json").rename(kept)
-    failed.unlink()
+    whole, part = StudyFolder(place / "study"), StudyFolder(place / "part")
+    for record in ("runs/identity-seed0.json", "runs/none-seed0.json"):
+        result = whole.read(record)
+        assert result is not None
+        items = f"items/{result['ranks']['items']}.json"
+        part.write(items, whole.read(items) or {})
+        if "none" in record:
+            part.write("failed/none-seed0.json", result | {"error": "out of memory"})
+        else:
+            part.write(record, result)
+    again = run("ablate", place / "grid.toml", "--out", place / "part", "--tables-only")
+    assert not (place / "part" / "runs.jsonl.xz").exists(), "an unfinished study stays in files"
     assert again.exit_code == 1
     assert "1 runs failed; --retry-failed tries them again" in again.stderr
 

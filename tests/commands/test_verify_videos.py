@@ -71,7 +71,7 @@ def test_videos_that_changed_are_exit_code_1(place: Path) -> None:
     for i in range(4):
         write_video(place / "mine" / f"{i}.mp4", 31 + 10 * i)
     result = verify(place, code=1)
-    assert result.stderr.count("the file was changed: `extract` does it again") == 3
+    assert result.stderr.count("the file was changed: `extract` extracts it again") == 3
     assert result.stderr.splitlines()[-1].endswith("3 problems found: see above")
 
 

@@ -75,7 +75,7 @@ def test_the_parts_of_an_array_are_the_whole(tmp_path: Path, slurm: dict[str, st
     job.send_signal(signal.SIGUSR1)
     _, told = job.communicate(timeout=120)
     assert job.returncode == 130, told
-    assert "the same command goes on from there" in told
+    assert "the same command resumes" in told
     assert (tmp_path / "told").read_text() == "requeue 4711_2\n"
     assert len(stored(tmp_path)) < COUNT
 

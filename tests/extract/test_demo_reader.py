@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from supportset.extract.readers.base import Reader
-from supportset.extract.readers.demo import DemoReader
+from supportset.extract.readers.datasets.demo import DemoReader
 from supportset.store.errors import UsageError
 
 NUMBERS = {"train": 5, "validation": 1, "test": 2}
@@ -18,7 +18,7 @@ NUMBERS = {"train": 5, "validation": 1, "test": 2}
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "data"
-    DemoReader(seed=5, **NUMBERS, workers=1).read(folder)
+    DemoReader(seed=5, **NUMBERS).read(folder)
     return folder
 
 
@@ -33,7 +33,7 @@ def test_it_is_a_reader_of_the_default_world() -> None:
 
 
 def test_first_use_renders_and_tells(tmp_path: Path) -> None:
-    annotations = DemoReader(seed=5, train=1, validation=0, test=1, workers=1).read(tmp_path / "new" / "data")
+    annotations = DemoReader(seed=5, train=1, validation=0, test=1).read(tmp_path / "new" / "data")
     assert [clip.path for clip in annotations.clips] == ["videos/train-0000.mp4", "videos/test-0000.mp4"]
     assert [note for note in annotations.notes if "rendered 2 clips" in note]
 
@@ -72,7 +72,7 @@ def test_a_world_that_is_there_is_taken_as_it_is(data: Path) -> None:
 
 def test_removed_videos_are_missing_and_are_rendered_again_only_on_request(data: Path, rendered: Path) -> None:
     shutil.rmtree(data / "videos")
-    reader = DemoReader(seed=5, **NUMBERS, workers=1)
+    reader = DemoReader(seed=5, **NUMBERS)
     annotations = reader.read(data)
     assert [clip.path for clip in annotations.clips] == [None] * 8
     assert not (data / "videos").exists()
@@ -92,7 +92,7 @@ def test_videos_may_lie_elsewhere(data: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_rendered_beside_videos_that_lie_elsewhere(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="leave --videos away"):
+    with pytest.raises(UsageError, match="leave --videos out"):
         DemoReader().read(tmp_path / "data", tmp_path)
     assert not (tmp_path / "data").exists()
 
@@ -116,6 +116,6 @@ def test_an_annotation_with_something_missing_is_one_line(data: Path, hurt) -> N
     world = json.loads(path.read_text())
     hurt(world)
     path.write_text(json.dumps(world))
-    with pytest.raises(UsageError, match=r"annotations\.json: .*remove it") as caught:
+    with pytest.raises(UsageError, match=r"annotations\.json: .*remove the file") as caught:
         DemoReader().read(data)
     assert "\n" not in str(caught.value)

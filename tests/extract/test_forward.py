@@ -89,7 +89,7 @@ def test_a_compiler_that_fails_is_told_and_done_without(monkeypatch: pytest.Monk
     assert len(told) == 1
     assert "No working C++ compiler found" in told[0]
     assert "\n" not in told[0]
-    assert told[0].endswith("the run goes on without")
+    assert told[0].endswith("the run continues without")
     backbone.sizes.clear()
     assert Forward(backbone, 4)(frames(3)).shape == (3, 4)
     assert backbone.sizes == [3]

@@ -27,11 +27,11 @@ KILLS, FILMS, SEED = 10, 40, 4
 SERVER = """
 import os, sys
 from pathlib import Path
-import supportset.store.format.zarr_shard
-from supportset.extract.run import extract
+import supportset.store.format.shards.zarr
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from tests.extract.fakes import MeanColour
+from tests.extract.runs import extract_with
 from tests.extract.fragile import Slow
 
 
@@ -42,7 +42,7 @@ class Told(MeanColour):
 
 
 def run(root):
-    summary = extract(
+    summary = extract_with(
         open_dataset(root / "features", "films"), root / "features", root / "videos",
         Told(transform=Slow(seconds=0.002)),
         Sampling(fps=5.0), workers=2, batch_size=2, device="cpu", dtype="float32", clips_per_shard=2, progress=False,

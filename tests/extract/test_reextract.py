@@ -14,7 +14,6 @@ from supportset.extract.decode.sampling import Sampling
 from supportset.extract.recheck.recorded import Makers, check_backbone, load_recorded_backbone
 from supportset.extract.recheck.reextract import Reextraction, reextract
 from supportset.extract.recheck.tolerance import FORWARD, tolerance
-from supportset.extract.run import extract
 from supportset.store.errors import UsageError
 from supportset.store.format.card import FeatureCard, Recipe
 from supportset.store.format.dataset import Dataset
@@ -23,6 +22,7 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter
 from tests.extract.fakes import MeanColour, MeanOfRows, dataset_of
 from tests.extract.films import write_video
+from tests.extract.runs import extract_with
 
 COUNT = 6
 
@@ -41,7 +41,9 @@ class Place:
 
     def extract(self, backbone: MeanColour | None = None, **options: Any) -> FeatureSet:
         options = {"sampling": Sampling(fps=5.0), "workers": 1, "device": "cpu", "progress": False} | options
-        return FeatureSet.open(extract(self.dataset, self.root, self.videos, backbone or MeanColour(), **options).path)
+        return FeatureSet.open(
+            extract_with(self.dataset, self.root, self.videos, backbone or MeanColour(), **options).path
+        )
 
     def again(
         self, stored: FeatureSet, backbone: MeanColour | None = None, count: int = COUNT, **options: Any

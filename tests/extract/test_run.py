@@ -12,12 +12,11 @@ import pytest
 from supportset.extract.decode.clips import decode_clip
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.pipeline import pipeline
-from supportset.extract.run import extract
 from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import MeanColour, MeanOfRows, dataset_of, expected_features
 from tests.extract.films import write_video
 from tests.extract.fragile import Shrink
-from tests.extract.runs import Films, row, run
+from tests.extract.runs import Films, extract_with, row, run
 
 
 @pytest.mark.parametrize("shard_format", ["zarr", "hdf5"])
@@ -136,7 +135,7 @@ def test_real_clips(tmp_path: Path, shared_data: Path) -> None:
     films: Films = {path.stem: str(path.relative_to(folder)) for path in sorted(folder.rglob("*.*"))}
     dataset = dataset_of(tmp_path / "features", films)
     sampling = Sampling(frames=1)
-    summary = extract(
+    summary = extract_with(
         dataset,
         tmp_path / "features",
         folder,

@@ -10,16 +10,15 @@ import torch
 
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.progress.summary import Summary
-from supportset.extract.run import extract
 from supportset.store.errors import SupportsetError, UsageError
 from tests.extract.fakes import MeanColour, dataset_of
-from tests.extract.runs import Films, run, statuses
+from tests.extract.runs import Films, extract_with, run, statuses
 
 
 def test_no_video_at_all_stops_before_anything_is_written(tmp_path: Path, videos: Path) -> None:
     dataset = dataset_of(tmp_path / "features", {"a": "nope.mp4", "b": None})
     before = sorted((tmp_path / "features").rglob("*"))
-    for folder, said in ((videos, "holds no video of the 2 clips"), (tmp_path / "nowhere", "no such folder")):
+    for folder, said in ((videos, "holds no video of the 2 selected clips"), (tmp_path / "nowhere", "no such folder")):
         with pytest.raises(UsageError, match=said) as error:
             extract_plainly(dataset, tmp_path, folder)
         assert str(folder) in str(error.value)
@@ -27,7 +26,7 @@ def test_no_video_at_all_stops_before_anything_is_written(tmp_path: Path, videos
 
 
 def extract_plainly(dataset: Any, tmp_path: Path, folder: Path) -> Summary:
-    return extract(dataset, tmp_path / "features", folder, MeanColour(), device="cpu", progress=False)
+    return extract_with(dataset, tmp_path / "features", folder, MeanColour(), device="cpu", progress=False)
 
 
 def test_parts_of_the_work_are_disjoint_and_whole(tmp_path: Path, videos: Path, films: Films) -> None:
@@ -42,7 +41,7 @@ def test_parts_of_the_work_are_disjoint_and_whole(tmp_path: Path, videos: Path, 
 
 
 def extract_part(dataset: Any, tmp_path: Path, **options: Any) -> Summary:
-    return extract(
+    return extract_with(
         dataset, tmp_path / "features", tmp_path / "videos", MeanColour(), device="cpu", progress=False, **options
     )
 

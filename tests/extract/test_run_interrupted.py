@@ -16,17 +16,17 @@ import pytest
 
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.progress.summary import Summary
-from supportset.extract.run import extract
 from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import MeanColour, dataset_of, expected_features
 from tests.extract.films import write_video
 from tests.extract.fragile import Slow
+from tests.extract.runs import extract_with
 
 COUNT = 12
 CODE = """
 import sys
 from pathlib import Path
-from supportset.extract.run import extract
+from tests.extract.runs import extract_with
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from supportset.store.errors import SupportsetError
@@ -42,7 +42,7 @@ class Told(MeanColour):
 
 root, per_shard = Path(sys.argv[1]), int(sys.argv[2])
 try:
-    extract(
+    extract_with(
         open_dataset(root / "features", "films"), root / "features", root / "videos", Told(transform=Slow()),
         Sampling(fps=5.0), workers=2, batch_size=2, device="cpu", dtype="float32", clips_per_shard=per_shard,
     )
@@ -91,7 +91,7 @@ def shards(tmp_path: Path) -> list[Path]:
 
 
 def finish(tmp_path: Path, films: Any, backbone: MeanColour | None = None) -> Summary:
-    return extract(
+    return extract_with(
         dataset_of(tmp_path / "features", films),
         tmp_path / "features",
         tmp_path / "videos",
@@ -143,7 +143,7 @@ def test_stopped_run_seals_what_is_complete(
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on from there" in told.splitlines()[-1]
+    assert "the same command resumes" in told.splitlines()[-1]
     assert "Traceback" not in told
     (committed,) = shards(tmp_path)
     done = len(FeatureSet.open(committed.parents[1]))

@@ -12,12 +12,12 @@ import pytest
 
 from supportset.extract.progress import run_log
 from supportset.extract.progress.run_log import RunLog
-from supportset.extract.run import extract
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Parts
 from supportset.store.maintain.verify import verify
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.films import write_video
+from tests.extract.runs import extract_with
 
 
 def events(path: str | Path) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def test_a_disk_that_refuses_stops_only_the_log(tmp_path: Path) -> None:
     log.write("two")
     log.close()
     assert len(told) == 1
-    assert told[0].endswith("the run goes on without a log")
+    assert told[0].endswith("the run continues without a log")
 
 
 class WholeFiles:
@@ -94,7 +94,7 @@ def test_a_remote_store_gets_the_log_now_and_then_and_at_the_end(monkeypatch: py
 def run(tmp_path: Path, films: Mapping[str, str | None], **options: Any) -> Any:
     dataset = dataset_of(tmp_path / "features", films)
     options = {"workers": 1, "batch_size": 4, "device": "cpu", "progress": False} | options
-    return extract(dataset, tmp_path / "features", tmp_path / "videos", MeanColour(), **options)
+    return extract_with(dataset, tmp_path / "features", tmp_path / "videos", MeanColour(), **options)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from PIL import Image
 
 from supportset.extract.progress.summary import exit_code
-from supportset.extract.run import extract
 from supportset.extract.work.selection import Clip, Work, plan_work
 from supportset.store.errors import SupportsetError
 from supportset.store.read.feature_set import FeatureSet
@@ -59,7 +57,7 @@ def test_file_that_disappears_during_the_run(
         (root / "film3.mp4").unlink(missing_ok=True)
         return work
 
-    monkeypatch.setattr(sys.modules[extract.__module__], "plan_work", plan_and_delete)
+    monkeypatch.setattr("supportset.extract.run.plan_work", plan_and_delete)
     summary = run(tmp_path, films)
     assert summary.status == {"ok": 5, "missing": 1}
     assert row(summary, "c3")["message"] == "the file is not there any more"

@@ -23,12 +23,12 @@ import pytest
 from supportset.extract.backbones import load_backbone
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.progress.summary import Summary
-from supportset.extract.run import extract
 from supportset.store.errors import UsageError
 from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import dataset_of, expected_features
 from tests.extract.films import write_video
 from tests.extract.plugin import ROOT, install
+from tests.extract.runs import extract_with
 
 COUNT = 16
 SAMPLING = Sampling(fps=5.0)
@@ -36,14 +36,14 @@ CODE = """
 import sys
 from pathlib import Path
 from supportset.extract.backbones import load_backbone
-from supportset.extract.run import extract
+from tests.extract.runs import extract_with
 from supportset.extract.decode.sampling import Sampling
 from supportset.store.format.dataset import open_dataset
 from supportset.store.errors import SupportsetError
 
 root = Path(sys.argv[1])
 try:
-    extract(
+    extract_with(
         open_dataset(root / "features", "films"), root / "features", root / "videos", load_backbone("fake:0.5"),
         Sampling(fps=5.0), processes=2, workers=1, batch_size=2, device="cpu", dtype="float32",
     )
@@ -84,7 +84,7 @@ def run(tmp_path: Path, films: Path, more: dict[str, str | None] | None = None, 
     dataset = dataset_of(tmp_path / "features", paths() | (more or {}), **SPANS)
     backbone = load_backbone(options.pop("backbone", "fake:0"))
     options = {"processes": 2, "workers": 1, "device": "cpu", "dtype": "float32", "max_failures": 1.0} | options
-    return extract(dataset, tmp_path / "features", tmp_path / "videos", backbone, SAMPLING, **options)
+    return extract_with(dataset, tmp_path / "features", tmp_path / "videos", backbone, SAMPLING, **options)
 
 
 def check(tmp_path: Path, summary: Summary) -> None:
@@ -100,7 +100,7 @@ def check(tmp_path: Path, summary: Summary) -> None:
         np.testing.assert_allclose(stored.read_timestamps([clip]), times)
 
 
-def engines_of(pid: int) -> list[psutil.Process]:
+def processes_of(pid: int) -> list[psutil.Process]:
     """The extraction processes that a process has started."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
@@ -134,7 +134,7 @@ def killing_one(tmp_path: Path) -> Iterator[None]:
 
     def kill() -> None:
         wait_for(lambda: sealed(tmp_path))
-        engines_of(os.getpid())[0].kill()
+        processes_of(os.getpid())[0].kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -147,8 +147,8 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, films: Path, capsys: pyt
         summary = run(tmp_path, films, backbone="fake:0.1", clips_per_shard=2)
     check(tmp_path, summary)
     told = capsys.readouterr().err
-    assert "killed by signal 9 (perhaps by the system, for want of memory)" in told
-    assert "a new one takes its place" in told
+    assert "killed by signal 9 (perhaps by the system, which was out of memory)" in told
+    assert "a new process replaces it" in told
     assert f"{COUNT} of {COUNT} clips" in told.splitlines()[-1], "each is counted once"
     assert run(tmp_path, films).status == {"ok": COUNT}, "and there is nothing left to do"
 
@@ -170,13 +170,13 @@ def test_a_stopped_run_stores_what_is_complete(
     assert process.stderr is not None
     while "text: unreadable" not in process.stderr.readline():
         assert process.poll() is None
-    engines = engines_of(process.pid)
+    processes = processes_of(process.pid)
     process.send_signal(number)
     _, told = process.communicate(timeout=120)
-    wait_for(lambda: not any(engine.is_running() for engine in engines))
+    wait_for(lambda: not any(process.is_running() for process in processes))
     if number != signal.SIGKILL:
         assert process.returncode == 130
-        assert "the same command goes on from there" in told.splitlines()[-1]
+        assert "the same command resumes" in told.splitlines()[-1]
         assert "Traceback" not in told
     there = rows(tmp_path)
     assert "text" in there, "what was complete is sealed, even when the process that shares the work was killed"

@@ -15,13 +15,13 @@ import pytest
 
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.progress.summary import Summary
-from supportset.extract.run import extract
 from supportset.store.format.status import DAMAGED, MISSING, OK
 from supportset.store.read.feature_set import FeatureSet
 from tests.extract import torture
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.films import filtered
 from tests.extract.fragile import Poisons, Shrink
+from tests.extract.runs import extract_with
 from tests.extract.torture import CASES, FPS, READABLE, Case
 
 REAL = 4  # clips, where there are any
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, **options: Any) -> Summary:
     paths: dict[str, str | None] = {path.name: path.name for path in sorted((folder / "videos").iterdir())}
     paths |= dict.fromkeys(PARTS, "constant.mp4") | {"gone": "gone.mp4", "never found": None}
-    return extract(
+    return extract_with(
         dataset_of(folder / "features", paths, **PARTS),
         folder / "features",
         folder / "videos",

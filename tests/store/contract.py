@@ -1,9 +1,8 @@
-"""What every shard format must do. A format's tests subclass this, name it, and say how plain libraries read it."""
+"""What every shard format must do: a format's tests subclass :class:`ShardFormatContract` and name the format."""
 
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,22 +12,27 @@ import pytest
 import xxhash
 
 from supportset.store.errors import InvalidFeatures, SupportsetError, ValueOverflow
-from supportset.store.files import StorePath, hash_file, open_folder
+from supportset.store.files import LocalFolder, StorePath, hash_file, open_folder
 from supportset.store.format.index import read_all
-from supportset.store.format.shard import ShardArrays, shard_format
+from supportset.store.format.registry import format_names, shard_format
+from supportset.store.format.shard import ARRAYS, ShardArrays
+from supportset.store.maintain.compact import compact
+from supportset.store.maintain.verify import verify
 from supportset.store.read.feature_set import FeatureSet
+from supportset.store.transfer.convert import convert_feature_set
 from supportset.store.write.writer import FeatureWriter, Source
 from tests.store.samples import DIM, assert_holds, card, clip, clips, write
 
 
-class ShardFormatContract(ABC):
-    """Subclass as ``Test...``, set ``name`` and define :meth:`read_plainly`."""
+class ShardFormatContract:
+    """Subclass as ``Test...`` and set ``name``: a format of the registry."""
 
     name: ClassVar[str]
 
-    @abstractmethod
     def read_plainly(self, path: Path) -> dict[str, np.ndarray[Any, Any]]:
-        """Read ``values``, ``timestamps`` and ``offsets`` of a shard with the format's own library."""
+        """Read the arrays of a shard; override it to read them with the format's own library."""
+        folder, shard = LocalFolder(path.parent), path.name.partition(".")[0]
+        return {name: shard_format(self.name).decode(folder, shard, name) for name in ARRAYS}
 
     def write(self, path: Path, content: Any, **options: Any) -> None:
         """Write clips in this format."""
@@ -53,6 +57,22 @@ class ShardFormatContract(ABC):
         self.write(tmp_path, content, clips_per_shard=7)
         assert len(self.names(tmp_path, ".parquet")) == 4
         assert_holds(tmp_path, content)
+
+    def test_verify_compact_and_convert_take_it(self, tmp_path: Path) -> None:
+        content = clips(11)
+        path = tmp_path / card().recipe.folder
+        self.write(path, content, clips_per_shard=3)
+        assert compact(path).shards_after == 1
+        for to in (next(name for name in format_names() if name != self.name), self.name):
+            assert not convert_feature_set(path, to).damaged
+            assert not verify(path).problems
+            assert_holds(path, content)
+        (there,) = read_all(open_folder(path / "shards"))[0]
+        file = path / "shards" / there.arrays["values"].file
+        content_then = bytearray(file.read_bytes())
+        content_then[there.arrays["values"].offset] ^= 1
+        file.write_bytes(content_then)
+        assert verify(path).damaged_clips
 
     def test_order_asked_and_repeats(self, tmp_path: Path) -> None:
         content = clips(9)

@@ -18,7 +18,7 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.convert import convert_feature_set
 from supportset.store.transfer.import_card import ImportOptions
 from supportset.store.transfer.importing import import_features
-from supportset.store.transfer.sources import open_source
+from supportset.store.transfer.opening import open_source
 from supportset.store.write.writer import FeatureWriter
 from tests.store.faults import FaultyDisk, Killed
 from tests.store.on_disk import Bytes, OnDisk, Row, checksums
@@ -216,7 +216,7 @@ class History:
             (kind, str(file)): disk.damaged_clips(files[file], self.features)
             for file, kind in self.active_damage().items()
         }
-        assert {(problem.kind, problem.path) for problem in report.problems if problem.harmless} == disk.leftovers()
+        assert {(problem.kind, problem.path) for problem in report.problems if problem.harmless} == disk.orphan()
 
     def active_damage(self) -> dict[Path, str]:
         """Kind by file, of damaged files that readers look at."""

@@ -122,7 +122,7 @@ class OnDisk:
         except Exception:
             return None
 
-    def leftovers(self) -> set[tuple[str, str]]:
+    def orphan(self) -> set[tuple[str, str]]:
         """Kind and path of what is no part of the set, and of shards that count no more."""
         shards = self.path / "shards"
         found = {("replaced", str(shards / f"{shard}.parquet")) for shard in self.replaced & self.indexes.keys()}

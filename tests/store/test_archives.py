@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from supportset.store.files import Folder
-from supportset.store.format.shard import Array, ShardFormat, shard_format
+from supportset.store.format.registry import shard_format
+from supportset.store.format.shard import Array, ShardFormat
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.convert import convert_feature_set
 from tests.store.samples import clips, write

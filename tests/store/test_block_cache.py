@@ -133,7 +133,7 @@ def test_what_fails_in_the_background_is_told_by_who_needs_it(tmp_path: Path) ->
     assert file.content == CONTENT
 
 
-def test_a_full_disk_is_told_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -199,5 +199,5 @@ def test_the_environment_names_folder_and_size(tmp_path: Path, monkeypatch: pyte
     assert (default_cache().folder.parent, default_cache().budget) == (tmp_path / "mine", 500_000_000)
     for odd in ("much", "-1", "inf", "nan"):
         monkeypatch.setenv("SUPPORTSET_CACHE_GB", odd)
-        with pytest.raises(UsageError, match=f"SUPPORTSET_CACHE_GB={odd}: is no size in GB"):
+        with pytest.raises(UsageError, match=f"SUPPORTSET_CACHE_GB={odd}: not a size in GB"):
             default_cache()

@@ -116,7 +116,7 @@ def test_first_card_stays(tmp_path: Path) -> None:
 
 def test_two_recipes_never_share_a_folder(tmp_path: Path) -> None:
     write(tmp_path, clips(1))
-    with pytest.raises(SupportsetError, match=r"card\.json: .*another recipe \(differs in weights, dim\)"):
+    with pytest.raises(SupportsetError, match=r"card\.json: .*another recipe \(different: weights, dim\)"):
         FeatureWriter(tmp_path, card(weights="red", dim=9))
     assert len(FeatureSet.open(tmp_path)) == 1
 
@@ -124,7 +124,7 @@ def test_two_recipes_never_share_a_folder(tmp_path: Path) -> None:
 def test_reader_gets_the_recipe_it_asks_for(tmp_path: Path) -> None:
     write(tmp_path, clips(1))
     assert len(FeatureSet.open(tmp_path, recipe())) == 1
-    with pytest.raises(UsageError, match="differs in layer"):
+    with pytest.raises(UsageError, match="different: layer"):
         FeatureSet.open(tmp_path, recipe(layer="other"))
 
 

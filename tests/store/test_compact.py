@@ -153,17 +153,17 @@ def test_rubbish_goes_once_it_is_old(path: Path, monkeypatch: pytest.MonkeyPatch
     foreign.write_text("mine")
     os.utime(orphan, (0, 0))  # old by its own account, as a copy that is being made right now
     summary = compact(path)
-    assert summary.rubbish == []
-    assert sorted(summary.left) == sorted(map(str, [orphan, *temporary]))
+    assert summary.orphans == []
+    assert sorted(summary.orphans_left) == sorted(map(str, [orphan, *temporary]))
     real = LocalFolder.changed
     aged = lambda folder, name: (real(folder, name) or 0) - (0 if "clock" in name else 3601)  # noqa: E731
     monkeypatch.setattr(LocalFolder, "changed", aged)
     summary = compact(path)
-    assert sorted(summary.rubbish) == sorted(map(str, [orphan, *temporary]))
+    assert sorted(summary.orphans) == sorted(map(str, [orphan, *temporary]))
     assert sorted(os.listdir(path / "shards")) == sorted([root.name, f"{root.stem}.parquet", foreign.name])
     monkeypatch.undo()
     temporary[1].write_text("half")
-    assert compact(path, safe_age=0.0).rubbish == [str(temporary[1])]
+    assert compact(path, safe_age=0.0).orphans == [str(temporary[1])]
     assert_holds(path, {"a": clip(1)})
 
 

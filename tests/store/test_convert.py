@@ -184,7 +184,7 @@ def test_a_damaged_shard_stays_and_is_named(tmp_path: Path, shard_format: str, p
     assert (summary.converted, summary.removed) == (1, 1)
     (told,) = summary.damaged
     assert index.shard in told
-    assert "do not fit their checksum" in told
+    assert "do not match their checksum" in told
     assert path.read_bytes() == content
     assert FeatureSet.open(tmp_path).statuses() == {"ok": 6}
 

@@ -1,4 +1,4 @@
-"""Lost and damaged files: one line that names the file and the mend, never zeros, never a traceback."""
+"""Lost and damaged files: one line that names the file and the fix, never zeros, never a traceback."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_absent_shard_file(tmp_path: Path, shard_format: str) -> None:
     file.unlink()
     (index,) = (tmp_path / "shards").glob("*.parquet")
     refused(lambda: features.read(["clip1"]), str(file), "is gone", f"delete {index.name}")
-    index.unlink()  # the mend it names
+    index.unlink()  # the fix it names
     write(tmp_path, clips(3), shard_format=shard_format)
     assert_holds(tmp_path, clips(3))
 
@@ -148,7 +148,7 @@ def test_compressed_archive_is_read(tmp_path: Path, shard_format: str) -> None:
     rewritten(tmp_path, arrays={}, files=tuple(StoredFile(*facts) for facts in stated))
     assert_holds(tmp_path, clips(5))
     files[-1].unlink()
-    refused(lambda: assert_holds(tmp_path, clips(5)), "the shard file is gone")
+    refused(lambda: assert_holds(tmp_path, clips(5)), "the shard file is missing")
 
 
 def test_renamed_index(tmp_path: Path, shard_format: str) -> None:

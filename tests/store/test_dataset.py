@@ -175,8 +175,8 @@ def test_dataset_name_is_a_folder_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("table", "row", "says"),
     [
-        ("clips", {"clip_id": "a"}, "clip id stands twice: 'a'"),
-        ("captions", {"caption_id": "a0", "clip_id": "a", "text": ""}, "caption id stands twice: 'a0'"),
+        ("clips", {"clip_id": "a"}, "clip id is repeated: 'a'"),
+        ("captions", {"caption_id": "a0", "clip_id": "a", "text": ""}, "caption id is repeated: 'a0'"),
         ("captions", {"caption_id": "n", "clip_id": "z", "text": ""}, "not in the table of clips: 'z'"),
         ("splits", {"protocol": "p", "split": "s", "clip_id": "z"}, "not in the table of clips: 'z'"),
         ("splits", {"protocol": "p", "split": "s", "clip_id": "a", "caption_id": "n"}, "not in the table of captions"),
@@ -234,7 +234,7 @@ def test_damaged_table_is_named_and_mended_by_writing_again(tmp_path: Path, dama
         path.write_bytes(path.read_bytes()[:-20])
     else:
         pq.write_table(pa.table({"caption_id": ["x"]}), path)
-    with pytest.raises(SupportsetError, match=r"captions\.parquet: absent, or not the table .*again") as caught:
+    with pytest.raises(SupportsetError, match=r"captions\.parquet: missing, or not the table .*again") as caught:
         open_dataset(tmp_path, "world")
     assert "\n" not in str(caught.value)
     write_dataset(tmp_path, "world", **content(tmp_path))
@@ -249,7 +249,7 @@ def test_newer_and_damaged_dataset_json(tmp_path: Path) -> None:
     with pytest.raises(SupportsetError, match=r"dataset\.json: format version 3 is newer"):
         open_dataset(tmp_path, "world")
     path.write_text(text.replace('"tables"', '"shelves"'))
-    with pytest.raises(SupportsetError, match=r"dataset\.json: damaged, 'tables' is absent: run `extract`"):
+    with pytest.raises(SupportsetError, match=r"dataset\.json: damaged, 'tables' is missing: run `extract`"):
         open_dataset(tmp_path, "world")
     path.write_text(text[:50])
     with pytest.raises(SupportsetError, match=r"dataset\.json: not readable as JSON"):

@@ -19,7 +19,8 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.exporting import FORMS, export_features
 from supportset.store.transfer.import_card import ImportOptions
 from supportset.store.transfer.importing import import_features
-from supportset.store.transfer.sources import Naming, open_source
+from supportset.store.transfer.opening import open_source
+from supportset.store.transfer.sources import Naming
 from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import DIM, FORMATS, Clip, card, clip, clips, write
 
@@ -170,7 +171,7 @@ def test_damage_is_noticed_and_nothing_is_left_behind(tmp_path: Path, form: str,
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(content)
-    with pytest.raises(SupportsetError, match=r"of 'clip0' do not fit their checksum.*store verify"):
+    with pytest.raises(SupportsetError, match=r"of 'clip0' do not match their checksum.*store verify"):
         export_features(FeatureSet.open(tmp_path / "set"), tmp_path / "out", form, timestamps=tmp_path / "times")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 

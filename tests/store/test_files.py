@@ -88,7 +88,7 @@ def test_remove(tmp_path: Path) -> None:
     assert folder.names() == []
 
 
-def test_refusals_are_one_line_with_a_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_are_one_line_with_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SupportsetError, match=r"file/sub/a: cannot write: Not a directory; a file stands where"):
         LocalFolder(tmp_path / "file" / "sub").put({"a": [b""]})

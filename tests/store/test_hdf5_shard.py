@@ -11,8 +11,8 @@ import pytest
 
 from supportset.store.errors import SupportsetError
 from supportset.store.files import LocalFolder
-from supportset.store.format.hdf5_shard import Hdf5Format
 from supportset.store.format.shard import ShardArrays
+from supportset.store.format.shards.hdf5 import Hdf5Format
 from tests.store.contract import ShardFormatContract
 from tests.store.samples import clips, write
 

@@ -155,7 +155,7 @@ class Histories(RuleBasedStateMachine):
         _, extra = self.at.perform(lambda: compact(self.at.path, clips_per_shard=clips_per_shard, safe_age=0.0), fault)
         self.at.settle(extra)
         if fault is None and not self.at.damage:
-            assert OnDisk(self.at.path).leftovers() == set()
+            assert OnDisk(self.at.path).orphan() == set()
 
     @rule(form=forms, keep_old=st.booleans(), fault=faults)
     def convert(self, form: tuple[str, str], keep_old: bool, fault: Fault) -> None:

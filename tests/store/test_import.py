@@ -18,7 +18,8 @@ from supportset.store.read.catalog import list_feature_sets
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.import_card import ImportOptions
 from supportset.store.transfer.importing import ImportSummary, import_features
-from supportset.store.transfer.sources import Naming, open_source
+from supportset.store.transfer.opening import open_source
+from supportset.store.transfer.sources import Naming
 from tests.store.foreign import WRITERS, Arrays, arrays, npy_folder
 from tests.store.samples import FORMATS
 
@@ -136,7 +137,7 @@ def test_steps_have_the_times_that_are_stated(tmp_path: Path) -> None:
 def test_card_says_what_is_known_and_what_is_not(tmp_path: Path) -> None:
     source = npy_folder(tmp_path / "my features", arrays())
     stated = {"weights": "blue", "layer": "pool5", "resize": "224", "backbone": "VGG-16"}
-    summary = run(tmp_path / "store", source, name="VGG 16", stated=stated, fps=0.5)
+    summary = run(tmp_path / "store", source, name="VGG 16", card_fields=stated, fps=0.5)
     card = FeatureCard.load(summary.path)
     recipe = card.recipe
     assert (recipe.kind, recipe.backbone, recipe.weights, recipe.weights_hash) == (
@@ -238,7 +239,7 @@ def test_imports_of_one_name_are_told_of_each_other(tmp_path: Path) -> None:
     added = run(tmp_path / "store", npy_folder(tmp_path / "two", {"x": arrays()["clip0"]}))
     assert any("imported from 'one'" in note for note in added.notes)
     apart = run(tmp_path / "store", npy_folder(tmp_path / "wide", arrays(2, dim=6)))
-    assert any("differs in dim" in note for note in apart.notes)
+    assert any("different: dim" in note for note in apart.notes)
 
 
 def test_an_interrupt_keeps_what_is_complete(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.transfer.arrays import Fault, parse_file
 from supportset.store.transfer.import_card import ImportOptions
 from supportset.store.transfer.importing import ImportSummary, import_features
-from supportset.store.transfer.sources import Naming, open_source
+from supportset.store.transfer.opening import open_source
+from supportset.store.transfer.sources import Naming
 from tests.store.foreign import arrays, hdf5, npy_folder
 from tests.store.test_import import assert_holds, run
 
@@ -226,11 +227,11 @@ def test_names_in_subfolders(tmp_path: Path) -> None:
     (source / "._a.npy").write_text("left by another system")
     summary = run(tmp_path / "store", source, naming=Naming(strip=".mp4"))
     assert_holds(summary, {"a": GOOD, "b": GOOD + 1})
-    assert any("other files left alone: 2" in note for note in summary.notes)
+    assert any("other files, not imported: 2" in note for note in summary.notes)
     by_path = run(tmp_path / "store", source, naming=Naming(id_from="path"), name="paths")
     assert_holds(by_path, {"train/a": GOOD, "test/b.mp4": GOOD + 1})
     npy_folder(source, {"test/a": GOOD})
-    with pytest.raises(UsageError, match=r"'test/a.npy' and 'train/a.npy' both stand for the clip 'a'"):
+    with pytest.raises(UsageError, match=r"'test/a.npy' and 'train/a.npy' both have the clip id 'a'"):
         open_source(source)
 
 
@@ -248,7 +249,7 @@ def test_groups_in_hdf5(tmp_path: Path) -> None:
         for clip_id in content:
             file[clip_id]["flow"] = content[clip_id] + 1
     source = tmp_path / "all.h5"
-    with pytest.raises(UsageError, match="both stand for the clip 'flow'"):
+    with pytest.raises(UsageError, match="both have the clip id 'flow'"):
         open_source(source)
     assert_holds(run(tmp_path / "store", source, naming=Naming(key="rgb")), content)
     with pytest.raises(UsageError, match=r"no array is named 'depth'.*flow, rgb"):
@@ -311,7 +312,7 @@ def test_nothing_readable_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"name": ""}, {"name": "/"}, {"stated": {"fps": "2"}}, {"fps": 0.0}, {"fps": float("nan")}]
+    "said", [{"name": ""}, {"name": "/"}, {"card_fields": {"fps": "2"}}, {"fps": 0.0}, {"fps": float("nan")}]
 )
 def test_options_that_mean_nothing(tmp_path: Path, said: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--"):

@@ -112,7 +112,7 @@ def test_a_folder(url: str) -> None:
     assert folder.put({"a.bin": [b"other"]})
     assert folder.read("a.bin") == b"other"
     assert folder.stamps() != before
-    with pytest.raises(SupportsetError, match=r"/b: cannot write: is there already"):
+    with pytest.raises(SupportsetError, match=r"/b: cannot write: it exists"):
         folder.put({"b/x": [b"2"]})
     with pytest.raises(ValueError, match="one name at a time"):
         folder.put({"a": [b""], "b": [b""]})
@@ -296,11 +296,11 @@ def test_compaction_under_a_reader(s3: str, s3_server: S3Server, shard_format: s
     folder = open_folder(s3).child("shards")
     folder.put({"0123456789abcdef.h5": [b"of a killed writer"]})
     summary = compact(s3)
-    assert (summary.shards_before, summary.shards_after, summary.rubbish) == (2, 1, [])
-    assert summary.left == [f"{s3}/shards/0123456789abcdef.h5"]
+    assert (summary.shards_before, summary.shards_after, summary.orphans) == (2, 1, [])
+    assert summary.orphans_left == [f"{s3}/shards/0123456789abcdef.h5"]
     values, _ = features.read(list(content))
     assert values.tobytes() == b"".join(clip[0].tobytes() for clip in content.values())
-    assert compact(s3, safe_age=0.0).rubbish == summary.left
+    assert compact(s3, safe_age=0.0).orphans == summary.orphans_left
     assert_holds(store_path(s3), content)
     assert len(folder.names()) == 2
 
@@ -340,7 +340,7 @@ BAD = [
     ("s3://no-such-bucket/store", SupportsetError, "bucket does not exist; check the name of the bucket"),
     ("gs://bucket/store", UsageError, "pip install gcsfs"),
     ("nosuch://bucket/store", UsageError, "Protocol not known: nosuch"),
-    ("s3://bucket/st*re", UsageError, r"cannot have '\*' in it"),
+    ("s3://bucket/st*re", UsageError, r"cannot contain '\*' in it"),
     ("simplecache::s3://bucket/store", UsageError, "chained URLs"),
 ]
 

@@ -8,7 +8,7 @@ import pytest
 
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.dataset import list_datasets, open_dataset, write_dataset
-from supportset.store.maintain.orphans import find_leftovers
+from supportset.store.maintain.orphans import find_orphans
 from supportset.store.maintain.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
 from supportset.store.read.catalog import list_feature_sets, locate_feature_set
 from tests.store.faults import FaultyDisk, Killed
@@ -79,7 +79,7 @@ def test_logs_of_runs_belong_to_the_set_and_other_files_beside_them_do_not(tmp_p
     (one / "log").mkdir()
     (one / "log" / "20261123T205245Z-0123abcd.jsonl").write_text("{}\n")
     (one / "log" / "mine.jsonl").write_text("{}\n")
-    assert [(found.kind, found.path.name) for found in find_leftovers(one)] == [("foreign", "mine.jsonl")]
+    assert [(found.kind, found.path.name) for found in find_orphans(one)] == [("foreign", "mine.jsonl")]
     with pytest.raises(UsageError, match=r"mine\.jsonl.*move it away first"):
         remove_feature_set(locate_feature_set(tmp_path, "d/net-one"))
     (one / "log" / "mine.jsonl").unlink()

@@ -114,7 +114,7 @@ def test_a_writer_while_its_set_is_deleted(tmp_path: Path, monkeypatch: pytest.M
     outcomes = at_every_operation(tmp_path, monkeypatch, work, remove)
     assert len(outcomes) > 15
     for path, _, told in outcomes:
-        assert "was deleted while it was written to: run again" in told
+        assert "was deleted while it was being written: run again" in told
         assert list_feature_sets(path.parents[2]) == []
         assert LocalFolder(path / "shards").names() == []
         work(path)  # a set of its own: nothing of the old one comes back

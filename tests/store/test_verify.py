@@ -73,7 +73,7 @@ def test_a_flipped_bit_names_the_clip(path: Path, shard_format: str, array: str)
     flip(file, at)
     problem = only(verify(path))
     assert (problem.kind, problem.path, problem.clips, problem.harmless) == ("content", str(file), ("clip4",), False)
-    assert "only 1 clip is redone" in problem.mend
+    assert "only 1 clip is redone" in problem.fix
 
 
 @formats
@@ -123,7 +123,7 @@ def test_a_flipped_bit_in_an_index(path: Path, shard_format: str) -> None:
     flip(file, file.stat().st_size - 1)
     problem = next(problem for problem in verify(path).problems if problem.kind == "index")
     assert problem.path == str(file)
-    assert "delete it and run the same `extract` again" in problem.mend
+    assert "delete it and run the same `extract` again" in problem.fix
     assert not problem.harmless
     assert verify(path).shards == 1  # the other is still checked
 
@@ -132,7 +132,7 @@ def test_a_newer_index_and_a_broken_link(path: Path) -> None:
     write(path, clips(1))
     (path / "shards" / index_name("0" * 16)).symlink_to("nowhere")
     problem = only(verify(path))
-    assert (problem.kind, problem.mend) == ("index", "remove the broken link")
+    assert (problem.kind, problem.fix) == ("index", "remove the broken link")
 
 
 @formats

@@ -13,7 +13,7 @@ import zarr
 from supportset.store.errors import SupportsetError
 from supportset.store.files import LocalFolder
 from supportset.store.format.shard import ShardArrays
-from supportset.store.format.zarr_shard import ZarrFormat, crc32c
+from supportset.store.format.shards.zarr import ZarrFormat, crc32c
 from tests.store.contract import ShardFormatContract
 from tests.store.samples import clips, write
 
@@ -83,7 +83,7 @@ def test_what_zarr_python_writes_uncompressed_is_found(tmp_path: Path, layout: d
 )
 def test_what_is_not_in_one_run_is_not_mapped_but_decoded(tmp_path: Path, layout: dict[str, Any]) -> None:
     store_arrays(tmp_path, ARRAYS, **layout)
-    with pytest.raises(SupportsetError, match="not uncompressed and in one run"):
+    with pytest.raises(SupportsetError, match="compressed or not contiguous"):
         ZarrFormat().locate(LocalFolder(tmp_path), SHARD)
     assert ZarrFormat().decode(LocalFolder(tmp_path), SHARD, "values").tobytes() == ARRAYS.values.tobytes()
 
@@ -92,7 +92,7 @@ def test_chunk_that_zarr_left_out_is_not_taken_for_zeros(tmp_path: Path) -> None
     values = ARRAYS.values.copy()
     values[64:128] = 0  # zarr-python does not write an inner chunk that holds only the fill value
     store_arrays(tmp_path, ShardArrays(values, ARRAYS.timestamps, ARRAYS.offsets), chunks=(64, 6), shards=(64 * 20, 6))
-    with pytest.raises(SupportsetError, match="not uncompressed and in one run"):
+    with pytest.raises(SupportsetError, match="compressed or not contiguous"):
         ZarrFormat().locate(LocalFolder(tmp_path), SHARD)
 
 
@@ -110,7 +110,7 @@ def test_damaged_shard_index_is_noticed(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-8] ^= 1
     file.write_bytes(content)
-    with pytest.raises(SupportsetError, match=r"values/c\.0\.0: not uncompressed"):
+    with pytest.raises(SupportsetError, match=r"values/c\.0\.0: compressed"):
         ZarrFormat().locate(LocalFolder(tmp_path / "shards"), path.stem)
 
 
@@ -129,7 +129,7 @@ def test_absent_files_are_named(tmp_path: Path) -> None:
     (path,) = (tmp_path / "shards").glob("*.zarr")
     for name in ("values/c.0.0", "values/zarr.json"):
         (path / name).unlink()
-        with pytest.raises(SupportsetError, match=f"{name}: the file is gone"):
+        with pytest.raises(SupportsetError, match=f"{name}: the file is missing"):
             ZarrFormat().locate(LocalFolder(tmp_path / "shards"), path.stem)
 
 

@@ -29,9 +29,9 @@ from supportset.train.data.training_data import TrainingData
 from supportset.train.loop.preparation import make_bank, make_loader, number_sources, on_device
 from supportset.train.loop.training import train
 from supportset.train.model.batch import Batch
-from supportset.train.model.gather import gather, sum_gradients, total, totals
 from supportset.train.model.model import SupportSetModel
 from supportset.train.model.objective import Losses
+from supportset.train.model.ranks import gather, sum_gradients, total, totals
 from supportset.train.model.sequence_head import MaskedBatchNorm
 from tests.train.small_store import config
 
@@ -48,7 +48,7 @@ CASES: dict[str, dict[str, Any]] = {
         "support": {"captioning": "cross", "bank": "all", "max_age": 2},
         "video": {"norm": "batch"},
     },
-    "cross, in parts": {"optim": {"accumulate": 3}},
+    "cross, in parts": {"optim": {"micro_batches": 3}},
     "cross, mean, infonce": {
         "video": {"aggregation": "mean"},
         "loss": {"contrastive": "infonce", "intra": True},
@@ -84,7 +84,7 @@ def steps(root: Path, name: str, rank: int, number: int) -> dict[str, Any]:
     texts = [caption.text for caption in data.train.captions]
     model = SupportSetModel.build(each, data.features.dim, texts).double()
     mine: Any = SimpleNamespace(rank=rank, number=number, here=number)
-    loader = make_loader(each, data, model, texts, processes=mine)
+    loader = make_loader(each, data, model, texts, ranks=mine)
     bank = make_bank(each, loader, model, torch.device("cpu"))
     if bank is not None:
         bank.embedding, bank.sequence = bank.embedding.double(), bank.sequence.double()
@@ -95,9 +95,9 @@ def steps(root: Path, name: str, rank: int, number: int) -> dict[str, Any]:
         batch = on_device(batch, torch.device("cpu"), number_sources(each, data))
         batch.features = batch.features.double()
         if number > 1:
-            assert batch.share is not None
-            assert len(batch.features) == max(1, batch.share.clips[rank]) < len(batch.clip_ids)
-            assert len(batch.text_ids) == max(1, batch.share.captions[rank]) < len(batch.caption_ids)
+            assert batch.shard is not None
+            assert len(batch.features) == max(1, batch.shard.clips[rank]) < len(batch.clip_ids)
+            assert len(batch.text_ids) == max(1, batch.shard.captions[rank]) < len(batch.caption_ids)
         with half:
             losses = model(batch, bank=bank, step=step)
         losses.total.backward()
@@ -137,7 +137,7 @@ def launch(task: Callable[[Path, int], None], folder: Path, number: int) -> None
     processes = [context.Process(target=in_process, args=(task, folder, rank, number)) for rank in range(number)]
     for process in processes:
         process.start()
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     for process in processes:
         process.join(max(0.0, until - time.monotonic()))
     hanging = [process for process in processes if process.is_alive()]

@@ -16,6 +16,7 @@ import numpy as np
 from supportset.store.format.card import FeatureCard, Recipe
 from supportset.store.format.dataset import Dataset, write_dataset
 from supportset.store.read.catalog import feature_set_path
+from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter, Source
 from supportset.train.config import Config, parse_config
 
@@ -113,9 +114,20 @@ def config(**sections: Any) -> Config:
         "text": {"encoder": "words", "head": "mean", "width": 32, "heads": 4, "layers": 1, "norm": "layer",
                  "dropout": 0.1, "vocabulary": 100},
         "decoder": {"kind": "scratch", "width": 32, "heads": 4, "layers": 1, "vocabulary": 100},
-        "loss": {"weight": 0.5},
-        "optim": {"epochs": 3, "batch_size": 32, "learning_rate": 3e-3, "clip_norm": 5.0, "log_every": 3},
+        "loss": {"caption_weight": 0.5},
+        "optim": {"epochs": 3, "batch_size": 32, "learning_rate": 3e-3, "max_grad_norm": 5.0, "log_every": 3},
     }  # fmt: skip
     for section, values in sections.items():
         tree[section] = {**tree.get(section, {}), **values} if isinstance(values, dict) else values
     return parse_config(tree, "test")
+
+
+def damage_features(root: Path, kind: str = "video") -> None:
+    """Flip bits of most clips in the values of each feature set of a kind; indexes and tables stay intact."""
+    for path in (root / "small" / "features").iterdir():
+        if FeatureSet.open(path).card.recipe.kind == kind:
+            values = max((path / "shards").rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+            content = bytearray(values.read_bytes())
+            for place in range(len(content) // 8, len(content) * 7 // 8, 80):
+                content[place] ^= 0x11
+            values.write_bytes(content)

@@ -17,9 +17,10 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from supportset.commands.main import cli
-from supportset.extract.text.encoders import live_features, load_recorded, load_text_encoder
+from supportset.extract.text.encoders import load_text_encoder
 from supportset.extract.text.run import extract_text
-from supportset.search.trained import Searcher, search
+from supportset.search.run import open_run
+from supportset.search.trained import search
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.card import Recipe
 from supportset.store.format.dataset import Caption, open_dataset, write_dataset
@@ -32,7 +33,7 @@ from supportset.train.loop.stop import TrainingInterrupted
 from supportset.train.loop.training import make_loader, train
 from supportset.train.model.model import SupportSetModel
 from tests.extract.text_models import save_bert, save_t5
-from tests.train.small_store import SmallStore, config, plant
+from tests.train.small_store import SmallStore, config, damage_features, plant
 
 SAVE: dict[str, Callable[[Path], Any]] = {"hf": save_bert, "t5": save_t5}
 STILL: dict[str, Any] = {"dropout": 0.0}  # no part of the model is random
@@ -93,7 +94,12 @@ def run(store: SmallStore, words: dict[str, str]) -> Path:
 def test_stored_features_give_what_the_frozen_encoder_gives(
     kind: str, head: str, store: SmallStore, folders: dict[str, Path], words: dict[str, str]
 ) -> None:
-    sections: dict[str, Any] = {"video": STILL, "decoder": STILL, "data": {"max_words": 24}, "loss": {"weight": 1.0}}
+    sections: dict[str, Any] = {
+        "video": STILL,
+        "decoder": STILL,
+        "data": {"max_tokens": 24},
+        "loss": {"caption_weight": 1.0},
+    }
     live_setting = config(
         **sections, text={"encoder": kind, "name": str(folders[kind]), "finetune": False, "head": head, **STILL}
     )
@@ -287,31 +293,25 @@ def test_a_blank_question_of_a_split_is_a_caption_without_words(
     assert result["t2v"]["R@1"] > 12.0
 
 
-def live(folder: Path) -> Callable[[Recipe, str | None], Any]:
-    return lambda recipe, given: live_features(load_recorded(recipe, str(folder)))
-
-
 def test_search_runs_the_encoder_and_finds_what_the_stored_captions_find(
     store: SmallStore, run: Path, folders: dict[str, Path]
 ) -> None:
-    searcher = Searcher(run, store.root, device="cpu", live_text=live(folders["hf"]))
+    searcher = open_run(run, "cpu", text_encoder=str(folders["hf"])).open_gallery(store.root)
     captions = store.dataset.split_captions("planted", "test")[:6]
     hits = searcher.search([caption.text for caption in captions], 5)
     data: RunData = open_run_data(searcher.config, store.root)
     assert data.text is not None
-    stored = encode_tokens(searcher.model, read_text(searcher.model, captions, 24, data.text))
+    stored = encode_tokens(searcher.run.model, read_text(searcher.run.model, captions, 24, data.text))
     scores = (stored / np.linalg.norm(stored, axis=1, keepdims=True)) @ searcher.embeddings.T
     for found, row in zip(hits, scores, strict=True):
         assert [hit.score for hit in found] == pytest.approx(sorted(row, reverse=True)[:5], abs=1e-5)
-    assert len(search(run, "\u200b", 3, store.root, device="cpu", live_text=live(folders["hf"]))) == 3
+    assert len(search(run, "\u200b", 3, store.root, device="cpu", text_encoder=str(folders["hf"]))) == 3
 
 
-def test_search_refuses_another_encoder_or_none(store: SmallStore, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="reads text features of hf:hf"):
-        search(run, "a ball", 3, store.root, device="cpu")
+def test_search_refuses_another_encoder(store: SmallStore, run: Path, tmp_path: Path) -> None:
     save_bert(tmp_path / "hf", seed=1)
     with pytest.raises(UsageError, match="is not the one that made the text features"):
-        search(run, "a ball", 3, store.root, device="cpu", live_text=live(tmp_path / "hf"))
+        search(run, "a ball", 3, store.root, device="cpu", text_encoder=str(tmp_path / "hf"))
 
 
 def test_the_verb_finds_the_encoder_where_it_was_or_is(
@@ -332,3 +332,12 @@ def test_the_verb_finds_the_encoder_where_it_was_or_is(
     assert "--encoder" in lost.stderr
     assert len(lost.stderr.strip().splitlines()) == 1
     assert CliRunner().invoke(cli, [*asked, "--encoder", str(folders["hf"])]).stdout == told.stdout
+
+
+def test_damaged_text_features_are_refused(store: SmallStore, words: dict[str, str], run: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(store.root, tmp_path / "store")
+    damage_features(root, "text")
+    with pytest.raises(SupportsetError, match="are not what was written"):
+        train(setting(words["hf-none"], optim={"epochs": 1}), root, tmp_path / "run", device="cpu")
+    with pytest.raises(SupportsetError, match="are not what was written"):
+        evaluate(run, store=root, device="cpu")

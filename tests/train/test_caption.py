@@ -96,7 +96,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     optim = {"epochs": 8, "batch_size": 24, "learning_rate": 1e-2, "select_by": "last"}  # retrieval is learned before
-    setting = config(data={"holdout": 0.0}, support={"captioning": "identity"}, loss={"weight": 2.0}, optim=optim)
+    setting = config(
+        data={"holdout": 0.0}, support={"captioning": "identity"}, loss={"caption_weight": 2.0}, optim=optim
+    )
     train(setting, root, path, device="cpu")
     return path
 
@@ -162,7 +164,7 @@ def test_what_cannot_be_captioned_is_one_line(root: Path, run: Path, tmp_path: P
         caption(run, root, split="test", clips=["clip03-0"])
     with pytest.raises(UsageError, match="no clip 'x', nor 1 more"):
         caption(run, root, clips=["x", "clip03-0", "y"])
-    with pytest.raises(UsageError, match="none of the 1 clips asked for has features"):
+    with pytest.raises(UsageError, match="none of the 1 requested clips has features"):
         caption(run, root, clips=["clip05-2"])
     with pytest.raises(UsageError, match="--beams 0"):
         caption(run, root, beams=0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from supportset.store.errors import UsageError
+from supportset.train import config as config_module
 from supportset.train.config import Config, load_config, parse_config
 from supportset.train.run_folder import to_toml
 
@@ -67,7 +68,7 @@ def test_overrides_are_toml_or_plain_words(path: Path, override: str, key: str, 
         ("optim.epochs=0", "optim.epochs = 0: input should be greater than or equal to 1"),
         ("optim.epochs=true", "optim.epochs = True"),
         ("text.finetune=1", "text.finetune = 1"),
-        ("support.captioning=crosss", "support.captioning = 'crosss': input should be 'none', 'identity'"),
+        ("support.captioning=crosss", "support.captioning = 'crosss': unknown; known: cross, full"),
         ("data.features=a", "data.features = 'a'"),
         ("data.features=[]", "data.features = []"),
         ("data.holdout=1.0", "data.holdout = 1.0: input should be less than 1"),
@@ -75,8 +76,13 @@ def test_overrides_are_toml_or_plain_words(path: Path, override: str, key: str, 
         ("seed=-1", "seed = -1: input should be greater than or equal to 0"),
         ("seed=9223372036854775808", "seed = 9223372036854775808: input should be less than"),
         ("loss.warmup_epochs=inf", "loss.warmup_epochs = inf: input should be a finite number"),
-        ("loss.weight=nan", "loss.weight = nan: input should be a finite number"),
+        ("loss.caption_weight=nan", "loss.caption_weight = nan: input should be a finite number"),
         ("name=", "name = ''"),
+        ("name=../../x", "name = '../../x' names a folder: use letters"),
+        ("name=a/b", "name = 'a/b' names a folder"),
+        ("name=.hidden", "name = '.hidden' names a folder"),
+        ('name="a\\u001b[31m"', "name = 'a\\x1b[31m' names a folder"),
+        ("dim=" + "[" * 5000, "override of dim: the value is nested too deeply"),
         ("seed", "override 'seed' is not of the form section.key=value"),
         ("=3", "override '=3' is not of the form section.key=value"),
         ("name.x=3", "name is a value, not a section"),
@@ -102,10 +108,38 @@ def test_the_file_is_named_and_so_is_what_is_missing(path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"x\.toml: not readable as TOML"):
         load_config(path)
-    with pytest.raises(UsageError, match=r"no such configuration file; those shipped are in configs/"):
+    with pytest.raises(UsageError, match=r"no such configuration file; known by name: demo, "):
         load_config(path.with_name("absent.toml"))
-    with pytest.raises(UsageError, match=r"not readable as TOML"):
+    with pytest.raises(UsageError, match=r"no such configuration file"):
         load_config(path.parent)
+
+
+def test_a_file_nested_too_deeply_is_one_line(path: Path) -> None:
+    path.write_text("x = " + "[" * 100_000)
+    with pytest.raises(UsageError, match=r"x\.toml: not readable as TOML: nested too deeply"):
+        load_config(path)
+
+
+def test_old_keys_load_and_tell_the_new_name_once(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config_module._hinted.clear()
+    path.write_text(SMALL + "max_words = 7\n[loss]\nweight = 3.0\n[optim]\naccumulate = 1\n")
+    config = load_config(path, ["optim.clip_norm=0.7", "loss.weight=4.0"])
+    assert (config.data.max_tokens, config.loss.caption_weight, config.optim.max_grad_norm) == (7, 4.0, 0.7)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert sorted(told.err.splitlines()) == sorted(
+        [
+            f"{path}: data.max_words is now called data.max_tokens; the old name still works",
+            f"{path}: loss.weight is now called loss.caption_weight; the old name still works",
+            f"{path}: optim.accumulate is now called optim.micro_batches; the old name still works",
+            "command line: optim.clip_norm is now called optim.max_grad_norm; the old name still works",
+        ]
+    )
+    load_config(path)
+    assert capsys.readouterr().err == ""
+    path.write_text(SMALL + "max_words = 7\nmax_tokens = 8\n")
+    with pytest.raises(UsageError, match=r"data\.max_words is the old name of data\.max_tokens: give one of them"):
+        load_config(path)
 
 
 def test_several_mistakes_are_all_named(path: Path) -> None:

@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.train.config import LossConfig, OptimConfig
 from supportset.train.data.training_data import TrainingData
 from supportset.train.loop.checkpoint import Position
-from supportset.train.loop.schedule import EpochMeans, collapse_hint, finished, rate_factor, warmup_negatives
+from supportset.train.loop.schedule import collapse_hint, finished, rate_factor, warmup_loss
 from supportset.train.loop.stop import TrainingInterrupted
 from supportset.train.loop.training import train
 from supportset.train.model.batch import Batch
@@ -225,7 +227,7 @@ def test_damaged_lines_of_the_log_are_removed_and_told(
     log.write_bytes(whole + b"\0\0\0\n" + b'{"kind": "train"}\n[1]\n{"step": "3"}\n{"kind": "tr')
     longer = config(support={"captioning": "none"}, optim={**optim, "epochs": 2})
     train(longer, root, tmp_path / "run", resume=True, device="cpu")
-    assert "metrics.jsonl: 5 damaged lines of an earlier sitting are removed" in capsys.readouterr().err
+    assert "metrics.jsonl: removed 5 damaged lines" in capsys.readouterr().err
     assert log.read_bytes().startswith(whole)
     assert [record["step"] for record in records(tmp_path / "run", "train")] == list(range(1, 17))
 
@@ -281,19 +283,19 @@ def test_the_last_model_is_kept_where_nothing_is_held_out(root: Path, tmp_path: 
 
 
 def test_warm_up_negatives_reach_the_model(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+    seen: list[str] = []
     original = SupportSetModel.forward
 
-    def forward(self: SupportSetModel, batch: Batch, *, negatives: Any = None, **rest: Any) -> Losses:
-        seen.append(negatives)
-        return original(self, batch, negatives=negatives, **rest)
+    def forward(self: SupportSetModel, batch: Batch, *, loss: LossConfig, **rest: Any) -> Losses:
+        seen.append(loss.negatives)
+        return original(self, batch, loss=loss, **rest)
 
     monkeypatch.setattr(SupportSetModel, "forward", forward)
     setting = config(
         support={"captioning": "none"}, loss={"warmup": "summed", "warmup_epochs": 0.5}, optim={"epochs": 1}
     )
     train(setting, root, tmp_path / "run", device="cpu")
-    assert seen == ["summed"] * 4 + [None] * 4
+    assert seen == ["summed"] * 4 + ["hardest"] * 4
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -303,9 +305,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_batchs_clips(
     batches: list[list[str]] = []
     original = SupportSetModel.forward
 
-    def forward(self: SupportSetModel, batch: Batch, *, negatives: Any = None, **rest: Any) -> Losses:
+    def forward(self: SupportSetModel, batch: Batch, **rest: Any) -> Losses:
         batches.append(batch.clip_ids)
-        losses = original(self, batch, negatives=negatives, **rest)
+        losses = original(self, batch, **rest)
         if len(batches) == 5:
             losses.total = losses.total * bad
         return losses
@@ -323,7 +325,7 @@ def test_a_run_folder_in_use_is_refused_and_left_as_it_is(root: Path, tmp_path: 
     run = tmp_path / "run"
     train(config(support={"captioning": "none"}, optim={"epochs": 1}), root, run, device="cpu")
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    with pytest.raises(UsageError, match=r"not empty; go on with --resume, or name another folder with --out"):
+    with pytest.raises(UsageError, match=r"not empty; continue it with --resume, or give another --out"):
         train(config(support={"captioning": "none"}), root, run, device="cpu")
     with pytest.raises(UsageError, match=r"support.captioning is 'none' there and 'cross' here"):
         train(config(), root, run, resume=True, device="cpu")
@@ -331,7 +333,7 @@ def test_a_run_folder_in_use_is_refused_and_left_as_it_is(root: Path, tmp_path: 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(UsageError, match="not empty; name another --out"):
+        with pytest.raises(UsageError, match="not empty; give another --out"):
             train(config(), root, tmp_path / "other", resume=resume, device="cpu")
 
 
@@ -350,7 +352,7 @@ def test_a_damaged_checkpoint_is_one_line(root: Path, tmp_path: Path) -> None:
     train(setting, root, tmp_path / "run", device="cpu")
     state = tmp_path / "run" / "checkpoint" / "state.pt"
     state.write_bytes(state.read_bytes()[:5000])
-    with pytest.raises(SupportsetError, match=r"state\.pt: cannot be resumed from") as error:
+    with pytest.raises(SupportsetError, match=r"state\.pt: cannot resume from it") as error:
         train(config(support={"captioning": "none"}), root, tmp_path / "run", resume=True, device="cpu")
     assert "\n" not in str(error.value)
 
@@ -364,6 +366,43 @@ def test_nothing_is_written_where_something_is_wrong(root: Path, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("capable", [True, False])
+def test_bf16_is_computed_in_float32_where_the_cpu_has_no_bf16(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], capable: bool
+) -> None:
+    monkeypatch.setattr("supportset.train.device.cpu_computes_bf16", lambda: capable)
+    seen: list[bool] = []
+    original = SupportSetModel.forward
+
+    def forward(self: SupportSetModel, *args: Any, **options: Any) -> Losses:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(SupportSetModel, "forward", forward)
+    train(config(optim={"max_steps": 2, "precision": "bf16"}), root, tmp_path / "run", device="cpu", resume=True)
+    assert seen == [capable] * 2
+    said = capsys.readouterr().err
+    assert ("this CPU has no bf16 instructions, so the run computes in fp32" in said) is not capable
+    assert "state.pt: no such checkpoint, so the run starts from step 0" in said
+    assert "step 1: loss " in said, "the first step is reported when it ends"
+
+
+def test_a_second_signal_ends_the_process_within_a_step(root: Path, tmp_path: Path) -> None:
+    script = """
+import os, signal, sys, threading, time
+from supportset.train.loop.stop import StopRequest
+def send():
+    for _ in range(2):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=send, daemon=True).start()
+with StopRequest(at_once=True, message="stopping"):
+    sum(range(10 ** 11))  # one instruction: no Python signal handler runs within it
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "stopping\n")
+
+
 def test_bf16_trains_and_leaves_float32_weights(root: Path, tmp_path: Path) -> None:
     train(config(optim={"epochs": 2, "precision": "bf16"}), root, tmp_path / "run", device="cpu")
     assert all(value.dtype != np.float16 for value in load_file(tmp_path / "run" / "model.safetensors").values())
@@ -371,7 +410,7 @@ def test_bf16_trains_and_leaves_float32_weights(root: Path, tmp_path: Path) -> N
 
 
 def test_the_resolved_configuration_reads_back_to_itself(tmp_path: Path) -> None:
-    setting = config(name='say "hi" \\ ü', optim={"learning_rate": 1e-5, "patience": 3, "head_learning_rate": 2e-4})
+    setting = config(name="say hi, ü (1)", optim={"learning_rate": 1e-5, "patience": 3, "head_learning_rate": 2e-4})
     folder = RunFolder(tmp_path / "run")
     folder.create(setting, {})
     assert folder.load_config() == setting
@@ -386,19 +425,19 @@ def test_learning_rate_by_hand() -> None:
 
 
 def test_warm_up_is_only_for_the_loss_that_collapses() -> None:
-    assert warmup_negatives(LossConfig(), 9, 10) == "infonce"
-    assert warmup_negatives(LossConfig(), 10, 10) is None
+    assert warmup_loss(LossConfig(), 9, 10) == LossConfig(contrastive="infonce")
+    assert warmup_loss(LossConfig(warmup="summed"), 9, 10) == LossConfig(warmup="summed", negatives="summed")
+    assert warmup_loss(LossConfig(), 10, 10) == LossConfig()
     for other in ({"warmup": "none"}, {"contrastive": "infonce"}, {"negatives": "summed"}):
-        assert warmup_negatives(LossConfig(**other), 0, 10) is None  # type: ignore[arg-type]
+        loss = LossConfig(**other)  # type: ignore[arg-type]
+        assert warmup_loss(loss, 0, 10) is loss
 
 
 def test_a_collapse_is_named() -> None:
-    means = EpochMeans()
-    means.add({"loss": 9.0, "contrastive": 0.4005}, 10)
-    assert "collapsed" in (collapse_hint(LossConfig(margin=0.2), means, None) or "")
-    assert collapse_hint(LossConfig(margin=0.2), means, "infonce") is None
-    assert collapse_hint(LossConfig(margin=0.3), means, None) is None
-    assert collapse_hint(LossConfig(margin=0.2), EpochMeans(), None) is None  # resumed at an epoch's very end
+    assert "collapsed" in (collapse_hint(LossConfig(margin=0.2), 0.4005) or "")
+    assert collapse_hint(LossConfig(margin=0.2, contrastive="infonce"), 0.4005) is None
+    assert collapse_hint(LossConfig(margin=0.3), 0.4005) is None
+    assert collapse_hint(LossConfig(margin=0.2), None) is None  # resumed at an epoch's very end
 
 
 def test_a_run_ends_by_epochs_steps_or_patience() -> None:

@@ -59,7 +59,7 @@ def test_the_encoder_equals_the_librarys(version: str, tmp_path: Path) -> None:
     factors = torch.randn(theirs.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     expected = torch.autograd.grad((theirs * factors).sum(), wanted)
     for positions in (packed(real), Positions(None, real)):
-        ours = positions.apart(encode_packed(stack, tokens.masked_fill(~real, 39), positions, real))[real]
+        ours = positions.pad(encode_packed(stack, tokens.masked_fill(~real, 39), positions, real))[real]
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
         for mine, library in zip(torch.autograd.grad((ours * factors).sum(), wanted), expected, strict=True):
             torch.testing.assert_close(mine, library, rtol=1e-5, atol=1e-6)
@@ -70,7 +70,7 @@ def test_the_encoder_takes_a_caption_without_a_token(tmp_path: Path) -> None:
     tokens, real, _, _ = case([3, 2])
     real[1] = False
     for positions in (packed(real), Positions(None, real)):
-        encoded = positions.apart(encode_packed(stack, tokens, positions, real))
+        encoded = positions.pad(encode_packed(stack, tokens, positions, real))
         assert torch.isfinite(encoded).all()
         encoded[real].sum().backward()
     assert all(torch.isfinite(each.grad).all() for each in stack.parameters())

@@ -25,9 +25,9 @@ from supportset.train.config import OptimConfig
 from supportset.train.data.source import open_run_data
 from supportset.train.device import open_accelerator
 from supportset.train.loop.preparation import make_loader
-from supportset.train.loop.processes import Processes
+from supportset.train.loop.ranks import Ranks
 from supportset.train.loop.training import train
-from supportset.train.model.batch import Share
+from supportset.train.model.batch import RankShard
 from supportset.train.model.model import SupportSetModel
 from supportset.train.run_folder import to_toml
 from tests.train.process_tasks import CASES, LONG, NUMBER, launch, one_fails, setting, steps, trainings
@@ -98,7 +98,7 @@ def test_one_process_writes_and_tells(folder: Path, found: list[dict[str, Any]])
     assert [record["step"] for record in records(folder / "whole", "train")] == list(range(1, 9))
     assert len(records(folder / "whole", "validation")) == 1
     said = [(folder / f"said-trainings-{rank}").read_text() for rank in range(NUMBER)]
-    assert "3 processes, each with its share of every batch" in said[0]
+    assert "3 processes, each with its shard of every batch" in said[0]
     assert "epoch 1/1" in said[0]
     assert said[1:] == ["", ""]
 
@@ -125,7 +125,7 @@ def test_one_process_goes_on_with_what_several_began(
 ) -> None:
     longer = config(**{**LONG.model_dump(), "optim": {**LONG.optim.model_dump(), "max_steps": 8}})
     train(longer, folder / "store", folder / "whole", resume=True, device="cpu")
-    assert "the checkpoint is of 3 processes: the results differ by rounding" in capsys.readouterr().err
+    assert "the checkpoint was written by 3 processes: results differ by rounding" in capsys.readouterr().err
 
 
 def test_a_folder_in_use_is_told_once(found: list[dict[str, Any]]) -> None:
@@ -185,14 +185,14 @@ def test_the_shares_of_a_batch_are_the_batch(tmp_path: Path, place: str) -> None
     model = SupportSetModel.build(each, data.features.dim, texts)
     whole = make_loader(each, data, model, texts).batches(0)
     ranks: list[Any] = [SimpleNamespace(rank=rank, number=NUMBER, here=NUMBER) for rank in range(NUMBER)]
-    shares = [make_loader(each, data, model, texts, processes=mine).batches(0) for mine in ranks]
+    shares = [make_loader(each, data, model, texts, ranks=mine).batches(0) for mine in ranks]
     for batch, *parts in zip(whole, *shares, strict=True):
-        assert batch.share is None
+        assert batch.shard is None
         assert batch.labels is not None
         for part in parts:
             assert (part.clip_ids, part.caption_ids) == (batch.clip_ids, batch.caption_ids)
             assert torch.equal(part.caption_clip, batch.caption_clip)
-            assert part.share.steps == batch.features.shape[1]
+            assert part.shard.steps == batch.features.shape[1]
         for name in ("features", "feature_mask", "text_ids", "text_mask", "labels"):
             rows = list(chain(*(getattr(part, name) for part in parts)))
             expected = getattr(batch, name)
@@ -203,10 +203,10 @@ def test_the_shares_of_a_batch_are_the_batch(tmp_path: Path, place: str) -> None
 
 def test_shares_are_even_and_hold_everything_once() -> None:
     for processes, clips, captions in ((2, 5, 9), (3, 2, 2), (4, 3, 64), (3, 9, 9)):
-        shares = [Share.of(rank, processes, clips, captions, 7) for rank in range(processes)]
+        shards = [RankShard.of(rank, processes, clips, captions, 7) for rank in range(processes)]
         for sizes, rows, number in (
-            (shares[0].clips, [share.clip_rows for share in shares], clips),
-            (shares[0].captions, [share.caption_rows for share in shares], captions),
+            (shards[0].clips, [shard.clip_rows for shard in shards], clips),
+            (shards[0].captions, [shard.caption_rows for shard in shards], captions),
         ):
             assert max(sizes) - min(sizes) <= 1
             kept = [range(number)[run][:size] for run, size in zip(rows, sizes, strict=True)]
@@ -229,7 +229,7 @@ def test_what_a_launch_cannot_have_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_one_process_alone_exchanges_nothing() -> None:
-    alone = Processes(SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu")))  # type: ignore[arg-type]
+    alone = Ranks(SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu")))  # type: ignore[arg-type]
     weights = torch.nn.Linear(2, 2)
     alone.join(weights, 0)
     alone.sum_gradients(weights)
@@ -237,4 +237,4 @@ def test_one_process_alone_exchanges_nothing() -> None:
     assert not alone.any(False)
     assert alone.any(True)
     assert alone.collect("x") == ["x"]
-    assert alone.from_main(lambda value: value + 1, 2) == 3
+    assert alone.on_rank_zero(lambda value: value + 1, 2) == 3

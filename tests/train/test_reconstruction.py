@@ -16,7 +16,7 @@ from supportset.train.analysis.reconstruction import (
     describe_reconstruction,
     reconstruction_stats,
 )
-from supportset.train.analysis.support_analysis import attention_report, describe
+from supportset.train.analysis.support_analysis import describe, support_report
 from supportset.train.analysis.words import content_words
 from supportset.train.data.clip_features import ClipFeatures
 from supportset.train.data.feature_sets import open_recorded_features
@@ -49,7 +49,7 @@ def loaded(run: tuple[Path, Path], count: int) -> tuple[SupportSetModel, ClipFea
 
 
 def embedded(model: SupportSetModel, captions: list[Caption]) -> np.ndarray:
-    return encode_tokens(model, read_text(model, captions, model.config.data.max_words))
+    return encode_tokens(model, read_text(model, captions, model.config.data.max_tokens))
 
 
 def test_losses_equal_a_loop_over_captions_and_tokens(run: tuple[Path, Path]) -> None:
@@ -123,8 +123,8 @@ def test_a_decoder_that_reads_the_caption_off_its_weights_is_seen(tmp_path: Path
     # Captioning outweighs the rest by far, so that what a caption says, too, is learnt through its weights.
     root = plant(tmp_path / "store").root
     optim = {"epochs": 25, "select_by": "last"}
-    train(config(support={"captioning": "cross"}, loss={"weight": 10.0}, optim=optim), root, tmp_path / "run")
-    found = attention_report(tmp_path / "run", root, split="train", device="cpu")
+    train(config(support={"captioning": "cross"}, loss={"caption_weight": 10.0}, optim=optim), root, tmp_path / "run")
+    found = support_report(tmp_path / "run", root, split="train", device="cpu")
     said = found["reconstruction"]["said"]
     assert said["own"] < said["sibling"] < said["other"]
     assert said["own"] < said["uniform"]
@@ -134,7 +134,7 @@ def test_a_decoder_that_reads_the_caption_off_its_weights_is_seen(tmp_path: Path
 def test_a_run_without_decoder_tells_nothing_of_it(tmp_path: Path) -> None:
     root = plant(tmp_path / "store").root
     train(config(support={"captioning": "none"}, optim={"epochs": 1}), root, tmp_path / "run")
-    found = attention_report(tmp_path / "run", root, split="test", device="cpu")
+    found = support_report(tmp_path / "run", root, split="test", device="cpu")
     assert found["reconstruction"] is None
     assert "decoder's loss" not in describe(found)
 

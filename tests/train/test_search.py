@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supportset.search.trained import Searcher, search
+from supportset.search.run import open_run
+from supportset.search.trained import search
 from supportset.store.errors import UsageError
 from supportset.train.loop.training import train
 from supportset.train.model.model import SupportSetModel
@@ -39,7 +40,7 @@ def test_a_sentence_finds_clips_of_its_concepts(store: SmallStore, run: Path) ->
 
 def test_several_questions_at_once_are_the_same_as_one_by_one(store: SmallStore, run: Path) -> None:
     questions = ["a red ball rolls", "white ring", "something that nobody has said"]
-    together = Searcher(run, store.root, device="cpu").search(questions, 4)
+    together = open_run(run, "cpu").open_gallery(store.root).search(questions, 4)
     for question, hits in zip(questions, together, strict=True):
         alone = search(run, question, 4, store.root, device="cpu")
         assert [hit.clip_id for hit in alone] == [hit.clip_id for hit in hits]
@@ -106,7 +107,7 @@ def test_embeddings_are_kept_and_made_again_when_anything_changes(
 
 
 def test_a_broken_embedding_comes_last(store: SmallStore, run: Path) -> None:
-    searcher = Searcher(run, store.root, device="cpu")
+    searcher = open_run(run, "cpu").open_gallery(store.root)
     best = searcher.search(["a red ball rolls"], 1)[0][0].clip_id
     searcher.embeddings[searcher.clip_ids.index(best)] = np.nan
     hits = searcher.search(["a red ball rolls"], len(searcher.clip_ids))[0]
@@ -118,7 +119,7 @@ def test_a_broken_embedding_comes_last(store: SmallStore, run: Path) -> None:
     ("wrong", "message"),
     [
         ({"text": "  "}, "is blank"),
-        ({"k": 0}, "at least one clip"),
+        ({"k": 0}, "give at least 1"),
         ({"dataset": "absent"}, "no dataset 'absent'; there are small"),
         ({"protocol": "planted"}, "needs a --split"),
         ({"protocol": "other", "split": "test"}, "no protocol 'other'"),

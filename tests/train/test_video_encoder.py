@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from supportset.train.config import VideoConfig
-from supportset.train.model.video_encoder import VideoEncoder, masked_max, masked_mean
+from supportset.train.model.aggregation.max import masked_max
+from supportset.train.model.sequence_head import masked_mean
+from supportset.train.model.video_encoder import VideoEncoder
 
 LENGTHS = [4, 1, 3]
 AGGREGATIONS = ["transformer", "attention", "max", "mean"]

@@ -1,7 +1,7 @@
-"""The grid of a study: which variants of a configuration, which seeds, which folds, and what is searched before.
+"""The grid of a study: variants of a configuration, seeds, folds, and a search before them.
 
 name = "objective"                     # of the study; default: the file's name
-base = "../flickr8k.toml"              # the configuration that variants change, from the grid's folder
+base = "../flickr8k.toml"              # what variants change: a path from the grid's folder, or a name
 seeds = [0, 1, 2, 3, 4]
 split = "dev"                          # reported; default: as `eval`. With folds: the held-out fold
 folds = 5                              # cross-validation by source video; default: none
@@ -12,7 +12,7 @@ optim.epochs = 2
 
 [variants.none]                        # the first variant is what the others are compared with
 support.captioning = "none"
-[variants.none.search]                 # values of its own, where those of the search have no effect
+[variants.none.search]                 # its own values, where those of [search] have no effect
 optim.learning_rate = [1e-4, 2e-4, 4e-4]
 [variants.cross]
 
@@ -21,7 +21,7 @@ trials = 3
 draw = "balanced"                      # the first values listed are tried equally often, in one order for all variants
 [search.values]
 optim.learning_rate = [1e-4, 2e-4, 4e-4]
-loss.weight = [0.03, 0.1, 0.3, 1.0]
+loss.caption_weight = [0.03, 0.1, 0.3, 1.0]
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ import numpy as np
 from pydantic import Field
 
 from supportset.store.errors import UsageError
-from supportset.train.config import Config, Section, parse_config, read_toml, validated
+from supportset.train.config import Config, Section, flat, parse_config, read_toml, validated, without_effect
+from supportset.train.known_configs import GRIDS, find_config
 
 Metric = Literal["t2v/R@1", "t2v/R@5", "t2v/R@10", "v2t/R@1", "v2t/R@5", "v2t/R@10", "rsum"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -46,42 +47,62 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class SearchSection(Section):
     """Hyper-parameter search with equal effort for each variant."""
 
-    trials: int = Field(ge=1)  # of each variant
-    seed: int = Field(1000, ge=0)  # of the trials' training and of the draw; apart from the study's seeds
-    folds: Literal["each", "first"] = "each"  # values for each fold, or those of the first fold for all
-    # key -> list of values; trials are different combinations of them, drawn at random
-    values: dict[str, Any] = Field({})
-    # balanced: values of the first key listed come equally often, and in one order for all variants that list the same
-    # ones, so that no variant wins for having been tried at the learning rate that serves them all; random: by chance
-    draw: Literal["random", "balanced"] = "random"
-    overrides: dict[str, Any] = Field({})  # of the trials alone, such as fewer epochs
+    trials: int = Field(ge=1, description="Trials of each variant.")
+    seed: int = Field(
+        1000, ge=0, description="Seed of the trials' training and of the draw; not one of the study's seeds."
+    )
+    folds: Literal["each", "first"] = Field(
+        "each", description="Search for each fold, or use the values of the first fold for all."
+    )
+    values: dict[str, Any] = Field(
+        {},
+        description="`section.key = [value, ...]`; trials are different combinations of them. A variant can have its "
+        "own, in `[variants.NAME.search]`.",
+    )
+    draw: Literal["random", "balanced"] = Field(
+        "random",
+        description="`balanced`: values of the first key listed are tried equally often, and in one order for all "
+        "variants that list the same ones, so that no variant wins by the learning rates it was given.",
+    )
+    overrides: dict[str, Any] = Field({}, description="Configuration keys of the trials alone, such as fewer epochs.")
 
 
 class GridFile(Section):
     """A grid as it is written."""
 
-    name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$")
-    base: str
-    seeds: list[int] = Field(min_length=1)
-    split: str = ""
-    folds: int | None = Field(None, ge=2)
-    metric: Metric = "t2v/R@1"
-    note: str = ""  # printed over the tables
-    overrides: dict[str, Any] = Field({})
-    variants: dict[str, dict[str, Any]] = Field(min_length=1)
-    search: SearchSection | None = None
+    name: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]*$", description="Name of the study. Default: the file's name without its suffix."
+    )
+    base: str = Field(description="The configuration that variants change, relative to the grid's folder.")
+    seeds: list[int] = Field(min_length=1, description="One run of each variant for each seed.")
+    split: str = Field("", description="Split to report. Default: that of `eval`; with folds the fold held out.")
+    folds: int | None = Field(None, ge=2, description="Cross-validation by source video. Unset: none.")
+    metric: Metric = Field("t2v/R@1", description="What the tests between variants compare.")
+    note: str = Field("", description="Printed over the tables.")
+    overrides: dict[str, Any] = Field({}, description="Configuration keys of every variant.")
+    variants: dict[str, dict[str, Any]] = Field(
+        min_length=1,
+        description="Configuration keys of each variant, by its name. The others are compared with the first.",
+    )
+    search: SearchSection | None = Field(
+        None, description="Hyper-parameter search with equal effort for each variant. Unset: none."
+    )
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table to come.
+    """One variant: a row of the table.
 
     Attributes
     ----------
-    name : of the variant
-    tree : its configuration, not validated: base, overrides and what makes the variant
-    changes : what makes the variant, key by key
-    candidates : the combinations of values that its trials try; empty without a search
+    name : str
+        Of the variant.
+    tree : dict
+        Its configuration, not validated: base, overrides and what makes the variant.
+    changes : dict
+        What makes the variant, key by key.
+    candidates : tuple
+        The combinations of values that its trials try; empty without a search.
     """
 
     name: str
@@ -101,9 +122,12 @@ class Grid:
 
     Attributes
     ----------
-    name, seeds, split, folds, metric, note : as in the file; an empty split is that of ``eval``
-    variants : in the order of the file; the first is the reference
-    search : None where nothing is searched
+    name, seeds, split, folds, metric, note
+        As in the file; an empty split is that of ``eval``.
+    variants : tuple of Variant
+        In the order of the file; the first is the reference.
+    search : SearchSection or None
+        None where nothing is searched.
     """
 
     name: str
@@ -136,11 +160,11 @@ def load_grid(path: str | Path) -> Grid:
         Absent or malformed file, unknown key, a variant or a combination of values that is no configuration, fewer
         combinations than trials, searched keys that change nothing for a variant.
     """
-    path = Path(path)
+    path = find_config(path, GRIDS)
     file = validated(GridFile, read_toml(path), str(path))
     if len(set(file.seeds)) < len(file.seeds):
-        raise UsageError(f"{path}: seeds = {file.seeds}: a seed stands there twice")
-    base = read_toml(path.parent / file.base)
+        raise UsageError(f"{path}: seeds = {file.seeds}: a seed is listed twice")
+    base = read_toml(find_config(file.base, GRIDS, beside=path.parent))
     variants = []
     for name, tree in file.variants.items():
         if not _NAME.fullmatch(name):
@@ -179,7 +203,7 @@ def _candidates(variant: Variant, search: SearchSection, values: Any, config: Co
     if idle := [key for key in lists if key in without_effect(config)]:
         raise UsageError(
             f"variant {variant.name!r}: {', '.join(idle)} changes nothing there, so its trials would be fewer than "
-            f"they look; give it values of its own in [variants.{variant.name}.search]"
+            f"they look; list its own values in [variants.{variant.name}.search]"
         )
     count = math.prod(len(each) for each in lists.values())
     if count < search.trials:
@@ -211,7 +235,7 @@ def _random(sizes: list[int], trials: int, seed: int) -> list[int]:
 def _balanced(sizes: list[int], trials: int, seed: int) -> list[int]:
     """The same, with each place of the first list equally often (to within one).
 
-    The places of the first list depend on its size, the trials and the seed alone, whatever the other lists are.
+    The places of the first list depend only on its size, the number of trials and the seed.
     """
     first, others = sizes[0], math.prod(sizes[1:])
     random = np.random.default_rng([seed, first])
@@ -225,18 +249,6 @@ def _balanced(sizes: list[int], trials: int, seed: int) -> list[int]:
     return numbers
 
 
-def without_effect(config: Config) -> set[str]:
-    """Keys that a search might list and that change nothing of such a run."""
-    idle = set()
-    if config.support.captioning == "none":
-        idle |= {"loss.weight", "support.temperature"}
-    if config.support.captioning == "identity":
-        idle |= {"support.temperature"}
-    if config.loss.contrastive == "infonce":
-        idle |= {"loss.margin", "loss.negatives", "loss.warmup", "loss.warmup_epochs"}
-    return idle
-
-
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A tree with some values replaced, section by section."""
     result = dict(tree)
@@ -244,14 +256,6 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``section.key`` -> value of a tree."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

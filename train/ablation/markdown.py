@@ -9,7 +9,7 @@ _SHOWN = ("t2v/R@1", "t2v/R@5", "t2v/R@10", "v2t/R@1", "v2t/R@5", "v2t/R@10", "r
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The whole page: what was asked, the scores, the differences, the search, and what a reader must know."""
+    """Format a table from `tabulate` as Markdown."""
     metric = table["metric"]
     lines = [f"# {table['study']}", ""]
     if table["note"]:
@@ -140,8 +140,8 @@ def _search(table: Mapping[str, Any]) -> list[str]:
 def _chosen(row: Mapping[str, Any]) -> str:
     if not row["chosen"]:
         return ""
-    told = [", ".join(f"`{key} = {value}`" for key, value in values.items()) for values in row["chosen"]]
-    return "; chosen by the search: " + (told[0] if len(told) == 1 else " / ".join(told) + " (fold by fold)")
+    shown = [", ".join(f"`{key} = {value}`" for key, value in values.items()) for values in row["chosen"]]
+    return "; chosen by the search: " + (shown[0] if len(shown) == 1 else " / ".join(shown) + " (fold by fold)")
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A study as a picture: each variant's scores with their intervals, and the differences to the first variant."""
+"""Plot a study: each variant's scores with intervals, and the differences to the first variant."""
 
 from __future__ import annotations
 

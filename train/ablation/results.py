@@ -1,20 +1,24 @@
-"""What a finished run of a study leaves: one small JSON file with its configuration, scores and every rank.
+"""The files of a study: one JSON file a finished run, packed into one file when the study ends.
 
-STUDY/runs/VARIANT-seed0[-fold0].json     a run of the table
-STUDY/trials/VARIANT-03[-fold0].json      a trial of the search: validation scores only
-STUDY/failed/....json                     what a run died of, until it is tried again
-STUDY/items/HASH.json                     the clips and queries that were asked, once for all runs that share them
-STUDY/work/                               run folders in progress; may be deleted
+::
+
+    STUDY/runs/VARIANT-seed0[-fold0].json     a run of the table, with its scores and every rank
+    STUDY/trials/VARIANT-trial3[-fold0].json  a trial of the search: validation scores only
+    STUDY/items/HASH.json                     clips and queries that runs were scored on
+    STUDY/failed/....json                     why a run failed, until it is tried again
+    STUDY/runs.jsonl.xz                       runs, trials and items of a finished study, one JSON object a line
+    STUDY/work/                               run folders in progress; may be deleted
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import lzma
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +30,28 @@ from supportset.evaluate.scores import RetrievalScores
 from supportset.evaluate.splits import Split
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import LocalFolder, telling
-from supportset.train.config import Config, parse_config
+from supportset.train.config import Config, parse_config, renewed
 from supportset.train.data.source import digest
 
 FORMAT, VERSION = "supportset-ablation", 1
+PACKED = "runs.jsonl.xz"
+_PACKED_FOLDERS = ("runs", "trials", "items")
 
 
 @dataclass(frozen=True)
 class RunKey:
-    """Which run of a study.
+    """Identifies a run of a study.
 
     Attributes
     ----------
-    variant : its name
-    seed : of the training; of a trial, that of the search
-    fold : from 0; None without folds
-    trial : number of the combination a trial tries; None for a run of the table
+    variant : str
+        Name of the variant.
+    seed : int
+        Seed of the training; of a trial, the seed of the search.
+    fold : int or None
+        Counted from 0; None without cross-validation.
+    trial : int or None
+        Number of the combination that a trial tries; None for a run of the table.
     """
 
     variant: str
@@ -57,21 +67,22 @@ class RunKey:
 
     @property
     def path(self) -> str:
-        """Its JSON file, from the study's folder."""
+        """Its JSON file, relative to the study's folder."""
         return f"{'runs' if self.trial is None else 'trials'}/{self.stem}.json"
 
     @property
     def failure(self) -> str:
-        """Where a failure is told, from the study's folder."""
+        """The file that says why it failed, relative to the study's folder."""
         return f"failed/{self.stem}.json"
 
 
 class StudyFolder:
-    """The files of a study.
+    """Reads and writes the files of a study.
 
     Parameters
     ----------
-    path : the folder; made when something is written
+    path : str or Path
+        The folder; created when something is written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -82,81 +93,126 @@ class StudyFolder:
         return self.path / "work" / key.stem
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file whole or not at all; ``name`` may have a folder in front."""
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        self.put(name, text.encode("utf-8"))
+        """Write a JSON file, complete or not at all; ``name`` may include a folder."""
+        self.put(name, (json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file whole or not at all; ``name`` may have a folder in front."""
+        """Write a file, complete or not at all; ``name`` may include a folder."""
         target = self.path / name
         with telling("write", target):
             target.parent.mkdir(parents=True, exist_ok=True)
         LocalFolder(target.parent).put({target.name: [content]})
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """A JSON file; None where it is absent. A damaged one is an error that names it."""
+        """Read a JSON file, or its line of the packed file; None where neither has it.
+
+        Raises
+        ------
+        SupportsetError
+            The file is damaged, or of another format.
+        """
         path = self.path / name
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return None
+            return self._packed.get(name)
         except (OSError, ValueError) as error:
-            raise SupportsetError(f"{path}: cannot be read ({error}); delete it to have it made anew") from None
-        if not isinstance(tree, dict) or (tree.get("format"), tree.get("version")) != (FORMAT, VERSION):
-            raise SupportsetError(f"{path}: not a file of this version's studies; delete it to have it made anew")
-        return tree
+            raise SupportsetError(f"{path}: cannot be read ({error}); delete it to run this again") from None
+        return _checked(tree, path)
 
-    def finished(self, key: RunKey, config: Config, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What a run left, if it was of this very configuration and was asked the same; else None.
+    @cached_property
+    def _packed(self) -> dict[str, dict[str, Any]]:
+        """Content of the packed file, by the name that each had as a file."""
+        path = self.path / PACKED
+        try:
+            lines = lzma.decompress(path.read_bytes()).splitlines()
+            trees = [json.loads(line) for line in lines]
+            return {tree.pop("file"): _checked(tree, path) for tree in trees}
+        except FileNotFoundError:
+            return {}
+        except (OSError, EOFError, lzma.LZMAError, ValueError, KeyError, AttributeError) as error:
+            raise SupportsetError(f"{path}: cannot be read ({error}); restore it, or give another --out") from None
 
-        Keys that the program has learned since then have their defaults in the old file, so a new release does not
-        throw away what an old one has computed.
+    def pack(self) -> None:
+        """Move runs, trials and items into the packed file. Equal contents give equal bytes."""
+        files = sorted(path for folder in _PACKED_FOLDERS for path in (self.path / folder).glob("*.json"))
+        if not files:
+            return
+        names = [path.relative_to(self.path).as_posix() for path in files]
+        trees = self._packed | {name: tree for name in names if (tree := self.read(name)) is not None}
+        lines = [
+            json.dumps({"file": name, **tree}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            for name, tree in sorted(trees.items())
+        ]
+        content = "".join(f"{line}\n" for line in lines).encode("utf-8")
+        self.put(PACKED, lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
+        self.__dict__["_packed"] = trees
+        for path in files:
+            path.unlink()
+        for folder in {path.parent for path in files}:
+            folder.rmdir()
+
+    def finished(self, key: RunKey, config: Config, scored_on: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the record of a run if it is of this configuration and was scored on the same clips; else None.
+
+        Keys that were added to the program since then have their defaults in the old record, so a new release keeps
+        what an old one computed.
         """
         tree = self.read(key.path)
-        if tree is None or any(tree.get(name) != value for name, value in asked.items()):
+        if tree is None or any(tree.get(name) != value for name, value in scored_on.items()):
             return None
         try:
             there = parse_config(tree["config"], key.path)
         except (UsageError, KeyError):
             return None
-        return tree if essential(there) == essential(config) else None
+        if essential(there) != essential(config):
+            return None
+        return tree | {"chosen": renewed(tree.get("chosen", {}), key.path)}
 
     def write_items(self, split: Split, scores: RetrievalScores) -> str:
-        """Keep which clips and queries a run was asked; the name to find them by."""
+        """Record the clips and queries that a run was scored on, and return the name to find them by."""
         number = {clip_id: place for place, clip_id in enumerate(split.clip_ids)}
-        of_query = [number[caption.clip_id] for caption in split.captions]
-        of_clip = [number[clip_id] for clip_id in scores.v2t_clips]
         name = digest(
             [*split.clip_ids, *(f"{caption.caption_id}\n{caption.clip_id}" for caption in split.captions)]
         ).partition(":")[2]
-        if not (self.path / "items" / f"{name}.json").exists():
-            content = {"clips": list(split.clip_ids), "t2v": packed(of_query), "v2t": packed(of_clip)}
+        if self.read(f"items/{name}.json") is None:
+            content = {
+                "clips": list(split.clip_ids),
+                "t2v": [number[caption.clip_id] for caption in split.captions],
+                "v2t": [number[clip_id] for clip_id in scores.v2t_clips],
+            }
             self.write(f"items/{name}.json", stamped(content))
         return name
 
     def read_items(self, name: str) -> tuple[list[str], dict[str, NDArray[np.int64]]]:
-        """Clip ids, and for both directions the clip's number of each query."""
+        """Clip ids, and for each direction the number of the clip that each query is about."""
         tree = self.read(f"items/{name}.json")
         if tree is None:
             raise SupportsetError(
-                f"{self.path / 'items' / name}.json: absent, and the ranks of the runs mean nothing without it; copy "
-                "the study's folder whole, or delete its runs to have them made anew"
+                f"{self.path / 'items' / name}.json: missing, and the ranks of the runs mean nothing without it; copy "
+                "the complete study folder, or delete its runs to run them again"
             )
-        return tree["clips"], {way: unpacked(tree[way], self.path) for way in ("t2v", "v2t")}
+        return tree["clips"], {way: integers(tree[way], self.path) for way in ("t2v", "v2t")}
+
+
+def _checked(tree: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(tree, dict) or (tree.get("format"), tree.get("version")) != (FORMAT, VERSION):
+        raise SupportsetError(f"{path}: not a study file of this version; delete it to run this again")
+    return tree
 
 
 def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with the format's name and version in front."""
+    """Put the format's name and version in front of a record."""
     return {"format": FORMAT, "version": VERSION, **content}
 
 
-# Keys that came after the first studies: left out where they have their default, which is how those studies were run,
-# so that what is finished stays finished.
+# Keys that were added after the first studies: left out where they have their default, which is how those studies were
+# run, so that finished runs stay finished.
 _LATER = (("support", "top_k"), ("support", "text_gradient"), ("support", "video_gradient"))
 
 
 def essential(config: Config) -> dict[str, Any]:
-    """What of a configuration decides a run's numbers."""
+    """The part of a configuration that decides a run's numbers."""
     tree = config.model_dump(mode="json")
     del tree["name"]
     for key in ("log_every", "checkpoint_every"):
@@ -172,26 +228,23 @@ def config_hash(config: Config) -> str:
     return digest([json.dumps(essential(config), sort_keys=True)])
 
 
-def packed_ranks(ranks: ArrayLike) -> str:
-    """Ranks in few letters; a miss is 0."""
+def recorded_ranks(ranks: ArrayLike) -> list[int]:
+    """Ranks as integers; 0 means a miss."""
     ranks = np.asarray(ranks, dtype=np.float64)
-    return packed(np.where(np.isfinite(ranks), ranks, 0).astype(np.int64))
+    return np.where(np.isfinite(ranks), ranks, 0).astype(np.int64).tolist()
 
 
-def unpacked_ranks(text: str, source: object) -> NDArray[np.float64]:
-    """Ranks of `packed_ranks`; ``source`` is named where they are damaged."""
-    ranks = unpacked(text, source).astype(np.float64)
+def read_ranks(recorded: Any, source: object) -> NDArray[np.float64]:
+    """Ranks from `recorded_ranks`; ``source`` is named in the error where they are damaged."""
+    ranks = integers(recorded, source).astype(np.float64)
     return np.where(ranks == 0, MISS, ranks)
 
 
-def packed(numbers: Sequence[int] | NDArray[np.int64]) -> str:
-    """Whole numbers from 0 to 2^32 - 1 as little-endian uint32, deflated, in base64."""
-    return base64.b64encode(zlib.compress(np.asarray(numbers, dtype="<u4").tobytes(), 9)).decode("ascii")
-
-
-def unpacked(text: str, source: object) -> NDArray[np.int64]:
-    """Numbers of `packed`; ``source`` is named where they are damaged."""
+def integers(recorded: Any, source: object) -> NDArray[np.int64]:
+    """Integers of a record: a list, or a string as studies up to 0.1 have it (base64 of deflated uint32)."""
     try:
-        return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<u4").astype(np.int64)
-    except (binascii.Error, zlib.error, ValueError) as error:
-        raise SupportsetError(f"{source}: damaged numbers ({error}); delete the file to have it made anew") from None
+        if isinstance(recorded, str):
+            return np.frombuffer(zlib.decompress(base64.b64decode(recorded)), dtype="<u4").astype(np.int64)
+        return np.array(recorded, dtype=np.int64)
+    except (zlib.error, ValueError, TypeError) as error:
+        raise SupportsetError(f"{source}: damaged numbers ({error}); delete the file to run this again") from None

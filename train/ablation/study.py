@@ -1,4 +1,4 @@
-"""Runs a study: the trials of its search, then every variant with every seed; goes on where it was broken off."""
+"""Run a study: the trials of its search, then every variant with every seed. An interrupted study resumes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.train.ablation.grid import Grid, Variant, flat
+from supportset.train.ablation.grid import Grid, Variant
 from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, stamped
 from supportset.train.ablation.worker import Outcome, Task, identity, run_in_process, run_task
-from supportset.train.config import Config
+from supportset.train.config import Config, flat
 from supportset.train.device import check_device, launched
 from supportset.train.loop.stop import StopRequest, TrainingInterrupted
 
@@ -28,14 +28,18 @@ Finished = dict[RunKey, dict[str, Any]]
 
 @dataclass
 class StudyRuns:
-    """The runs of a study as they lie in its folder.
+    """The finished and failed runs in a study's folder.
 
     Attributes
     ----------
-    grid, folder : of the study
-    runs, trials : finished ones, by key
-    chosen : values that the search chose, by variant and fold
-    failed : what runs died of
+    grid, folder : Grid and StudyFolder
+        Of the study.
+    runs, trials : Finished
+        Finished ones, by key.
+    chosen : dict
+        Values that the search chose, by variant and fold.
+    failed : dict
+        Error of each failed run.
     """
 
     grid: Grid
@@ -44,6 +48,11 @@ class StudyRuns:
     trials: Finished = field(default_factory=dict)
     chosen: dict[tuple[str, int | None], dict[str, Any]] = field(default_factory=dict)
     failed: dict[RunKey, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run of the grid is finished."""
+        return len(self.runs) == len(self.grid.variants) * len(self.grid.seeds) * len(self.grid.fold_numbers)
 
     def values(self, variant: Variant, fold: int | None) -> dict[str, Any] | None:
         """The searched values that a run of the table uses; None while they are not known."""
@@ -64,31 +73,39 @@ def run_study(
     keep_models: bool = False,
     tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> StudyRuns:
-    """Make every run of a study that its folder does not hold yet.
+    """Make every run of a study that is not in its folder yet.
 
     Parameters
     ----------
-    grid : what to run
-    out : the study's folder
-    store : folder of the feature store
-    jobs : runs at a time; the threads are divided among them, and CUDA devices taken in turn
-    device : as of `train`
-    retry_failed : try runs again that failed before; they start anew
-    keep_models : leave each run's folder below ``out/work``
-    tell : gets a line now and then
+    grid : Grid
+        What to run.
+    out : str or Path
+        The study's folder.
+    store : str or Path
+        Folder of the feature store.
+    jobs : int
+        Runs at a time; the threads are divided among them, and CUDA devices taken in turn.
+    device : str
+        As of `train`.
+    retry_failed : bool
+        Run failed runs again, from their beginning.
+    keep_models : bool
+        Leave each run's folder below ``out/work``.
+    tell : callable
+        Called with a line for the user after each run.
 
     Raises
     ------
     UsageError
-        What is wrong is so for the study as a whole.
+        An error that all runs of the study would have.
     TrainingInterrupted
-        Stopped on request; the same command goes on, in the middle of a run too.
+        Stopped on request; the same command resumes, also in the middle of a run.
     """
     if jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least one run at a time")
     check_device(device)
     if launched()[0] > 1:
-        raise UsageError("a study starts processes of its own (--jobs): start it without a launcher")
+        raise UsageError("a study starts its own processes (--jobs): start it without a launcher")
     study = read_study(grid, out)
     if retry_failed:
         for key in study.failed:
@@ -106,7 +123,7 @@ def run_study(
 
 
 def read_study(grid: Grid, out: str | Path) -> StudyRuns:
-    """What a study's folder holds of a grid; nothing is trained."""
+    """Read the runs of a grid from a study's folder, without training."""
     study = StudyRuns(grid, StudyFolder(out))
     for key, config in _trial_keys(grid):
         _look_up(study, key, config, study.trials)
@@ -147,7 +164,7 @@ def _trial_keys(grid: Grid) -> list[tuple[RunKey, Config]]:
 
 
 def _run_keys(grid: Grid) -> list[tuple[RunKey, Variant]]:
-    """Seed by seed, so that a study that is broken off has compared all variants on some seeds."""
+    """Seed by seed, so that an interrupted study has compared all variants on some seeds."""
     return [
         (RunKey(variant.name, seed, fold), variant)
         for seed in grid.seeds
@@ -157,7 +174,7 @@ def _run_keys(grid: Grid) -> list[tuple[RunKey, Variant]]:
 
 
 def _choose(study: StudyRuns) -> None:
-    """Take for each variant the trial with the best validation score, the first of equals, once all are finished."""
+    """Choose for each variant the trial with the best validation score, the first of equals, once all are finished."""
     grid = study.grid
     if grid.search is None:
         return
@@ -171,14 +188,14 @@ def _choose(study: StudyRuns) -> None:
 
 
 def trial_score(result: Mapping[str, Any]) -> float:
-    """What a trial is judged by: the validation score that its models were selected by."""
+    """Score of a trial: the validation score that its models were selected by."""
     best = result["best"]
     return float(best["validation"][best["select_by"]])
 
 
 @dataclass(frozen=True)
 class _Active:
-    """A run in a process of its own, and its place among those that run at a time."""
+    """A run in a separate process, and its slot among the parallel runs."""
 
     process: BaseProcess
     answer: Connection
@@ -186,21 +203,21 @@ class _Active:
     place: int
 
     def outcome(self) -> Outcome:
-        """How it ended; a process that died without a word has failed."""
+        """How it ended; a process that ended without an answer has failed."""
         self.process.join()
         with self.answer:
             try:
                 if self.answer.poll():
-                    said: Outcome = self.answer.recv()
-                    return said
+                    answer: Outcome = self.answer.recv()
+                    return answer
             except EOFError:
                 pass
         code = self.process.exitcode
-        return Outcome("failed", f"its process ended with exit code {code} (-9: killed, often for want of memory)")
+        return Outcome("failed", f"its process ended with exit code {code} (-9: killed, often because memory ran out)")
 
 
 class _Runner:
-    """Makes runs, some at a time, and tells of each."""
+    """Make runs, some in parallel, and report each."""
 
     def __init__(
         self, study: StudyRuns, store: str, jobs: int, device: str, keep_models: bool, tell: Callable[[str], None]
@@ -224,7 +241,7 @@ class _Runner:
         )
 
     def make(self, tasks: Sequence[Task]) -> None:
-        """Make the runs; those that fail are recorded and the others go on."""
+        """Make the runs; failed ones are recorded, and the others continue."""
         if not tasks:
             return
         kind = "trials" if tasks[0].key.trial is not None else "runs"
@@ -309,5 +326,5 @@ def _run_tasks(study: StudyRuns, runner: _Runner) -> list[Task]:
 def _interrupted(study: StudyRuns) -> SupportsetError:
     return TrainingInterrupted(
         f"stopped; {len(study.runs)} runs and {len(study.trials)} trials of {study.grid.name!r} are finished. The same "
-        "command goes on"
+        "command resumes"
     )

@@ -21,12 +21,12 @@ from supportset.evaluate.paired_tests import (
 )
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.train.ablation.grid import Grid, Variant
-from supportset.train.ablation.results import RunKey, StudyFolder, stamped, unpacked_ranks
+from supportset.train.ablation.results import RunKey, StudyFolder, read_ranks, stamped
 from supportset.train.ablation.study import StudyRuns, trial_score
 
 
 def tabulate(study: StudyRuns, *, samples: int = 2000) -> dict[str, Any]:
-    """Everything the tables say, as plain JSON.
+    """Compute the table of a study, as plain JSON.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def tabulate(study: StudyRuns, *, samples: int = 2000) -> dict[str, Any]:
     UsageError
         No variant has a finished run.
     SupportsetError
-        Runs of the study were asked different queries, or their files are damaged.
+        Runs of the study were scored on different queries, or their files are damaged.
     """
     grid = study.grid
     hits = {variant.name: found for variant in grid.variants if (found := _hits(study, variant)) is not None}
@@ -75,7 +75,7 @@ def tabulate(study: StudyRuns, *, samples: int = 2000) -> dict[str, Any]:
 
 
 def _hits(study: StudyRuns, variant: Variant) -> Hits | None:
-    """What a variant's runs answered, of the seeds that are finished in all folds, folds side by side."""
+    """Hits of a variant's runs, for the seeds that are finished in all folds; folds are concatenated."""
     seeds = [
         seed
         for seed in study.grid.seeds
@@ -97,15 +97,15 @@ def _counted(study: StudyRuns, key: RunKey) -> tuple[Any, Any]:
     name = _items(study, key.fold)
     if result["ranks"]["items"] != name:
         raise SupportsetError(
-            f"{study.folder.path / key.path}: was asked other queries than the first run of the study, so they cannot "
-            "be compared; the store's tables or features have changed since: delete the older runs"
+            f"{study.folder.path / key.path}: was scored on other queries than the first run of the study, so "
+            "they cannot be compared: the store has changed since; start the study again with another --out"
         )
     clips, of_query = study.folder.read_items(name)
     hits, queries = [], []
     for way in WAYS:
-        ranks = unpacked_ranks(result["ranks"][way], study.folder.path / key.path)
+        ranks = read_ranks(result["ranks"][way], study.folder.path / key.path)
         if len(ranks) != len(of_query[way]):
-            raise SupportsetError(f"{study.folder.path / key.path}: damaged ranks; delete it to have it made anew")
+            raise SupportsetError(f"{study.folder.path / key.path}: damaged ranks; delete it to run this again")
         found, asked = count_hits(ranks, of_query[way], len(clips))
         hits.append(found)
         queries.append(np.repeat(asked[:, None], len(CUTS), axis=1))
@@ -113,7 +113,7 @@ def _counted(study: StudyRuns, key: RunKey) -> tuple[Any, Any]:
 
 
 def _items(study: StudyRuns, fold: int | None) -> str:
-    """Name of the queries that the study's first run in a fold was asked."""
+    """Name of the queries of the study's first run in a fold."""
     return str(next(result["ranks"]["items"] for key, result in study.runs.items() if key.fold == fold))
 
 
@@ -225,7 +225,7 @@ def _selection(result: Mapping[str, Any]) -> str:
 
 
 def _notes(study: StudyRuns, hits: Mapping[str, Hits]) -> list[str]:
-    """What a reader must know before believing the table."""
+    """Caveats that change how the table is read."""
     notes = []
     grid = study.grid
     wanted = len(grid.variants) * len(grid.seeds) * len(grid.fold_numbers)
@@ -252,8 +252,8 @@ def _notes(study: StudyRuns, hits: Mapping[str, Hits]) -> list[str]:
         notes.append(f"{max(missing)} clips of the gallery have no features and count as misses")
     devices = {(result["made"]["device"], result["made"]["torch"]) for result in study.runs.values()}
     if len(devices) > 1:
-        told = "; ".join(f"{device}, torch {version}" for device, version in sorted(devices))
-        notes.append(f"the runs were made on different devices or versions: {told}")
+        listed = "; ".join(f"{device}, torch {version}" for device, version in sorted(devices))
+        notes.append(f"the runs were made on different devices or versions: {listed}")
     leaks = [result["test"]["leakage"] for result in study.runs.values()]
     if any(leak["shared_source_clips"] for leak in leaks):
         notes.append(
@@ -269,7 +269,13 @@ def _notes(study: StudyRuns, hits: Mapping[str, Hits]) -> list[str]:
 
 
 def write_tables(study: StudyRuns, table: Mapping[str, Any]) -> list[str]:
-    """Write ``table.json``, ``table.md`` and ``plot.png`` into the study's folder; their paths."""
+    """Write ``table.json``, ``table.md`` and ``plot.png`` into the study's folder, and pack a complete study.
+
+    Returns
+    -------
+    list of str
+        Paths of the tables and the plot.
+    """
     from supportset.train.ablation.markdown import markdown
     from supportset.train.ablation.plot import plot_png
 
@@ -277,4 +283,6 @@ def write_tables(study: StudyRuns, table: Mapping[str, Any]) -> list[str]:
     folder.write("table.json", table)
     folder.put("table.md", markdown(table).encode("utf-8"))
     folder.put("plot.png", plot_png(table))
+    if study.complete:
+        folder.pack()
     return [str(folder.path / name) for name in ("table.md", "table.json", "plot.png")]

@@ -1,4 +1,4 @@
-"""One run of a study from its configuration to its JSON file; in this process or in one of its own."""
+"""One run of a study, from its configuration to its JSON file, in this process or a separate one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import torch
 from supportset.evaluate.scores import score_embeddings
 from supportset.evaluate.splits import Split, leakage, read_split
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, packed_ranks, stamped
-from supportset.train.analysis.support_analysis import attention_stats
+from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, recorded_ranks, stamped
+from supportset.train.analysis.support_analysis import support_stats
 from supportset.train.config import Config, parse_config
 from supportset.train.data.folds import open_fold
 from supportset.train.data.source import RunData, open_run_data, source_videos
@@ -36,17 +36,24 @@ from supportset.train.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Task:
-    """One run to make; small and plain, so that it can be handed to another process.
+    """One run to make; small, because it is sent to another process.
 
     Attributes
     ----------
-    key : which run
-    config : its configuration, as a tree
-    asked : ``split`` and ``folds`` of the grid: what the run is scored on
-    chosen : the values that a search chose for it, or that the trial tries
-    study, store : folders
-    device : as of `train`
-    keep_models : leave the run folder, with the model, below ``work/``
+    key : RunKey
+        Which run.
+    config : dict
+        Its configuration, as a tree.
+    asked : dict
+        ``split`` and ``folds`` of the grid: what the run is scored on.
+    chosen : dict
+        The values that a search chose for it, or that the trial tries.
+    study, store : str
+        Folders.
+    device : str
+        As of `train`.
+    keep_models : bool
+        Leave the run folder, with the model, below ``work/``.
     """
 
     key: RunKey
@@ -69,10 +76,13 @@ class Outcome:
 
     Attributes
     ----------
-    kind : ``done``, ``failed`` (recorded, the study goes on), ``stopped`` (on request, a checkpoint is kept) or
-        ``misused`` (the user's mistake: the study ends)
-    words : what to tell
-    trace : where in the program, for a failure that it did not expect
+    kind : str
+        ``done``, ``failed`` (recorded, the study continues), ``stopped`` (on request, a checkpoint is kept) or
+        ``misused`` (the user's mistake: the study ends).
+    words : str
+        The score, or the error.
+    trace : str
+        Where in the program, for a failure that it did not expect.
     """
 
     kind: str
@@ -81,7 +91,7 @@ class Outcome:
 
 
 def run_task(task: Task) -> Outcome:
-    """Train, score and write the JSON file; what the training tells goes to ``log.txt`` of its run folder."""
+    """Train, score and write the JSON file; the training's lines go to a log beside its run folder."""
     folder = StudyFolder(task.study)
     work = folder.work(task.key)
     try:
@@ -97,7 +107,7 @@ def run_task(task: Task) -> Outcome:
         return Outcome("stopped")
     except UsageError as error:
         return Outcome("misused", str(error))
-    except Exception as error:  # whatever ends one run must not end the others: the study records it
+    except Exception as error:  # an error in one run must not end the others: the study records it
         reason = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, SupportsetError):
             reason = f"{type(error).__name__}: {reason}"
@@ -105,7 +115,7 @@ def run_task(task: Task) -> Outcome:
 
 
 def run_in_process(task: Task, threads: int, answer: Connection) -> None:
-    """`run_task` in a process of its own, which Ctrl-C at the terminal does not reach: the study stops it."""
+    """`run_task` in a separate process. Ctrl-C at the terminal does not reach it: the study stops it."""
     os.setpgid(0, 0)
     torch.set_num_threads(threads)
     answer.send(run_task(task))
@@ -113,7 +123,7 @@ def run_in_process(task: Task, threads: int, answer: Connection) -> None:
 
 
 def open_task_data(task: Task) -> tuple[RunData, Split | None]:
-    """What a run trains on, and the clips it is scored on; None for a trial, which sees validation alone."""
+    """Open what a run trains on, and the clips to score it on; None for a trial, which sees validation only."""
     config = task.parsed()
     if task.asked["folds"]:
         assert task.key.fold is not None
@@ -128,7 +138,7 @@ def open_task_data(task: Task) -> tuple[RunData, Split | None]:
     _refuse_as_test(config, data, split)
     test = read_split(data.dataset, config.data.protocol, split, set(data.features.clip_ids))
     if not test.captions:
-        raise UsageError(f"{data.dataset.name}: split {split!r} has no captions to ask with")
+        raise UsageError(f"{data.dataset.name}: split {split!r} has no captions, so no queries")
     if data.text is not None:
         data.text.check(test.captions)
     return data, test
@@ -141,7 +151,7 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
     if work.started:
         try:
             work.check_same(config)
-        except UsageError:  # an earlier study's: its configuration has changed since
+        except UsageError:  # of an earlier configuration
             shutil.rmtree(work.path)
     if not work.started and work.path.exists():
         shutil.rmtree(work.path)
@@ -170,7 +180,7 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
         return result
     model = SupportSetModel.from_pretrained(work.path, device=str(choose_device(task.device)))
     video = encode_gallery(model, data.features, test.present, config.data.max_steps)
-    text = encode_tokens(model, read_text(model, test.captions, config.data.max_words, data.text))
+    text = encode_tokens(model, read_text(model, test.captions, config.data.max_tokens, data.text))
     scores = score_embeddings(test, video, text)
     sources = source_videos(data.dataset)
     return result | {
@@ -185,7 +195,7 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
             "rsum": scores.rsum,
             "leakage": leakage(data.train, test, sources),
         },
-        "attention": attention_stats(
+        "attention": support_stats(
             text,
             video,
             test.captions,
@@ -196,14 +206,14 @@ def _trained(task: Task, folder: StudyFolder) -> dict[str, Any]:
         ),
         "ranks": {
             "items": folder.write_items(test, scores),
-            "t2v": packed_ranks(scores.t2v_ranks),
-            "v2t": packed_ranks(scores.v2t_ranks),
+            "t2v": recorded_ranks(scores.t2v_ranks),
+            "v2t": recorded_ranks(scores.v2t_ranks),
         },
     }
 
 
 def identity(task: Task) -> dict[str, Any]:
-    """What tells a run from all others, as its files say it."""
+    """Fields that identify a run in its files."""
     key = task.key
     return {
         "variant": key.variant,
@@ -243,7 +253,7 @@ def _refuse_as_test(config: Config, data: RunData, split: str) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock that goes with the process; one line where another process has it."""
+    """Hold a lock while the process lives; UsageError if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:

@@ -163,7 +163,7 @@ def _tokens(model: SupportSetModel, captions: Sequence[Caption]) -> tuple[NDArra
         for word in content_words(caption.text):
             said.setdefault(word, set()).add(caption.clip_id)
     texts = [caption.text for caption in captions]
-    limit = model.config.data.max_words
+    limit = model.config.data.max_tokens
     labels = model.tokenize_labels(texts, limit)
     kinds = []
     for caption, ids, places in zip(captions, labels, model.label_places(texts, limit), strict=True):

@@ -31,7 +31,7 @@ from supportset.train.run_folder import RunFolder
 Floats = NDArray[np.floating]
 
 
-def attention_stats(
+def support_stats(
     text: Floats,
     video: Floats,
     captions: Sequence[Caption],
@@ -106,7 +106,7 @@ def attention_stats(
     return means | {"effective_clips": float(np.exp(means["entropy"]))}
 
 
-def attention_report(
+def support_report(
     run: str | Path,
     store: str | Path = "features",
     *,
@@ -116,7 +116,7 @@ def attention_report(
     size: int | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """`attention_stats` and `reconstruction_stats` of a run on a split, with examples.
+    """`support_stats` and `reconstruction_stats` of a run on a split, with examples.
 
     Left in the run's ``eval/`` as ``attention-SPLIT.json``.
 
@@ -155,13 +155,13 @@ def attention_report(
         stored_text.check(part.captions)
     model = SupportSetModel.from_pretrained(model_folder, device=str(chosen))
     video = encode_gallery(model, features, part.present, config.data.max_steps)
-    text = encode_tokens(model, read_text(model, part.captions, config.data.max_words, stored_text))
+    text = encode_tokens(model, read_text(model, part.captions, config.data.max_tokens, stored_text))
     temperature = config.support.temperature
     sources = source_videos(tables)
 
     def stats(at: float) -> dict[str, float]:
         clips = size or config.optim.batch_size
-        return attention_stats(text, video, part.captions, part.present, sources, temperature=at, size=clips)
+        return support_stats(text, video, part.captions, part.present, sources, temperature=at, size=clips)
 
     result = {
         "run": str(folder.path),
@@ -183,7 +183,7 @@ def attention_report(
 
 
 def describe(result: Mapping[str, Any]) -> str:
-    """What `attention_report` found, for people."""
+    """What `support_report` found, for people."""
     found = result["attention"]
     lines = [
         f"attention of {result['protocol']}, split {result['split']}, over {found['support_clips']:.0f} other clips, "

@@ -1,4 +1,4 @@
-"""Text features from the store: a frozen encoder has run once, and training reads what it left."""
+"""Text features of captions from the store, which a frozen encoder wrote before."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from supportset._program import program
 from supportset.store.errors import UsageError
 from supportset.store.files import StorePath
 from supportset.store.files.memory import copy_rows, empty_aligned
@@ -25,12 +26,14 @@ _TEXTS = "captions.parquet"  # where extract-text has its sources from; imported
 
 
 class TokenFeatures(PackedCaptions):
-    """Token features of captions in one array in memory; stands where a `TokenTable` does.
+    """Token features of captions in one array, in place of a `TokenTable`.
 
     Parameters
     ----------
-    values : (ΣT + 1, h) of any float dtype, the captions one after the other; the last row is zeros, for padding
-    lengths : (N,) int64, T of each caption; 0 for one without a word
+    values : (ΣT + 1, h)
+        Of any float dtype, the captions one after the other; the last row is zeros, for padding.
+    lengths : (N,) int64
+        T of each caption; 0 for one without a word.
     """
 
     def __init__(self, values: NDArray[np.floating], lengths: NDArray[np.int64]) -> None:
@@ -38,7 +41,7 @@ class TokenFeatures(PackedCaptions):
         self.values = values
 
     def batches(self, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches that were laid out: (N, L, h) and (N, L); each is one indexed copy."""
+        """Yield the batches of a layout: (N, L, h) and (N, L), each one indexed copy."""
         for places, real in layout:
             out = copy_rows(self.values, places, empty_aligned((len(places), self.values.shape[1]), self.values.dtype))
             yield torch.from_numpy(out.reshape(*real.shape, -1)), torch.from_numpy(real)
@@ -55,9 +58,12 @@ class CachedText:
 
     Parameters
     ----------
-    features : of kind ``text``
-    dataset : its name, for messages
-    store : folder of the store, for messages
+    features : FeatureSet
+        Of kind ``text``.
+    dataset : str
+        Its name, for messages.
+    store : str or StorePath
+        Folder of the store, for messages.
     """
 
     def __init__(self, features: FeatureSet, dataset: str, store: str | StorePath) -> None:
@@ -68,22 +74,22 @@ class CachedText:
 
     @property
     def recipe(self) -> Recipe:
-        """What the features are."""
+        """Recipe of the features."""
         return self._features.card.recipe
 
     def record(self) -> dict[str, Any]:
-        """What a run keeps of the set: its recipe, and how the encoder was named when it was made."""
+        """Describe the set for ``data.json``: its recipe, and the name the encoder was given by."""
         recipe, given = self.recipe, self._features.card.provenance.get("backbone")
-        told = {"folder": recipe.folder, "hash": recipe.hash, "recipe": recipe.to_json()}
-        return told | {"encoder": given if isinstance(given, str) else None}
+        entry = {"folder": recipe.folder, "hash": recipe.hash, "recipe": recipe.to_json()}
+        return entry | {"encoder": given if isinstance(given, str) else None}
 
     def check(self, captions: Sequence[Caption]) -> None:
-        """Make sure that the set has features of these captions, and of the texts they have now.
+        """Check that the set has features of these captions, made of their present text.
 
         Raises
         ------
         UsageError
-            One line that names the captions, and the command that makes their features.
+            Names the captions, and the command that makes their features.
         """
         absent, stale = [], []
         for caption in captions:
@@ -96,19 +102,21 @@ class CachedText:
                 absent.append(caption.caption_id if status is None else f"{caption.caption_id}: {status}")
         for names, what in ((absent, "no text features"), (stale, "text features of another text")):
             if names:
-                told = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+                shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
                 raise UsageError(
-                    f"{self._features.path}: {len(names)} of {len(captions)} captions have {what} ({told}); "
+                    f"{self._features.path}: {len(names)} of {len(captions)} captions have {what} ({shown}); "
                     f"make them with: {extraction_command(self.recipe, self._dataset, self._store)}"
                 )
 
     def read(self, captions: Sequence[Caption]) -> TokenFeatures:
-        """Load the features of captions into memory; those of a caption without a word are empty.
+        """Load the features of captions; those of a blank caption are empty.
 
-        Raises
-        ------
-        UsageError
-            As `check`.
+            Raises
+            ------
+            UsageError
+                As `check`.
+        SupportsetError
+            Features that do not match their checksums.
         """
         self.check(captions)
         has = np.array([self._has(caption) for caption in captions], bool)
@@ -133,7 +141,7 @@ class CachedText:
 
 def extraction_command(recipe: Recipe, dataset: str, store: str | StorePath) -> str:
     """The command that makes text features of a recipe."""
-    words = ["python cli.py extract-text", dataset, "--encoder", recipe.backbone.removeprefix("hf:")]
+    words = [program(), "extract-text", dataset, "--encoder", recipe.backbone.removeprefix("hf:")]
     if not recipe.backbone.startswith("open_clip:"):  # its length and pooling are its own
         words += ["--max-tokens", str(recipe.sampling.get("max_tokens")), "--pooling", recipe.pooling]
     return " ".join([*words, "--dtype", recipe.dtype, "--store", str(store)])

@@ -28,22 +28,32 @@ class ClipFeatures:
 
     Parameters
     ----------
-    source : aligned feature sets that hold all of ``clip_ids``
-    clip_ids : order of the rows
-    max_steps : longer clips are thinned evenly to this many steps
-    device : that batches are wanted on
-    place : where the features lie: ``gpu`` (the device's memory), ``ram``, ``disk`` (mapped files, read batch by
-        batch), or ``auto``: the first of these that has room to spare
-    buffers : batches that lie in memory at a time, used in turn: a batch is valid until so many more were gathered.
-        On a GPU they are pinned, and copied from while the next is filled. 0: each has memory of its own
-    holders : processes of this machine that hold these features, each its own copy: for ``auto``
+    source : AlignedFeatures
+        Aligned feature sets that hold all of ``clip_ids``.
+    clip_ids : sequence of str
+        Order of the rows.
+    max_steps : int
+        Longer clips are thinned evenly to this many steps.
+    device : device or str
+        Device of the batches.
+    place : Place
+        Where the features are kept: ``gpu`` (the device's memory), ``ram``, ``disk`` (mapped files, read batch by
+        batch), or ``auto``: the first of these with enough room.
+    buffers : int
+        Buffers to gather batches into, used in turn: a batch is valid until its buffer is used again. On a GPU
+        they are pinned, and copied from while the next is filled. 0: each batch is a new array.
+    holders : int
+        Processes of this machine that hold these features, each its own copy: for ``auto``.
 
     Attributes
     ----------
-    clip_ids : list of str
-    lengths : (N,) int64, steps of each clip
+    clip_ids : sequence of str
+        List of str.
+    lengths : (N,) int64
+        Steps of each clip.
     dim : D
-    place : where the features lie: ``gpu``, ``ram`` or ``disk``
+    place : Place
+        Where the features are kept: ``gpu``, ``ram`` or ``disk``.
     nbytes : that they take there
 
     Raises
@@ -89,8 +99,10 @@ class ClipFeatures:
 
         Parameters
         ----------
-        rows : (C,) int64, numbers of clips
-        places : what `lay_out` gave for this batch, where many were laid out at once
+        rows : (C,) int64
+            Numbers of clips.
+        places : tuple, optional
+            What `lay_out` gave for this batch, where many were laid out at once.
 
         Returns
         -------
@@ -120,7 +132,7 @@ class ClipFeatures:
         return lay_out(np.zeros_like(lengths), lengths, sizes, 0)  # from a disk only lengths matter
 
     def prefetch(self, rows: NDArray[np.int64]) -> None:
-        """Ask for clips of a batch to come; nothing where they are in memory."""
+        """Prefetch clips of a later batch; does nothing if they are in memory."""
         if self._held is None:
             self._source.prefetch(self._rows[rows])
 
@@ -134,7 +146,7 @@ class ClipFeatures:
 
 
 class _Buffer:
-    """Memory that a batch is put together in, and its way to the device."""
+    """A buffer for one batch, and its transfer to the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -144,7 +156,7 @@ class _Buffer:
         self._copied: torch.cuda.Event | None = None
 
     def room(self, rows: int, dim: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """(rows, dim) to write to, once the batch that was here is on the device."""
+        """Array (rows, dim) to write to, once the previous batch is on the device."""
         if self._copied is not None:
             self._copied.synchronize()
         if self._memory is None or len(self._memory) < rows:
@@ -156,7 +168,7 @@ class _Buffer:
         return self._room
 
     def sent(self, shape: tuple[int, ...]) -> Tensor:
-        """What was written, in this shape, on the device; on a GPU it may still be on its way."""
+        """The written batch on the device, in this shape; on a GPU the copy may still run."""
         assert self._room is not None
         if self._pinned is None:
             rows = torch.from_numpy(self._room.reshape(shape))
@@ -168,7 +180,7 @@ class _Buffer:
 
 
 def _choose(size: int, device: torch.device, holders: int) -> Literal["gpu", "ram", "disk"]:
-    """The nearest place that has room to spare for so many bytes, in RAM once for each process that holds them."""
+    """The fastest place with enough room; RAM holds one copy for each process."""
     if device.type == "cuda" and size < _OF_GPU * torch.cuda.mem_get_info(device)[0]:
         return "gpu"
     return "ram" if size * holders < _OF_RAM * free_memory() else "disk"

@@ -1,10 +1,10 @@
-"""The feature sets that a run names, and those that a run was trained on, found in a store."""
+"""Find the feature sets that a configuration names, and those that a run was trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import StorePath
@@ -13,20 +13,29 @@ from supportset.store.format.dataset import list_datasets
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.store.read.catalog import feature_set_path, find_feature_set, list_feature_sets
 from supportset.store.read.feature_set import FeatureSet
-from supportset.train.data.cached_text import CachedText, extraction_command
+
+if TYPE_CHECKING:
+    from supportset.train.data.cached_text import CachedText  # imports torch
 
 
 def open_features(store: str | Path, dataset: str, words: str, kind: Literal["video", "text"] = "video") -> FeatureSet:
-    """The one feature set of a dataset that fits the words; a dataset in front of them (``msrvtt/...``) is optional.
+    """Find the one feature set of a dataset that matches some words.
 
     Parameters
     ----------
-    kind : what the set must be of: ``data.features`` are of clips, ``text.features`` of captions
+    store : str or Path
+        Folder of the feature store.
+    dataset : str
+        Name of the dataset.
+    words : str
+        Parts of the set's name; the dataset may be in front (``msrvtt/...``).
+    kind : str
+        ``video`` for ``data.features``, ``text`` for ``text.features``.
 
     Raises
     ------
     UsageError
-        No set fits, several do, it belongs to another dataset, or is of the other kind.
+        No set matches, several do, it belongs to another dataset, or is of the other kind.
     """
     key = "text.features" if kind == "text" else "data.features"
     named, slash, rest = words.partition("/")
@@ -52,22 +61,27 @@ def open_features(store: str | Path, dataset: str, words: str, kind: Literal["vi
 
 
 def feature_record(feature_set: FeatureSet) -> dict[str, Any]:
-    """What a run keeps of a feature set: enough to open exactly that recipe again."""
+    """Describe a feature set for ``data.json``: enough to open exactly that recipe again."""
     recipe = feature_set.card.recipe
     return {"folder": recipe.folder, "hash": recipe.hash, "recipe": recipe.to_json()}
 
 
 def open_recorded_features(record: dict[str, Any], store: str | Path, dataset: str) -> AlignedFeatures:
-    """Open the recipes that a run was trained on, in any dataset of a store.
+    """Open the recipes that a run was trained on, in any dataset of a store; checksums are compared on reading.
 
     Parameters
     ----------
-    record : the run's ``data.json``
+    record : dict
+        The run's ``data.json``.
+    store : str or Path
+        Folder of the feature store.
+    dataset : str
+        Name of the dataset.
 
     Raises
     ------
     UsageError
-        The store has no features of exactly that recipe for the dataset; says which ones it has.
+        The store has no features of exactly that recipe for the dataset.
     SupportsetError
         The folder of that recipe holds another one.
     """
@@ -82,18 +96,20 @@ def open_recorded_features(record: dict[str, Any], store: str | Path, dataset: s
 
 
 def open_recorded_text(record: dict[str, Any], store: str | Path, dataset: str) -> CachedText | None:
-    """Open the text features of the recipe that a run was trained on; None where it reads tokens.
+    """Open the text features that a run was trained on, checked like clips; None where it reads tokens.
 
     Raises
     ------
     UsageError
-        The store has no such text features of the dataset: says how to make them.
+        The store has no such text features of the dataset.
     SupportsetError
         The folder of that recipe holds another one.
     """
     entry = record.get("text_features")
     if entry is None:
         return None
+    from supportset.train.data.cached_text import CachedText, extraction_command
+
     recipe = Recipe.from_json(entry["recipe"])
     path = feature_set_path(store, dataset, recipe)
     if not is_feature_set(path):
@@ -105,12 +121,12 @@ def open_recorded_text(record: dict[str, Any], store: str | Path, dataset: str) 
 
 
 def clip_checksums(feature_set: FeatureSet, clip_ids: Iterable[str]) -> list[str]:
-    """Checksum of each clip's stored bytes, as the index of the feature set has it."""
+    """Checksum of each clip's stored bytes, from the index."""
     return [str(checksum) for checksum in feature_set.checksums(clip_ids).tolist()]
 
 
 def _of_recipe(path: StorePath, recipe: Recipe) -> FeatureSet:
-    feature_set = FeatureSet.open(path)
+    feature_set = FeatureSet.open(path, check=True)
     if feature_set.card.recipe != recipe:
         differing = ", ".join(feature_set.card.recipe.differences(recipe))
         raise SupportsetError(

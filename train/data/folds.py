@@ -1,4 +1,4 @@
-"""Cross-validation by source video, for datasets without a test split: each fold is held out once."""
+"""Cross-validation by source video, for datasets without a test split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from supportset.train.data.source import HOLDOUT, RunData, fingerprint, open_run
 
 
 def fold_of_clips(clip_ids: Sequence[str], sources: Mapping[str, str], folds: int) -> dict[str, int]:
-    """The fold of each clip: whole source videos, folds of about equal size, the same whatever the order of the clips.
+    """Assign clips to folds by source video: folds of about equal size, independent of the order of the clips.
 
     Raises
     ------
@@ -39,12 +39,14 @@ def fold_of_clips(clip_ids: Sequence[str], sources: Mapping[str, str], folds: in
 
 
 def open_fold(config: Config, store: str | Path, fold: int, folds: int) -> tuple[RunData, Split]:
-    """What a run of one fold trains on, and the fold that it is scored on.
+    """Open the training data of one fold, and the fold to score on.
 
     Parameters
     ----------
-    config : its training split is what is cut into folds: the clips of it that have features
-    fold : from 0
+    config : Config
+        Its training split is what is cut into folds: the clips of it that have features.
+    fold : int
+        From 0.
 
     Returns
     -------
@@ -59,16 +61,16 @@ def open_fold(config: Config, store: str | Path, fold: int, folds: int) -> tuple
         As `open_run_data`; fewer source videos than folds.
     """
     data = config.data.model_copy(update={"holdout": 0.0, "validation_split": ""})
-    whole = open_run_data(
+    every = open_run_data(
         config.model_copy(update={"data": data, "optim": config.optim.model_copy(update={"select_by": "last"})}), store
     )
-    sources = source_videos(whole.dataset)
-    available = set(whole.features.clip_ids)
-    every = read_split(whole.dataset, config.data.protocol, config.data.train_split, available).only_present()
-    fold_of = fold_of_clips(every.clip_ids, sources, folds)
-    test = every.of_clips("fold", {clip_id for clip_id, number in fold_of.items() if number == fold})
+    sources = source_videos(every.dataset)
+    available = set(every.features.clip_ids)
+    present = read_split(every.dataset, config.data.protocol, config.data.train_split, available).only_present()
+    fold_of = fold_of_clips(present.clip_ids, sources, folds)
+    test = present.of_clips("fold", {clip_id for clip_id, number in fold_of.items() if number == fold})
     rest = {clip_id for clip_id, number in fold_of.items() if number != fold}
-    train = whole.train.of_clips(whole.train.name, rest)
+    train = every.train.of_clips(every.train.name, rest)
     validation: Split | None = None
     if config.data.holdout > 0:
         train, validation = hold_out(train, sources, config.data.holdout, seed=0)
@@ -77,9 +79,9 @@ def open_fold(config: Config, store: str | Path, fold: int, folds: int) -> tuple
             f"optim.select_by = {config.optim.select_by!r} needs validation clips: set data.holdout above 0, or set "
             "optim.select_by=last"
         )
-    record = whole.record | {
+    record = every.record | {
         "fold": {"number": fold, "of": folds, "clips": len(test.clip_ids), "captions": len(test.captions)},
-        "train": whole.record["train"] | {"clips": len(train.clip_ids), "captions": len(train.captions)},
+        "train": every.record["train"] | {"clips": len(train.clip_ids), "captions": len(train.captions)},
         "validation": None
         if validation is None
         else {
@@ -90,10 +92,10 @@ def open_fold(config: Config, store: str | Path, fold: int, folds: int) -> tuple
         },
         "holdout": [] if validation is None else list(validation.clip_ids),
         "leakage": {split.name: leakage(train, split, sources) for split in (test, validation) if split is not None},
-        "fingerprint": fingerprint(whole.features.sets, train, validation, whole.text),
+        "fingerprint": fingerprint(every.features.sets, train, validation, every.text),
     }
     notes = [
         f"fold {fold + 1} of {folds}: training on {len(train.clip_ids)} clips, {len(train.captions)} captions; "
         f"{len(test.clip_ids)} clips are held out"
     ]
-    return replace(whole, train=train, validation=validation, record=record, notes=notes), test
+    return replace(every, train=train, validation=validation, record=record, notes=notes), test

@@ -1,7 +1,7 @@
-"""How much memory this process may still take: what the machine has free, and what its control groups leave.
+"""Memory that this process may still take: what the machine has free, limited by its control groups.
 
 A container, a SLURM job and a systemd service may take far less than the machine has, and are killed when they take
-more. Linux only; elsewhere the machine's own figure stands.
+more. Linux only; elsewhere it is the free memory of the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def free_memory(system: Path = Path("/")) -> int:
 
     Parameters
     ----------
-    system : where ``proc`` and ``sys`` lie
+    system : Path
+        The folder that contains ``proc`` and ``sys``.
     """
     return max(0, min([psutil.virtual_memory().available, *_rooms(system)]))
 

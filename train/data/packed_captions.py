@@ -1,4 +1,4 @@
-"""What training reads of captions, all of them in one array: batches of it are one indexed copy each."""
+"""Captions packed into one array; a batch is one indexed copy."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ class PackedCaptions(ABC):
 
     Parameters
     ----------
-    lengths : (N,) int64, tokens of each caption
+    lengths : (N,) int64
+        Tokens of each caption.
     """
 
     def __init__(self, lengths: NDArray[np.int64]) -> None:
         self.lengths = lengths
         self._starts = np.cumsum(lengths) - lengths
-        self._blank = int(lengths.sum())  # behind the last caption stands what fills the end of the shorter ones
+        self._blank = int(lengths.sum())  # row after the last caption, which pads shorter ones
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def lay_out(self, rows: NDArray[np.int64], sizes: Sequence[int] | NDArray[np.int64]) -> Layout:
-        """Work out many batches at once: (M,) numbers of captions, batch after batch, and how many are in each."""
+        """Lay out many batches at once: (M,) numbers of captions, batch after batch, and the size of each batch."""
         return lay_out(self._starts[rows], self.lengths[rows], sizes, self._blank)
 
     def pad(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Some captions, (N, L) or (N, L, h), filled up, and their (N, L) bool mask; L is the longest, at least 1."""
+        """Padded captions, (N, L) or (N, L, h), and their (N, L) bool mask; L is the longest, at least 1."""
         return next(self.batches(self.lay_out(rows, [len(rows)])))
 
     @abstractmethod
     def batches(self, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches that were laid out, each as `pad` gives it."""
+        """Yield the batches of a layout, each as `pad` returns it."""

@@ -1,4 +1,4 @@
-"""Opens what a run reads: the dataset, its features, the captions of both sides; and says what it found."""
+"""Open what a run reads: the dataset, its features, training and validation captions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supportset.evaluate.splits import Split, hold_out, leakage, read_captions, read_split
 from supportset.store.errors import UsageError
@@ -14,8 +14,10 @@ from supportset.store.format.dataset import Dataset, open_dataset
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.store.read.feature_set import FeatureSet
 from supportset.train.config import Config
-from supportset.train.data.cached_text import CachedText
 from supportset.train.data.feature_sets import clip_checksums, feature_record, open_features
+
+if TYPE_CHECKING:
+    from supportset.train.data.cached_text import CachedText  # imports torch
 
 HOLDOUT = "holdout"
 
@@ -26,12 +28,20 @@ class RunData:
 
     Attributes
     ----------
-    dataset, features : the tables, and the feature sets side by side
-    train : clips with features and their captions; validation clips are not among them
-    validation : the held-out clips or the split named for it; None where nothing is held out
-    record : what ``data.json`` of the run folder says
-    notes : what the user should be told, one line each
-    text : features of the captions, where a frozen text encoder has run before; None: the model reads tokens
+    dataset : Dataset
+        The tables.
+    features : AlignedFeatures
+        The feature sets, side by side.
+    train : Split
+        Clips with features and their captions, without validation clips.
+    validation : Split or None
+        The held-out clips, or the split named for it.
+    record : dict
+        Content of the run's ``data.json``.
+    notes : list of str
+        Lines for the user.
+    text : CachedText or None
+        Stored features of the captions; None where the model reads tokens.
     """
 
     dataset: Dataset
@@ -59,21 +69,29 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         feature_set.check = config.data.check
     text: CachedText | None = None
     if config.text.features:
+        from supportset.train.data.cached_text import CachedText
+
         found = open_features(store, dataset.name, config.text.features, "text")
+        found.check = config.data.check
         text = CachedText(found, dataset.name, store)
     features = AlignedFeatures(sets)
     available = set(features.clip_ids)
     sources = source_videos(dataset)
     protocol = config.data.protocol
-    whole = read_split(dataset, protocol, config.data.train_split, available)
-    train = _with_captions(whole.only_present())
+    every = read_split(dataset, protocol, config.data.train_split, available)
+    train = _with_captions(every.only_present())
+    if not train.captions:
+        raise UsageError(
+            f"{dataset.name}: no clip of split {config.data.train_split!r} of protocol {protocol!r} has a caption, so "
+            "nothing can be trained; add captions to the dataset and run extract again"
+        )
     validation: Split | None = None
     if config.data.validation_split:
         _refuse_as_validation(config)
         validation = read_split(dataset, protocol, config.data.validation_split, available)
         _refuse_overlap(dataset, protocol, config.data.train_split, train, validation)
     elif config.data.holdout > 0:
-        # The same clips whatever the run's seed, so that runs can be compared on them.
+        # The same clips for every seed, so that runs can be compared on them.
         train, validation = hold_out(train, sources, config.data.holdout, seed=0)
     if validation is None and config.optim.select_by != "last":
         raise UsageError(
@@ -102,10 +120,10 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
             "split": config.data.train_split,
             "clips": len(train.clip_ids),
             "captions": len(train.captions),
-            "clips_without_features": sorted(whole.missing),
-            "captions_without_features": sum(caption.clip_id in whole.missing for caption in whole.captions),
-            "clips_without_captions": sorted(set(whole.present) - set(_with_captions(whole).clip_ids)),
-            "blank_captions": sum(not caption.text.strip() for caption in whole.captions),
+            "clips_without_features": sorted(every.missing),
+            "captions_without_features": sum(caption.clip_id in every.missing for caption in every.captions),
+            "clips_without_captions": sorted(set(every.present) - set(_with_captions(every).clip_ids)),
+            "blank_captions": sum(not caption.text.strip() for caption in every.captions),
         },
         "validation": None
         if validation is None
@@ -123,7 +141,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
 
 
 def source_videos(dataset: Dataset) -> dict[str, str]:
-    """Source video of each clip; a clip without one is its own."""
+    """Source video of each clip; by default the clip itself."""
     columns = dataset.clips.select(["clip_id", "source"]).to_pydict()
     return {
         clip_id: clip_id if source is None else source
@@ -134,7 +152,7 @@ def source_videos(dataset: Dataset) -> dict[str, str]:
 def fingerprint(
     sets: Sequence[FeatureSet], train: Split, validation: Split | None, text: CachedText | None = None
 ) -> str:
-    """Hash of everything in the store that a run's numbers depend on; a resumed run must find the same."""
+    """Hash of everything in the store that a run's numbers depend on; a resumed run needs the same."""
     lines: list[str] = []
     splits = [split for split in (train, validation) if split is not None]
     clip_ids = [clip_id for split in splits for clip_id in split.present]

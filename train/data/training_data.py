@@ -1,6 +1,6 @@
-"""Captions tokenised once, and the batches of each epoch.
+"""Tokenise captions once, and assemble the batches of each epoch.
 
-What an epoch shows is a function of (seed, epoch) alone, so a run can go on in the middle of one.
+The batches of an epoch depend on (seed, epoch) only, so a run can resume in the middle of one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from supportset.store.format.dataset import Caption
 from supportset.store.read.padding import Layout
 from supportset.train.data.clip_features import ClipFeatures
 from supportset.train.data.packed_captions import PackedCaptions
-from supportset.train.model.batch import Batch, Share
+from supportset.train.model.batch import Batch, RankShard
 
-AHEAD = 2  # batches that are asked for before they are needed, where the features lie on a disk
-_TOGETHER = 32  # batches whose places are worked out at once: few enough that these stay in the processor's cache
+AHEAD = 2  # batches to prefetch, where the features are on disk
+_TOGETHER = 32  # batches that are laid out at once: few enough to stay in the processor's cache
 
 
 class TokenTable(PackedCaptions):
@@ -28,9 +28,12 @@ class TokenTable(PackedCaptions):
 
     Parameters
     ----------
-    sequences : tokens of each caption, without padding
-    pad_id : the only token of a caption that has none
-    filling : what fills the end of the shorter ones, by default ``pad_id``
+    sequences : Sequence
+        Tokens of each caption, without padding.
+    pad_id : int
+        The only token of a caption that has none.
+    filling : int, optional
+        What fills the end of the shorter ones, by default ``pad_id``.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], pad_id: int, filling: int | None = None) -> None:
@@ -40,7 +43,7 @@ class TokenTable(PackedCaptions):
         self.ids = np.asarray([*(token for tokens in filled for token in tokens), last], dtype=np.int64)
 
     def batches(self, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches that were laid out, (N, L) long each: a call for each would take longer than its few tokens."""
+        """Yield the batches of a layout, (N, L) long each."""
         ids, first = self.ids.take(layout.rows), 0
         for _, real in layout:
             last = first + real.size
@@ -53,16 +56,26 @@ class TrainingData:
 
     Parameters
     ----------
-    captions : training captions, every one of a clip in ``features``
-    features : resident features
-    text : what the text encoder reads of each caption: its tokens, or features of them from the store
-    labels : tokens of each caption for the decoder, filled with `IGNORED`; None without captioning
-    batch_size : captions in a batch
-    per_epoch : ``one`` random caption a clip, or ``all`` captions
-    seed : with the epoch's number, decides everything random
-    bucket : batches that are cut together by length, so that little is padded; 1 cuts at random
-    bucket_by : whose length: the ``caption``'s tokens, or the ``clip``'s steps
-    rank, processes : which share of each batch is read, where several processes train together
+    captions : sequence of Caption
+        Training captions, every one of a clip in ``features``.
+    features : ClipFeatures
+        Resident features.
+    text : PackedCaptions
+        What the text encoder reads of each caption: its tokens, or features of them from the store.
+    labels : TokenTable or None
+        Tokens of each caption for the decoder, filled with `IGNORED`; None without captioning.
+    batch_size : int
+        Captions in a batch.
+    per_epoch : str
+        ``one`` random caption a clip, or ``all`` captions.
+    seed : int
+        With the epoch's number, decides everything random.
+    bucket : int
+        Batches that are cut together by length, so that little is padded; 1 cuts at random.
+    bucket_by : str
+        Whose length: the ``caption``'s tokens, or the ``clip``'s steps.
+    rank, processes : int
+        Which share of each batch is read, where several processes train together.
     """
 
     def __init__(
@@ -83,7 +96,9 @@ class TrainingData:
         row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self.captions = list(captions)
         self.features, self.text, self.labels = features, text, labels
-        self._alike = labels is not None and np.array_equal(labels.lengths, text.lengths)  # one tokenizer for both
+        self._same_tokens = labels is not None and np.array_equal(
+            labels.lengths, text.lengths
+        )  # one tokenizer for both
         self.clip_rows = np.asarray([row_of[caption.clip_id] for caption in captions], dtype=np.int64)
         self.batch_size, self.per_epoch, self.seed, self.bucket = batch_size, per_epoch, seed, bucket
         self.rank, self.processes = rank, processes
@@ -119,14 +134,14 @@ class TrainingData:
         return [order[start : start + self.batch_size] for start in starts[several].tolist()]
 
     def _by_length(self, order: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """The order, cut into buckets of some batches; in each, shortest first and then whole batches at random."""
+        """Cut the order into buckets of some batches, sort each by length, and shuffle its batches."""
         rng = np.random.default_rng([self.seed, epoch, 1])
         size, arranged = self.batch_size, []
         for start in range(0, len(order), self.bucket * size):
             rows = order[start : start + self.bucket * size]
             rows = rows[np.argsort(self._lengths[rows], kind="stable")]
-            whole = len(rows) // size * size  # what is left over stays last, so that only the last batch is small
-            arranged += [rows[:whole].reshape(-1, size)[rng.permutation(whole // size)].ravel(), rows[whole:]]
+            full = len(rows) // size * size  # the remainder stays last, so that only the last batch is small
+            arranged += [rows[:full].reshape(-1, size)[rng.permutation(full // size)].ravel(), rows[full:]]
         return np.concatenate(arranged)
 
     @property
@@ -152,39 +167,39 @@ class TrainingData:
                 yield next(assembled)
 
     def _prefetch(self, rows: NDArray[np.int64]) -> None:
-        """Ask for the clips of a batch to come, those that this process reads."""
+        """Prefetch the clips of a later batch that this rank reads."""
         clips = np.unique(self.clip_rows[rows])
         if self.processes > 1:
-            clips = clips[self._share(clips, len(rows)).clip_rows]
+            clips = clips[self._shard(clips, len(rows)).clip_rows]
         self.features.prefetch(clips)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """Assemble one batch; each clip stands in it once, however many of its captions do."""
+        """Assemble one batch, with each clip once, also if several of its captions are in the batch."""
         return next(self._assembled([rows]))
 
     def _assembled(self, planned: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
-        """Assemble batches one after the other; where everything is in them is worked out for all at once."""
+        """Assemble batches one after the other, all laid out at once."""
         rows, sizes = np.concatenate(planned), np.array([len(each) for each in planned])
         clips, caption_clip, clip_sizes = self._clips_once(rows, sizes)
         clip_ids, caption_ids = self._clip_ids[clips].tolist(), self._caption_ids[rows].tolist()
-        shares: list[Share | None] = [None] * len(planned)
+        shards: list[RankShard | None] = [None] * len(planned)
         read, read_sizes, read_clips, read_clip_sizes = rows, sizes, clips, clip_sizes
         if self.processes > 1:
             clips_of = np.split(clips, np.cumsum(clip_sizes)[:-1])
-            parts = [self._share(*each) for each in zip(clips_of, sizes.tolist(), strict=True)]
+            parts = [self._shard(*each) for each in zip(clips_of, sizes.tolist(), strict=True)]
             read, read_sizes = _runs(planned, [part.caption_rows for part in parts])
             read_clips, read_clip_sizes = _runs(clips_of, [part.clip_rows for part in parts])
-            shares[:] = parts
+            shards[:] = parts
         layout = self.text.lay_out(read, read_sizes)
         batches: list[Iterator[Any]] = [
             iter(self.features.lay_out(read_clips, read_clip_sizes)),
             self.text.batches(layout),
         ]
         if self.labels is not None:
-            batches.append(self.labels.batches(layout if self._alike else self.labels.lay_out(read, read_sizes)))
+            batches.append(self.labels.batches(layout if self._same_tokens else self.labels.lay_out(read, read_sizes)))
         ends = [np.cumsum(each).tolist() for each in (sizes, clip_sizes, read_clip_sizes)]
         first = first_clip = first_read = 0
-        for share, last, last_clip, last_read, places, text, *labels in zip(shares, *ends, *batches, strict=True):
+        for shard, last, last_clip, last_read, places, text, *labels in zip(shards, *ends, *batches, strict=True):
             features, feature_mask = self.features.gather(read_clips[first_read:last_read], places)
             yield Batch(
                 features=features,
@@ -195,13 +210,13 @@ class TrainingData:
                 caption_clip=torch.from_numpy(caption_clip[first:last]),
                 clip_ids=clip_ids[first_clip:last_clip],
                 caption_ids=caption_ids[first:last],
-                share=share,
+                shard=shard,
             )
             first, first_clip, first_read = last, last_clip, last_read
 
-    def _share(self, clips: NDArray[np.int64], captions: int) -> Share:
+    def _shard(self, clips: NDArray[np.int64], captions: int) -> RankShard:
         steps = int(self.features.lengths[clips].max(initial=1))
-        return Share.of(self.rank, self.processes, len(clips), captions, steps)
+        return RankShard.of(self.rank, self.processes, len(clips), captions, steps)
 
     def _clips_once(
         self, rows: NDArray[np.int64], sizes: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What a run makes before its first step: the training data, the memory bank, what it is validated on."""
+"""What a run needs before its first step: batches, the memory bank, the validation set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from supportset.train.data.clip_features import ClipFeatures
 from supportset.train.data.source import RunData, source_videos
 from supportset.train.data.training_data import TokenTable, TrainingData
 from supportset.train.encode import encode_clips, encode_tokens, read_text
-from supportset.train.loop.processes import Processes
+from supportset.train.loop.ranks import Ranks
 from supportset.train.model.batch import Batch
 from supportset.train.model.decoder import IGNORED
 from supportset.train.model.memory_bank import MemoryBank
@@ -19,7 +19,7 @@ from supportset.train.model.model import SupportSetModel
 
 
 class Validation:
-    """The held-out clips and captions, resident, and their scores after each epoch."""
+    """The held-out clips and captions, in memory, to score the model on after each epoch."""
 
     def __init__(self, config: Config, data: RunData, model: SupportSetModel, device: torch.device) -> None:
         assert data.validation is not None
@@ -27,10 +27,10 @@ class Validation:
         self.features = ClipFeatures(
             data.features, self.split.present, config.data.max_steps, device=device, place=config.data.place, buffers=2
         )
-        self.tokens = read_text(model, self.split.captions, config.data.max_words, data.text)
+        self.tokens = read_text(model, self.split.captions, config.data.max_tokens, data.text)
 
     def scores(self, model: SupportSetModel) -> dict[str, float]:
-        """Recalls, ranks and ``rsum`` of the model; always computed in float32, as `eval` does."""
+        """Recalls, ranks and ``rsum`` of the model, computed in float32 as `eval` does."""
         video, text = encode_clips(model, self.features), encode_tokens(model, self.tokens)
         return score_embeddings(self.split, video, text).flat()
 
@@ -41,17 +41,17 @@ def make_loader(
     model: SupportSetModel,
     texts: list[str],
     device: torch.device | str = "cpu",
-    processes: Processes | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainingData:
-    """Training features where they find room, and tokens; decoder tokens only where something is captioned.
+    """Load the training features and tokenise the captions; the decoder's tokens only with captioning.
 
-    The features of a batch are valid until the next one is made (the second one on a GPU). With several
-    ``processes`` each reads its share of every batch.
+    The features of a batch are valid until the next one is made (the second next on a GPU). Each rank reads its shard
+    of every batch.
     """
-    rank, number, here = (0, 1, 1) if processes is None else (processes.rank, processes.number, processes.here)
+    rank, number, here = (0, 1, 1) if ranks is None else (ranks.rank, ranks.number, ranks.here)
     labels = None
-    if config.support.captioning != "none":
-        labels = TokenTable(model.tokenize_labels(texts, config.data.max_words), 0, filling=IGNORED)
+    if config.captions:
+        labels = TokenTable(model.tokenize_labels(texts, config.data.max_tokens), 0, filling=IGNORED)
     return TrainingData(
         data.train.captions,
         ClipFeatures(
@@ -63,7 +63,7 @@ def make_loader(
             buffers=2 if torch.device(device).type == "cuda" else 1,  # one stays in the processor's cache
             holders=here,
         ),
-        read_text(model, data.train.captions, config.data.max_words, data.text),
+        read_text(model, data.train.captions, config.data.max_tokens, data.text),
         labels,
         batch_size=config.optim.batch_size,
         per_epoch=config.data.captions_per_clip,
@@ -75,14 +75,8 @@ def make_loader(
     )
 
 
-def features_note(loader: TrainingData) -> str:
-    """Where the training features lie, for people."""
-    where = {"gpu": "in the GPU's memory", "ram": "in memory", "disk": "read from disk batch by batch"}
-    return f"features: {loader.features.nbytes / 1e6:,.0f} MB {where[loader.features.place]}"
-
-
 def make_bank(config: Config, loader: TrainingData, model: SupportSetModel, device: torch.device) -> MemoryBank | None:
-    """The memory bank that the configuration asks for, never larger than the training clips."""
+    """Create the memory bank of the configuration, at most as large as the training set; None without one."""
     if not config.support.bank:
         return None
     clips = len(loader.features)
@@ -97,15 +91,18 @@ def make_bank(config: Config, loader: TrainingData, model: SupportSetModel, devi
     )
 
 
-def bank_notes(bank: MemoryBank | None) -> list[str]:
-    """What a memory bank takes, for people."""
-    if bank is None:
-        return []
-    return [f"memory bank: {bank.places:,} clips, {bank.bytes / 1e6:,.0f} MB on {bank.mask.device} and in checkpoints"]
+def notes_of(loader: TrainingData, bank: MemoryBank | None) -> list[str]:
+    """Lines for the user: the memory that features and bank take, and where."""
+    where = {"gpu": "in the GPU's memory", "ram": "in memory", "disk": "read from disk batch by batch"}
+    notes = [f"features: {loader.features.nbytes / 1e6:,.0f} MB {where[loader.features.place]}"]
+    if bank is not None:
+        size = f"{bank.bytes / 1e6:,.0f} MB on {bank.mask.device} and in checkpoints"
+        notes.append(f"memory bank: {bank.places:,} clips, {size}")
+    return notes
 
 
 def number_sources(config: Config, data: RunData) -> dict[str, int] | None:
-    """A number for the source video of each training clip, where such clips may not support each other."""
+    """Number the source video of each training clip, if clips of one source must not support each other."""
     if not config.support.mask_sources:
         return None
     sources = source_videos(data.dataset)
@@ -114,7 +111,7 @@ def number_sources(config: Config, data: RunData) -> dict[str, int] | None:
 
 
 def on_device(batch: Batch, device: torch.device, sources: dict[str, int] | None = None) -> Batch:
-    """The batch on the device, its features widened there: half the bytes to move."""
+    """Move a batch to the device, and convert its features to float32 there: half the bytes to move."""
     batch = batch.to(device)
     batch.features = batch.features.float()
     if sources is not None:

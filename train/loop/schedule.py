@@ -1,39 +1,17 @@
-"""What changes in the course of a run: the learning rate, the negatives, when to stop; and when something is wrong."""
+"""What changes during a run: the learning rate, the negatives, and when to stop."""
 
 from __future__ import annotations
 
 import math
 
+import torch
+
 from supportset.train.config import LossConfig, OptimConfig
 from supportset.train.loop.checkpoint import Position
-from supportset.train.model.losses import Negatives
-
-
-class EpochMeans:
-    """Means of an epoch's measurements, gathered from its windows."""
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin a new epoch."""
-        self.sums: dict[str, float] = {}
-        self.steps = 0
-        self.last = math.nan
-
-    def add(self, means: dict[str, float], steps: int) -> None:
-        """Take in the means of some steps."""
-        self.sums = {name: self.sums.get(name, 0.0) + value * steps for name, value in means.items()}
-        self.steps += steps
-        self.last = means["loss"]
-
-    def mean(self, name: str) -> float:
-        """Mean of one measurement; NaN before any step."""
-        return self.sums[name] / self.steps if self.steps else math.nan
 
 
 def finished(optim: OptimConfig, position: Position) -> bool:
-    """Whether nothing is left to do: by epochs, by steps, or by patience."""
+    """Whether the run is over: by epochs, by steps, or by patience."""
     return (
         position.epoch >= optim.epochs
         or (optim.max_steps is not None and position.step >= optim.max_steps)
@@ -41,8 +19,16 @@ def finished(optim: OptimConfig, position: Position) -> bool:
     )
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, optim: OptimConfig, step: int, total_steps: int) -> float:
+    """Set the learning rate of each parameter group for a step, and return the main one."""
+    factor = rate_factor(optim, step, total_steps)
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    return optim.learning_rate * factor
+
+
 def rate_factor(optim: OptimConfig, step: int, total_steps: int) -> float:
-    """Factor of the learning rate at a step (from 0): a linear rise, then the schedule, which ends at 0."""
+    """Factor of the learning rate at a step (from 0): a linear warm-up, then the schedule, which ends at 0."""
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
     done = (step - optim.warmup_steps) / max(1, total_steps - optim.warmup_steps)
@@ -53,21 +39,30 @@ def rate_factor(optim: OptimConfig, step: int, total_steps: int) -> float:
     return 1.0
 
 
-def warmup_negatives(loss: LossConfig, step: int, steps_per_epoch: int) -> Negatives | None:
-    """Kind of negatives while the hinge loss with hardest negatives would collapse; None for the configured one."""
-    if loss.contrastive != "hinge" or loss.negatives != "hardest" or loss.warmup == "none":
-        return None
-    return loss.warmup if step < loss.warmup_epochs * steps_per_epoch else None
+def warmup_loss(loss: LossConfig, step: int, steps_per_epoch: int) -> LossConfig:
+    """Settings of the loss at a step: those of the warm-up while hinge with hardest negatives would collapse."""
+    if not _may_collapse(loss) or loss.warmup == "none" or step >= loss.warmup_epochs * steps_per_epoch:
+        return loss
+    return loss.model_copy(update={"negatives": "summed"} if loss.warmup == "summed" else {"contrastive": loss.warmup})
 
 
-def collapse_hint(loss: LossConfig, epoch: EpochMeans, negatives: Negatives | None) -> str | None:
-    """One line where the hinge loss stayed at 2α for an epoch: every embedding is the same."""
-    if loss.contrastive != "hinge" or loss.negatives != "hardest" or loss.intra or negatives is not None:
+def _may_collapse(loss: LossConfig) -> bool:
+    return loss.contrastive == "hinge" and loss.negatives == "hardest"
+
+
+def collapse_hint(loss: LossConfig, mean: float | None) -> str | None:
+    """A line for the user if all embeddings are equal: the hinge loss is then twice the margin.
+
+    Parameters
+    ----------
+    loss : LossConfig
+        Of the epoch's last step, so that a warm-up is recognised.
+    mean : float or None
+        Contrastive loss over an epoch; None where no step of it was measured.
+    """
+    if not _may_collapse(loss) or loss.intra:
         return None
-    if not epoch.steps:  # a resume at the very end of an epoch measures nothing of it
-        return None
-    mean = epoch.mean("contrastive")
-    if abs(mean - 2 * loss.margin) > 0.02 * loss.margin:
+    if mean is None or abs(mean - 2 * loss.margin) > 0.02 * loss.margin:
         return None
     return (
         f"the contrastive loss stays at {mean:.3f}, twice the margin: the embeddings have collapsed; set "

@@ -1,10 +1,9 @@
-"""Training, from an opened store to a run folder, in one loop to be read from top to bottom."""
+"""Training, from an opened store to a run folder: read it from top to bottom."""
 
 from __future__ import annotations
 
 import random
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,13 @@ import torch
 
 from supportset.train.config import Config
 from supportset.train.data.source import RunData, open_run_data
-from supportset.train.loop.checkpoint import Position, load_checkpoint, random_state, save_checkpoint
-from supportset.train.loop.metrics_log import MetricsLog, NoLog, Progress, StepWindow, epoch_line
-from supportset.train.loop.preparation import (
-    Validation,
-    bank_notes,
-    features_note,
-    make_bank,
-    make_loader,
-    number_sources,
-    on_device,
-)
-from supportset.train.loop.processes import Processes, training_processes
-from supportset.train.loop.schedule import EpochMeans, collapse_hint, finished, rate_factor, warmup_negatives
+from supportset.train.evaluate import has_default_split
+from supportset.train.loop.checkpoint import Checkpoint, Position
+from supportset.train.loop.preparation import Validation, make_bank, make_loader, notes_of, number_sources, on_device
+from supportset.train.loop.ranks import Ranks, training_ranks
+from supportset.train.loop.schedule import collapse_hint, finished, set_learning_rate, warmup_loss
 from supportset.train.loop.stop import StopRequest, TrainingInterrupted
-from supportset.train.model.losses import Negatives
+from supportset.train.loop.training_log import TrainingLog
 from supportset.train.model.model import SupportSetModel
 from supportset.train.model_card import write_card
 from supportset.train.run_folder import RunFolder
@@ -35,15 +26,22 @@ from supportset.train.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run came to.
+    """Result of a finished run.
 
     Attributes
     ----------
-    run : the run folder
-    epochs, steps : done in all
-    best : ``best.json``: the epoch the saved model is of, how it was chosen, and its validation scores
-    seconds : of training, earlier sittings included
-    main : false in the other processes where several trained together
+    run : Path
+        The run folder.
+    epochs, steps : int
+        Done in all.
+    best : dict
+        ``best.json``: the epoch of the saved model, how it was selected, and its validation scores.
+    seconds : float
+        Training time, including that before a resume.
+    main : bool
+        False in ranks other than 0.
+    eval_options : str
+        Options that `eval` needs to score the run: the held-out part, where the protocol has no test split.
     """
 
     run: Path
@@ -52,6 +50,7 @@ class TrainResult:
     best: dict[str, Any]
     seconds: float
     main: bool = True
+    eval_options: str = ""
 
 
 def train(
@@ -63,16 +62,22 @@ def train(
     device: str = "auto",
     data: RunData | None = None,
 ) -> TrainResult:
-    """Train a model on stored features; together with the other processes where a launcher started several.
+    """Train a model on stored features. Where a launcher started several processes, they train together.
 
     Parameters
     ----------
-    config : the whole run
-    store : folder of the feature store; no video is opened
-    out : run folder, by default ``runs/<name>``
-    resume : go on from the folder's checkpoint; a folder without one starts from the beginning
-    device : ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
-    data : what to train on where it is not what the configuration names: a fold of a cross-validation
+    config : Config
+        The complete run.
+    store : str or Path
+        Folder of the feature store; no video is opened.
+    out : str or Path, optional
+        Run folder, by default ``runs/<name>``.
+    resume : bool
+        Continue from the folder's checkpoint. A run without a checkpoint yet starts from the beginning.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    data : RunData, optional
+        RunData, optional What to train on in place of what the configuration names: a fold of a cross-validation.
 
     Raises
     ------
@@ -83,98 +88,77 @@ def train(
     SupportsetError
         The loss is no longer finite; the store or the run folder cannot be read or written; a process is lost.
     SystemExit
-        Another of several processes failed first, and raises one of these.
+        Another rank failed first, and raises one of these.
     """
     folder = RunFolder(out if out is not None else Path("runs") / config.name)
-    with training_processes(config.optim, device) as processes:
-        processes.from_main(folder.check_usable, config, resume)
+    with training_ranks(config.optim, device) as ranks:
+        ranks.on_rank_zero(folder.check_usable, config, resume)
         if data is None:
             data = open_run_data(config, store)
-        return _train(config, folder, data, processes, resume)
+        return _train(config, folder, data, ranks, resume)
 
 
-def _train(config: Config, folder: RunFolder, data: RunData, processes: Processes, resume: bool) -> TrainResult:
-    optim, accelerator = config.optim, processes.accelerator
+def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resume: bool) -> TrainResult:
+    optim, accelerator, device = config.optim, ranks.accelerator, ranks.accelerator.device
 
+    # The model, its data, its optimiser. Equal seeds give equal runs.
     random.seed(config.seed)
     torch.manual_seed(config.seed)
     texts = [caption.text for caption in data.train.captions]
     model = SupportSetModel.build(config, data.features.dim, texts, data.text.recipe if data.text is not None else None)
-    loader = make_loader(config, data, model, texts, accelerator.device, processes)
-    validates = data.validation is not None and processes.main
-    validation = Validation(config, data, model, accelerator.device) if validates else None
+    loader = make_loader(config, data, model, texts, device, ranks)
+    bank = make_bank(config, loader, model, device)
+    sources = number_sources(config, data)
+    validation = Validation(config, data, model, device) if data.validation is not None and ranks.main else None
     optimizer = torch.optim.AdamW(  # with weight_decay 0, the default, this is Adam
         model.parameter_groups(optim), lr=optim.learning_rate, weight_decay=optim.weight_decay, fused=True
     )
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    # "Evaluation", or Accelerate would average gradients: here they are shares, which the loop adds up.
+    # "Evaluation", or Accelerate would average the gradients: each rank has those of its shard, and they are summed.
     wrapped = accelerator.prepare_model(model, evaluation_mode=True)
     optimizer = accelerator.prepare_optimizer(optimizer)
-    processes.join(model, config.seed)
-    bank = make_bank(config, loader, model, accelerator.device)
-    sources = number_sources(config, data)
-
-    position, print_of_data = Position(), data.record["fingerprint"]
-    if processes.from_main(lambda: resume and folder.checkpoint.exists()):
-        position = load_checkpoint(
-            folder.checkpoint, model, optimizer, accelerator.scaler, print_of_data, bank, processes.rank
-        )
-    # On a resume: what may differ, such as the number of epochs.
-    processes.from_main(folder.create, config, data.record)
+    ranks.join(model, config.seed)
     total_steps = optim.epochs * loader.steps_per_epoch
-    must_be_finite = {"loss"} if optim.precision == "fp16" else {"loss", "grad_norm"}  # fp16 skips infinite gradients
-    window, epoch_loss = StepWindow(), EpochMeans()
+
+    # Where the run starts: at its beginning, or exactly where its checkpoint is.
+    checkpoint = Checkpoint(
+        folder.checkpoint, model, optimizer, accelerator.scaler, bank, data.record["fingerprint"], ranks
+    )
+    resumes = ranks.on_rank_zero(lambda: resume and folder.checkpoint.exists())
+    position = checkpoint.load() if resumes else Position()
+    ranks.on_rank_zero(folder.create, config, data.record)  # on a resume: what may differ, such as optim.epochs
     began = time.monotonic() - position.seconds
-    rate: float = 0.0
-    negatives: Negatives | None = None
+    notes = []
+    if resume and not resumes:
+        notes.append(f"{folder.checkpoint}: no such checkpoint, so the run starts from step 0")
+    if optim.precision == "bf16" and accelerator.mixed_precision == "no":
+        notes.append("optim.precision = 'bf16': this CPU has no bf16 instructions, so the run computes in fp32")
+    notes += [*data.notes, *notes_of(loader, bank), *ranks.notes(position.step, position.processes)]
+    position.processes = ranks.number
 
-    def checkpoint() -> None:
-        position.seconds, states = time.monotonic() - began, processes.collect(random_state())
-        if processes.main:
-            save_checkpoint(
-                folder.checkpoint, model, optimizer, accelerator.scaler, position, print_of_data, bank, states
-            )
-
-    def record() -> None:
-        steps = len(window)
-        if steps:
-            means = window.read(must_be_finite)
-            epoch_loss.add(means, steps)
-            metrics.write("train", position.step, {"epoch": epoch, "lr": rate, **means})
-
+    stop_message = "stopping after this step; a second signal stops at once"
     with (
-        StopRequest() as stop,
-        closing(MetricsLog(folder, position.step) if processes.main else NoLog()) as metrics,
-        Progress(min(total_steps, optim.max_steps or total_steps), position.step, shown=processes.main) as progress,
+        StopRequest(at_once=True, message=stop_message if ranks.main else "") as stop,
+        TrainingLog(
+            folder, optim, position, min(total_steps, optim.max_steps or total_steps), writes=ranks.main
+        ) as log,
     ):
-        for note in (*data.notes, features_note(loader), *bank_notes(bank), *processes.notes(position)):
-            progress.line(note)
-        if metrics.damaged:
-            progress.line(f"{folder.metrics}: {metrics.damaged} damaged lines of an earlier sitting are removed")
-        position.processes = processes.number
+        for note in notes:
+            log.line(note)
         if position.step:
-            progress.line(f"going on after epoch {position.epoch}, step {position.step}")
+            log.line(f"resuming after epoch {position.epoch}, step {position.step}")
+        loss = config.loss
         while not finished(optim, position):
-            epoch, epoch_began = position.epoch + 1, time.monotonic()
-            epoch_loss.clear()
-            window.clear()
-            batches = loader.planned(position.epoch)
-            if (left_out := loader.steps_per_epoch - batches) and not position.batch:
-                metrics.write("epoch", position.step, {"epoch": epoch, "batches_left_out": left_out})
-                progress.line(f"epoch {epoch}: {left_out} batches of captions of one clip alone are left out")
-            for batch in window.timed(loader.batches(position.epoch, start=position.batch)):
-                factor = rate_factor(optim, position.step, total_steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * factor
-                rate = optim.learning_rate * factor
-                negatives = warmup_negatives(config.loss, position.step, loader.steps_per_epoch)
+            epoch, batches = position.epoch + 1, loader.planned(position.epoch)
+            log.begin_epoch(epoch, left_out=loader.steps_per_epoch - batches)
+            for batch in log.timed(loader.batches(position.epoch, start=position.batch)):
+                lr = set_learning_rate(optimizer, optim, position.step, total_steps)
+                loss = warmup_loss(config.loss, position.step, loader.steps_per_epoch)
 
-                batch = on_device(batch, accelerator.device, sources)
-                losses = wrapped(batch, negatives=negatives, bank=bank, step=position.step)
+                batch = on_device(batch, device, sources)
+                losses = wrapped(batch, loss=loss, bank=bank, step=position.step)
                 accelerator.backward(losses.total)
-                processes.sum_gradients(model)
-                grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.clip_norm)
+                ranks.sum_gradients(model)
+                grad_norm = accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
                 if bank is not None and losses.codes is not None:
@@ -183,41 +167,44 @@ def _train(config: Config, folder: RunFolder, data: RunData, processes: Processe
                 position.step += 1
                 position.batch += 1
                 parts = {"loss": losses.total, "contrastive": losses.contrastive, "captioning": losses.captioning}
-                window.add(position.step, batch, parts | {"grad_norm": grad_norm} | losses.stats)
-                if position.step % optim.log_every == 0:
-                    record()
-                    progress.step(position.step, f"epoch {epoch}, loss {epoch_loss.last:.3f}")
-                if processes.any(stop.requested) or position.step == optim.max_steps:
+                log.step(batch, parts | {"grad_norm": grad_norm} | losses.stats, lr)
+                if ranks.any(stop.requested) or position.step == optim.max_steps:
                     break
                 if position.step % optim.checkpoint_every == 0:
-                    record()  # so that no checkpoint is ever saved after a loss that is not finite
-                    checkpoint()
-            record()
-            # After the last batch too: what comes after an epoch is done when the run goes on.
-            if processes.any(stop.requested):
-                checkpoint()
+                    log.flush()  # first, so that no checkpoint is saved after a loss that is not finite
+                    position.seconds = time.monotonic() - began
+                    checkpoint.save(position)
+            log.flush()
+            # Also after the last batch: validation then follows when the run resumes.
+            if ranks.any(stop.requested):
+                position.seconds = time.monotonic() - began
+                checkpoint.save(position)
                 raise TrainingInterrupted(
-                    f"stopped after step {position.step}; a checkpoint is saved. Go on with the same command and "
+                    f"stopped after step {position.step}; a checkpoint is saved. Resume with the same command and "
                     f"--out {folder.path} --resume"
                 )
 
-            if position.batch == batches:  # not so where max_steps ended it before
+            # The epoch is over, unless max_steps ended it early: validate, keep the best model, save a checkpoint.
+            if position.batch == batches:
                 position.epoch, position.batch = position.epoch + 1, 0
-            scores = processes.from_main(lambda: validation.scores(model) if validation is not None else {})
+            scores = ranks.on_rank_zero(lambda: validation.scores(model) if validation is not None else {})
             if scores:
-                metrics.write("validation", position.step, {"epoch": epoch, **scores})
+                log.write("validation", scores)
             score = None if optim.select_by == "last" else scores[optim.select_by]
             better = score is None or position.best_score is None or score > position.best_score
             if better:
                 position.best_score, position.best_epoch, position.stale_epochs = score, epoch, 0
                 best = {"epoch": epoch, "step": position.step, "select_by": optim.select_by, "validation": scores}
-                processes.from_main(folder.save_model, model, best)
+                ranks.on_rank_zero(folder.save_model, model, best)
             else:
                 position.stale_epochs += 1
-            checkpoint()
-            progress.line(epoch_line(epoch, optim.epochs, epoch_loss, scores, better, time.monotonic() - epoch_began))
-            if hint := collapse_hint(config.loss, epoch_loss, negatives):
-                progress.line(hint)
-        processes.from_main(write_card, folder)
-    best = processes.from_main(folder.read_json, "best.json")
-    return TrainResult(folder.path, position.epoch, position.step, best, position.seconds, processes.main)
+            position.seconds = time.monotonic() - began
+            checkpoint.save(position)
+            log.end_epoch(scores, better)
+            if hint := collapse_hint(loss, log.epoch_mean("contrastive")):
+                log.line(hint)
+        ranks.on_rank_zero(write_card, folder)
+    best = ranks.on_rank_zero(folder.read_json, "best.json")
+    has_test = has_default_split(data.dataset, config.data.protocol, config.data.train_split)
+    options = " --split holdout" if data.record["holdout"] and not has_test else ""
+    return TrainResult(folder.path, position.epoch, position.step, best, position.seconds, ranks.main, options)

@@ -1,4 +1,4 @@
-"""What the loader hands to the model: some captions and each of their clips once."""
+"""What the loader passes to the model: some captions and each of their clips once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShard:
     """The part of a batch that one of several processes computes: a run of its clips, and a run of its captions.
 
     Attributes
     ----------
-    rank : of this process
-    clips, captions : how many each process has; their sums are C and N
-    steps : T of the whole batch
+    rank : int
+        Of this process.
+    clips, captions : tuple of int
+        How many each process has; their sums are C and N.
+    steps : int
+        T of the whole batch.
     """
 
     rank: int
@@ -27,18 +30,18 @@ class Share:
     steps: int
 
     @classmethod
-    def of(cls, rank: int, processes: int, clips: int, captions: int, steps: int) -> Share:
-        """The share of a process, no larger than another's by more than one clip and one caption."""
+    def of(cls, rank: int, processes: int, clips: int, captions: int, steps: int) -> RankShard:
+        """Cut the shard of a process, no larger than another's by more than one clip and one caption."""
         return cls(rank, _even(clips, processes), _even(captions, processes), steps)
 
     @property
     def clip_rows(self) -> slice:
-        """The clips that the process encodes: its own, or where it has none the first one, which stands in."""
+        """The clips that the process encodes: its own, or where it has none the first one, which does not count."""
         return _run(self.clips, self.rank)
 
     @property
     def caption_rows(self) -> slice:
-        """The captions that the process encodes and decodes: its own, or where it has none one that stands in."""
+        """The captions that the process encodes and decodes: its own, or where it has none one that does not count."""
         return _run(self.captions, self.rank)
 
 
@@ -57,19 +60,27 @@ class Batch:
     """N captions of C different clips (C <= N: a batch can hold several captions of one clip).
 
     Where several processes train together, ``features``, ``text_ids`` and ``labels`` with their masks hold the rows of
-    this process's share alone; everything else is of the whole batch.
+    this process's shard alone; everything else is of the whole batch.
 
     Attributes
     ----------
-    features : (C, T, D) float, zero where padded
-    feature_mask : (C, T) bool, true where a step is real
-    text_ids, text_mask : (N, L) long and bool, tokens for the text encoder; where it is frozen and its features are
-        read from the store, these take the place of the tokens: (N, L, h) float
-    labels : (N, L') long, tokens for the caption decoder, -100 where padded; None without captioning
-    caption_clip : (N,) long, the row of ``features`` that a caption describes
-    clip_ids, caption_ids : names, for messages and the memory bank
-    sources : source video of each clip, where clips of one source may not support each other's captions
-    share : which rows this process computes; None: all of them
+    features : Tensor
+        (C, T, D) float, x_i, zero where padded.
+    feature_mask : Tensor
+        (C, T) bool, true where a step is real.
+    text_ids, text_mask : Tensor
+        (N, L) long and bool, tokens for the text encoder. Where the encoder is frozen and its features are read from
+        the store, ``text_ids`` are these, (N, L, h) float.
+    labels : Tensor, optional
+        (N, L') long, t_i for the caption decoder, -100 where padded; None without captioning.
+    caption_clip : Tensor
+        (N,) long, the row of ``features`` that a caption describes.
+    clip_ids, caption_ids : list of str
+        Names, for messages and the memory bank.
+    sources : list of int, optional
+        Source video of each clip, where clips of one source may not support each other's captions.
+    shard : RankShard, optional
+        Which rows this process computes; None: all of them.
     """
 
     features: Tensor
@@ -81,7 +92,14 @@ class Batch:
     clip_ids: list[str]
     caption_ids: list[str]
     sources: list[int] | None = None
-    share: Share | None = None
+    shard: RankShard | None = None
+
+    def may_support(self) -> Tensor | None:
+        """(C, C) bool, false where two clips are of one source that may not support itself; None: no such rule."""
+        if self.sources is None:
+            return None
+        sources = torch.tensor(self.sources, device=self.caption_clip.device)
+        return sources[:, None] != sources[None, :]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on ``device`` (asynchronously where memory is pinned)."""

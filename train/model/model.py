@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ from torch import Tensor, nn
 
 from supportset.store.errors import UsageError
 from supportset.store.format.card import Recipe
-from supportset.train.config import Config, OptimConfig
-from supportset.train.model.batch import Batch, Share
+from supportset.train.config import Config, LossConfig, OptimConfig
+from supportset.train.model.batch import Batch
 from supportset.train.model.decoder import CaptionDecoder, build_decoder, restore_decoder
-from supportset.train.model.gather import gather, gather_mask, shared_statistics
-from supportset.train.model.losses import Negatives
 from supportset.train.model.memory_bank import MemoryBank
-from supportset.train.model.objective import Losses, batch_losses, may_support
-from supportset.train.model.ops.micro_batches import in_chunks
+from supportset.train.model.objective import Losses, objective
+from supportset.train.model.ops.micro_batches import in_micro_batches
+from supportset.train.model.ranks import gather_codes, objective_over_ranks, shared_statistics
 from supportset.train.model.text_encoder import TextEncoder, build_text_encoder, restore_text_encoder
 from supportset.train.model.video_encoder import VideoCodes, VideoEncoder
 from supportset.train.model.weights.model_folder import (
@@ -93,11 +93,11 @@ class SupportSetModel(nn.Module):
             raise ValueError(f"text.features = {config.text.features!r}, and the recipe given is {text_recipe}")
         text, text_tokenizer = build_text_encoder(config.text, config.dim, fitted, text_recipe)
         limit = getattr(getattr(text.backbone, "config", None), "max_position_embeddings", None)
-        if limit is not None and config.data.max_words > limit:
+        if limit is not None and config.data.max_tokens > limit:
             raise UsageError(
-                f"data.max_words = {config.data.max_words}: {config.text.name!r} reads at most {limit} tokens"
+                f"data.max_tokens = {config.data.max_tokens}: {config.text.name!r} reads at most {limit} tokens"
             )
-        if config.support.captioning == "none":
+        if not config.captions:
             return cls(config, feature_dim, text, text_tokenizer)
         decoder, label_tokenizer = build_decoder(config.decoder, config.video.width, fitted)
         return cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
@@ -147,56 +147,59 @@ class SupportSetModel(nn.Module):
         return _unit(self.text(ids, mask))
 
     def forward(
-        self, batch: Batch, *, negatives: Negatives | None = None, bank: MemoryBank | None = None, step: int = 0
+        self, batch: Batch, *, loss: LossConfig | None = None, bank: MemoryBank | None = None, step: int = 0
     ) -> Losses:
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Parameters
         ----------
-        batch : captions and their clips; where it has a share, all processes must come here with theirs
-        negatives : takes the place of the configured kind (for a warm-up)
-        bank : codes of clips of earlier batches; it is read, and the caller adds ``codes`` after the backward pass
-        step : of the training, for the age of the bank's entries
+        batch : Batch
+            Captions and their clips. Where it has a shard, every process must call this with its own.
+        loss : LossConfig, optional
+            Replaces the configured ``loss`` section, for a warm-up.
+        bank : MemoryBank, optional
+            Codes of clips of earlier batches. It is only read: the caller adds ``codes`` after the backward pass.
+        step : int
+            Of the training, for the age of the bank's entries.
         """
-        video, text = self._encode(batch) if batch.share is None else self._encode_together(batch, batch.share)
-        entries = bank.entries(batch.clip_ids, step, batch.sources) if bank is not None else None
-        losses = batch_losses(
+        shard = batch.shard
+        compute: Callable[..., Losses] = objective
+        if shard is None:
+            video, c_t = self._encode(batch)
+        else:
+            clips, captions = shard.clips[shard.rank] > 0, shard.captions[shard.rank] > 0
+            with shared_statistics(self.video, clips), shared_statistics(self.text, captions):
+                video, c_t = self._encode(batch)
+            positions = None if self.decoder is None else self.video.positions(shard.steps)
+            video, c_t = gather_codes(video, c_t, shard, positions)
+            compute = partial(objective_over_ranks, shard=shard)
+        losses = compute(
             self.config,
-            self.decoder,
-            text,
+            None if self.decoder is None else self._decode,
+            c_t,
             video,
             batch.caption_clip,
             batch.labels,
-            negatives,
-            apart=may_support(batch),
-            entries=entries,
-            share=batch.share,
+            loss,
+            may_support=batch.may_support(),
+            entries=None if bank is None else bank.entries(batch.clip_ids, step, batch.sources),
         )
         if self.decoder is not None:
             losses.codes = VideoCodes(video.embedding.detach(), video.sequence.detach(), video.mask)
         return losses
 
     def _encode(self, batch: Batch) -> tuple[VideoCodes, Tensor]:
-        chunks = self.config.optim.accumulate
-        video = VideoCodes(*in_chunks(self.encode_video, chunks, batch.features, batch.feature_mask))
-        (text,) = in_chunks(lambda *each: (self.encode_text(*each),), chunks, batch.text_ids, batch.text_mask)
-        return video, text
+        parts = self.config.optim.micro_batches
+        video = VideoCodes(*in_micro_batches(self.encode_video, parts, batch.features, batch.feature_mask))
+        (c_t,) = in_micro_batches(lambda *each: (self.encode_text(*each),), parts, batch.text_ids, batch.text_mask)
+        return video, c_t
 
-    def _encode_together(self, batch: Batch, share: Share) -> tuple[VideoCodes, Tensor]:
-        """Encode this process's share; codes and embeddings of all processes' shares."""
-        rank = share.rank
-        with (
-            shared_statistics(self.video, share.clips[rank] > 0),
-            shared_statistics(self.text, share.captions[rank] > 0),
-        ):
-            video, text = self._encode(batch)
-        text, embedding = gather(text, share.captions, rank), gather(video.embedding, share.clips, rank)
-        sequence, mask = video.sequence, video.mask
-        if self.decoder is not None:  # nothing else reads the sequences
-            missing = self.video.positions(share.steps) - mask.shape[1]
-            sequence = gather(F.pad(sequence, (0, 0, 0, missing)), share.clips, rank)
-            mask = gather_mask(F.pad(mask, (0, missing)), share.clips, rank)
-        return VideoCodes(embedding, sequence, mask), text
+    def _decode(self, mixture: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        decoder = self.decoder
+        assert decoder is not None
+        parts = self.config.optim.micro_batches
+        (nll,) = in_micro_batches(lambda *each: (decoder(*each),), parts, mixture, mask, labels)
+        return nll
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Groups for an optimiser: pretrained parameters and fresh ones, each with and without weight decay.
@@ -252,7 +255,7 @@ class SupportSetModel(nn.Module):
         with loading(folder):
             with torch.random.fork_rng(devices=[]):  # the weights it starts with are replaced: leave no trace of them
                 text, text_tokenizer = restore_text_encoder(config.text, config.dim, folder / TEXT_FOLDER)
-                if config.support.captioning != "none":
+                if config.captions:
                     decoder, label_tokenizer = restore_decoder(
                         config.decoder, config.video.width, folder / DECODER_FOLDER
                     )

@@ -123,8 +123,8 @@ class InputProjection(nn.Module):
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
         """Map (B, T, inputs) to (B, T, width), zero where padded, whatever stood there."""
         positions = Positions.of(mask)
-        packed = clear_padding(positions.pack(values), positions.real).to(self.linear.weight.dtype)
-        return positions.apart(self.dropout(self.norm(self.linear(packed), positions.real)))
+        packed = clear_padding(positions.unpad(values), positions.real).to(self.linear.weight.dtype)
+        return positions.pad(self.dropout(self.norm(self.linear(packed), positions.real)))
 
 
 class _Convolution(nn.Module):
@@ -218,6 +218,8 @@ class SequenceHead(nn.Module):
     the zeros beyond them) or from the GRU, so sequences of any length are served and none is learnt by heart.
     """
 
+    added_positions = 1  # the token's
+
     def __init__(
         self,
         width: int,
@@ -242,16 +244,24 @@ class SequenceHead(nn.Module):
                 parts.append(_FeedForward(width, dropout))
         self.parts = nn.ModuleList(_Residual(part, width, norm, dropout) for part in parts)
 
-    def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Contextualise (B, T, width) into (B, T + 1, width) and its mask; the token's output comes first.
+    def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Contextualise (B, T, width): the token's output (B, width), all outputs (B, T + 1, width) and their mask.
 
-        ``values`` must be zero where padded, as `InputProjection` leaves them.
+        The token's output comes first. ``values`` must be zero where padded, as `InputProjection` leaves them.
         """
         token = self.token.to(values.dtype).expand(len(values), 1, -1)
         values = torch.cat([token, values], dim=1)
         mask = F.pad(mask, (1, 0), value=True)
         positions = Positions.of(mask)
-        packed = positions.pack(values)
+        packed = positions.unpad(values)
         for part in self.parts:
             packed = part(packed, positions, mask)
-        return positions.apart(packed), mask
+        sequence = positions.pad(packed)
+        return sequence[:, 0], sequence, mask
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (B, M, d) over the positions of a (B, M) bool mask; zero where there is none."""
+    kept = values.masked_fill(~mask.unsqueeze(-1), 0.0)
+    mean: Tensor = kept.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+    return mean

@@ -1,15 +1,19 @@
-"""The support set: which clips a caption may be written from, with which weights, and their mixture."""
+"""The support set S_i: which clips a caption is reconstructed from, their weights w_ij, and their mixture ē_i.
+
+The variants are the modules of ``captioning/`` and the entry points ``supportset.captioning``.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Captioning = Literal["none", "identity", "full", "hybrid", "cross"]
+from supportset.train.registry import CAPTIONING
 
 
 class Support(NamedTuple):
@@ -17,8 +21,10 @@ class Support(NamedTuple):
 
     Attributes
     ----------
-    log_weights : (N, C) float, log w_ij; finite, and without meaning where ``members`` is false
-    members : (N, C) bool, true where clip j stands in the support set of caption i
+    log_weights : Tensor
+        (N, C) float, log w_ij; finite, and without meaning where ``members`` is false.
+    members : Tensor
+        (N, C) bool, true where clip j is in S_i.
     """
 
     log_weights: Tensor
@@ -38,74 +44,101 @@ class Support(NamedTuple):
         return -(self.weights() * self.log_weights.masked_fill(~self.members, 0.0)).sum(1)
 
 
+@dataclass(frozen=True)
+class Captioning:
+    """One captioning variant.
+
+    Attributes
+    ----------
+    description : str
+        For the model card.
+    support : callable or None
+        Gives the `Support` from ``logits`` s / T, ``is_positive`` (whether a caption describes a clip) and
+        ``candidates`` (which clips may support a caption besides its own), all (N, C). None: no captioning loss.
+    own, others : bool
+        Whether the caption's clip, and other clips, are in the support set. Without others the keys of the ``support``
+        section that choose or weigh clips change nothing, and are refused.
+    learns_own : bool
+        Whether the decoder sees a clip's own codes with so much weight that it learns to caption from them alone, as
+        the command ``caption`` asks it to.
+    """
+
+    description: str
+    support: Callable[[Tensor, Tensor, Tensor], Support] | None
+    own: bool = True
+    others: bool = True
+    learns_own: bool = False
+
+
 def support_weights(
-    similarities: Tensor, own: Tensor, captioning: Captioning, temperature: float, allowed: Tensor | None = None
+    s: Tensor, is_positive: Tensor, captioning: str, temperature: float, may_support: Tensor | None = None
 ) -> Support:
-    """Attend from captions over clips.
+    """Compute w_ij = softmax_{j ∈ S_i} (s(c_t[i], c_v[j]) / T), or what the variant makes of it.
 
     Parameters
     ----------
-    similarities : (N, C) float, cosine of each caption and each clip; every clip stands in one column only
-    own : (N, C) bool, true where the caption describes the clip
-    captioning : variant; ``none`` has no support set
-    temperature : T > 0, of the softmax
-    allowed : (N, C) bool, the clips that a caption may be written from besides its own; by default all
+    s : Tensor
+        (N, C) float, cosine of each caption and each clip; every clip has one column.
+    is_positive : Tensor
+        (N, C) bool, true where the caption describes the clip.
+    captioning : str
+        Name of the variant.
+    temperature : float
+        T > 0.
+    may_support : Tensor, optional
+        (N, C) bool, the clips that a caption may be reconstructed from besides its own. Default: all.
 
     Returns
     -------
     Support
-        Differentiable in ``similarities``; float32 at least.
+        Differentiable in ``s``; float32 at least.
     """
-    if similarities.dtype in (torch.float16, torch.bfloat16):
-        similarities = similarities.float()
-    everyone = torch.ones_like(own) if allowed is None else allowed | own
-    if captioning == "identity":
-        return Support(torch.zeros_like(similarities), own)
-    if captioning == "full":
-        return Support(_log_softmax(similarities / temperature, everyone), everyone)
-    if captioning == "hybrid":
-        # log of the mean of the one-hot weights and the softmax weights w: (1 + w) / 2 for the own clip, w / 2 else.
-        log_full = _log_softmax(similarities / temperature, everyone)
-        return Support(torch.where(own, F.softplus(log_full), log_full) - math.log(2.0), everyone)
-    if captioning == "cross":
-        others = everyone & ~own
-        return Support(_log_softmax(similarities / temperature, others), others)
-    raise ValueError(f"captioning {captioning!r} has no support set")
+    variant: Captioning = CAPTIONING.load(captioning)
+    if variant.support is None:
+        raise ValueError(f"captioning {captioning!r} has no support set")
+    if s.dtype in (torch.float16, torch.bfloat16):
+        s = s.float()
+    candidates = torch.ones_like(is_positive) if may_support is None else may_support
+    return variant.support(s / temperature, is_positive, candidates)
 
 
-def draw(allowed: Tensor, own: Tensor, size: int, captioning: Captioning) -> Tensor:
+def draw(may_support: Tensor, is_positive: Tensor, size: int, captioning: str) -> Tensor:
     """Draw support sets of a given size at random, anew for each caption.
 
     Parameters
     ----------
-    allowed, own : (N, C) bool, as of `support_weights`
-    size : clips of a support set; where the variant holds the caption's own clip, that is one of them
+    may_support, is_positive : Tensor
+        (N, C) bool, as of `support_weights`.
+    size : int
+        Clips of a support set; where the variant uses the caption's own clip, that is one of them.
+    captioning : str
+        Name of the variant.
 
     Returns
     -------
-    (N, C) bool
-        The part of ``allowed`` that was drawn; all of it where it is not larger.
+    Tensor
+        (N, C) bool, the part of ``may_support`` that was drawn; all of it where it is not larger.
     """
-    lots = torch.rand(allowed.shape, device=allowed.device)
-    return _highest(lots, allowed & ~own, own, size, captioning)
+    lots = torch.rand(may_support.shape, device=may_support.device)
+    return _highest(lots, may_support & ~is_positive, is_positive, size, captioning)
 
 
-def nearest(similarities: Tensor, allowed: Tensor, own: Tensor, count: int, captioning: Captioning) -> Tensor:
-    """The ``count`` clips that are most similar to each caption; otherwise as `draw`."""
-    return _highest(similarities.detach(), allowed & ~own, own, count, captioning)
+def nearest(s: Tensor, may_support: Tensor, is_positive: Tensor, count: int, captioning: str) -> Tensor:
+    """Return the ``count`` clips that are most similar to each caption; otherwise as `draw`."""
+    return _highest(s.detach(), may_support & ~is_positive, is_positive, count, captioning)
 
 
-def _highest(lots: Tensor, others: Tensor, own: Tensor, size: int, captioning: Captioning) -> Tensor:
+def _highest(lots: Tensor, others: Tensor, is_positive: Tensor, size: int, captioning: str) -> Tensor:
     lots = lots.masked_fill(~others, -torch.inf)
-    number = size if captioning == "cross" else size - own.any(1).long()
-    place = lots.argsort(1, descending=True).argsort(1)
-    return others & (place < torch.as_tensor(number, device=others.device).reshape(-1, 1))
+    number = size - is_positive.any(1).long() if CAPTIONING.load(captioning).own else size
+    rank = lots.argsort(1, descending=True).argsort(1)
+    return others & (rank < torch.as_tensor(number, device=others.device).reshape(-1, 1))
 
 
 def mix(
     support: Support, codes: Tensor, mask: Tensor, more: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mix the video codes of each caption's support set, position by position.
+    """Compute ē_i = Σ_j w_ij · e_v[j], position by position.
 
     At each position the weights are renormalised over the supporting clips that have it. That is done as a
     softmax of the logarithms, so a position that only clips of vanishing weight have still gets their exact
@@ -113,17 +146,21 @@ def mix(
 
     Parameters
     ----------
-    support : weights of N captions over C clips
-    codes : (C, M, d) float, zero where padded
-    mask : (C, M) bool
-    more : codes and mask of the clips after these, where the support has K of them besides: (K, M', d) and (K, M').
-        They are not copied into one tensor with the others, which a large bank would make slow
+    support : Support
+        Weights of N captions over C clips.
+    codes : Tensor
+        (C, M, d_e) float, e_v, zero where padded.
+    mask : Tensor
+        (C, M) bool.
+    more : tuple of Tensor, optional
+        Codes (K, M', d_e) and mask (K, M') of further clips, where the support has K of them after the C. They are not
+        copied into one tensor with the others, which a large bank would make slow.
 
     Returns
     -------
-    (N, M, d) float and (N, M) bool
-        The mixture, and the positions that any supporting clip has; zero elsewhere. With ``more`` the longer of both
-        is M.
+    tuple of Tensor
+        The mixture, (N, M, d_e) float, and the positions that any supporting clip has, (N, M) bool; zero elsewhere.
+        With ``more`` the longer of both is M.
     """
     parts = [(codes, mask)] if more is None else [(codes, mask), more]
     steps = max(each.shape[1] for _, each in parts)
@@ -134,16 +171,16 @@ def mix(
     mixture: Tensor | None = None
     start = 0
     for values, each in parts:
-        share = weights[:, start : start + len(each), : each.shape[1]]
-        part = torch.einsum("ncm,cmd->nmd", share.to(values.dtype), values).to(codes.dtype)
+        w = weights[:, start : start + len(each), : each.shape[1]]
+        part = torch.einsum("ncm,cmd->nmd", w.to(values.dtype), values).to(codes.dtype)
         part = F.pad(part, (0, 0, 0, steps - each.shape[1]))
         mixture, start = part if mixture is None else mixture + part, start + len(each)
     assert mixture is not None
     return mixture, covered
 
 
-def _log_softmax(logits: Tensor, members: Tensor) -> Tensor:
-    # A row without members stays finite (all its logits are equal) and gets no gradient.
+def log_softmax(logits: Tensor, members: Tensor) -> Tensor:
+    """Take the log-softmax over the members of each row; a row without members stays finite and gets no gradient."""
     return _masked(logits, members).log_softmax(1)
 
 

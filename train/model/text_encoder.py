@@ -16,8 +16,7 @@ from supportset.train.config import TextConfig
 from supportset.train.model.ops.dropout import Dropout
 from supportset.train.model.ops.packed_t5 import encode_packed
 from supportset.train.model.ops.padding import Positions
-from supportset.train.model.sequence_head import FEED_FORWARD, InputProjection, SequenceHead
-from supportset.train.model.video_encoder import masked_mean
+from supportset.train.model.sequence_head import FEED_FORWARD, InputProjection, SequenceHead, masked_mean
 from supportset.train.model.weights.pretrained import load_config, load_tokenizer, load_weights, locate
 
 _KEY = "text.name"
@@ -93,7 +92,7 @@ class TextEncoder(nn.Module):
                 vectors: Tensor = self.backbone(ids)
             elif isinstance(self.backbone, T5EncoderModel):
                 positions = Positions.of(mask)
-                vectors = positions.apart(encode_packed(self.backbone.encoder, ids, positions, mask))
+                vectors = positions.pad(encode_packed(self.backbone.encoder, ids, positions, mask))
             else:
                 vectors = self.backbone(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return vectors
@@ -101,8 +100,7 @@ class TextEncoder(nn.Module):
     def pool(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Head over token vectors (N, L, h): the embeddings (N, d)."""
         if self.project is not None and self.head is not None:
-            sequence, _ = self.head(self.project(vectors, mask), mask)
-            pooled = sequence[:, 0]
+            pooled, _, _ = self.head(self.project(vectors, mask), mask)
         elif self.config.head == "mean":
             pooled = self.dropout(masked_mean(vectors, mask))
         else:

@@ -1,5 +1,5 @@
 """Frozen text encoders by name, behind one interface."""
 
-from supportset.extract.text.encoders.registry import live_features, load_recorded, load_text_encoder
+from supportset.extract.text.encoders.registry import TEXT_ENCODERS, live_features, load_recorded, load_text_encoder
 
-__all__ = ["live_features", "load_recorded", "load_text_encoder"]
+__all__ = ["TEXT_ENCODERS", "live_features", "load_recorded", "load_text_encoder"]

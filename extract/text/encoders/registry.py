@@ -1,32 +1,31 @@
-"""Names of text encoders, and how a name is read.
+"""Text encoders by name, and the one that a stored feature set was made with.
 
-``NAME`` (a hub name, a local folder or a preset), ``NAME@FOLDER`` with the files read from FOLDER, ``open_clip:...`` as
-for backbones. Torch is imported only when an encoder is loaded.
+``NAME`` is a hub name, a local folder or a preset; ``NAME@FOLDER`` reads the files from FOLDER; other families have
+their name in front, as ``open_clip:ARCH/WEIGHTS``. Torch is imported only when an encoder is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from supportset.extract.backbones.registry import Registry
 from supportset.store.errors import UsageError
 from supportset.store.format.card import Recipe
 
 if TYPE_CHECKING:
     from supportset.extract.text.encoders.base import TextEncoder
 
-PRESETS = {
-    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
-    "all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2",
-    "t5-small": "google-t5/t5-small",
-    "t5-base": "google-t5/t5-base",
-}
-_FAMILIES = ("hf", "open_clip")
+TEXT_ENCODERS = Registry(
+    "text encoder",
+    "supportset.text_encoders",
+    "supportset.extract.text.encoders.families",
+    "open_clip:ARCH/WEIGHTS",
+    "hf",
+)
 
 
 def load_text_encoder(name: str, max_tokens: int | None = None, pooling: str | None = None) -> TextEncoder:
@@ -34,51 +33,51 @@ def load_text_encoder(name: str, max_tokens: int | None = None, pooling: str | N
 
     Parameters
     ----------
-    name : a hub name, a local folder, a preset (``minilm``, ``t5-small``, ``t5-base``), any of these with ``hf:`` in
-        front, ``NAME@FOLDER``, or ``open_clip:ARCH/WEIGHTS``
-    max_tokens : longer texts are cut to so many tokens, special ones included; default: 32, in open_clip the tower's
-    pooling : ``none``, one vector a token, the default; ``mean`` of all tokens; the ``first`` token's. An open_clip
-        tower gives its embedding, and takes none of these
+    name : str
+        A hub name, a local folder, a preset (``minilm``, ``t5-small``, ``t5-base``), any of these with ``hf:`` in
+        front, ``NAME@FOLDER``, ``open_clip:ARCH/WEIGHTS``, or a name of a plugin.
+    max_tokens : int, optional
+        Longer texts are cut to so many tokens, special ones included. Default: 32; for open_clip, the tower's length.
+    pooling : {"none", "mean", "first"}, optional
+        One vector a token (default), the mean over all tokens, or the first token's vector. An open_clip tower gives
+        its text embedding and takes no pooling.
 
     Raises
     ------
     UsageError
-        If there is no such encoder, or its weights cannot be had or read: one line that says what to do.
+        If there is no such encoder, or its weights cannot be found or read.
     """
-    family, model, path = _parse(name)
-    encoder: TextEncoder = import_module(f"supportset.extract.text.encoders.{family}").load(
-        model, path, max_tokens, pooling
-    )
+    parsed = TEXT_ENCODERS.parse(name)
+    encoder: TextEncoder = TEXT_ENCODERS.loader(parsed.family)(parsed.model, parsed.path, max_tokens, pooling)
     encoder.given = name
     return encoder
 
 
 def load_recorded(recipe: Recipe, given: str | None = None) -> TextEncoder:
-    """Load the encoder that a text feature set was made with, and make sure that it is the same.
+    """Load the encoder that a text feature set was made with, and check that it is the same.
 
     Parameters
     ----------
-    recipe : of the feature set
-    given : where it is to be had on this machine, by default under the name in the recipe
+    recipe : Recipe
+        Of the feature set.
+    given : str, optional
+        Its name or path on this machine; default: the name in the recipe.
 
     Raises
     ------
     UsageError
-        It cannot be loaded, or its weights, its tokenizer or anything else that decides the features differ.
+        If it cannot be loaded, or its weights, its tokenizer or anything else that decides the features differ.
     """
     tokens = recipe.sampling.get("max_tokens")
     if recipe.backbone.startswith("imported:") or not isinstance(tokens, int):
         raise UsageError(
-            f"the text features {recipe.folder} were imported, so no encoder is known that makes the like of new text"
+            f"the text features {recipe.folder} were imported: no encoder is known that gives the features of new text"
         )
     name = given or recipe.backbone
-    own = recipe.backbone.startswith("open_clip:")  # its length and pooling are no one's to choose
     try:
-        encoder = load_text_encoder(name, None if own else tokens, None if own else recipe.pooling)
+        encoder = load_text_encoder(name, tokens, recipe.pooling)
     except UsageError as error:
-        raise UsageError(
-            f"{error}; it made the text features {recipe.folder}, and --encoder says where it is"
-        ) from None
+        raise UsageError(f"{error}; it made the text features {recipe.folder}, name its path with --encoder") from None
     found: dict[str, Any] = {
         "weights": encoder.weights_hash,
         "tokenizer": encoder.tokenizer_json,
@@ -96,18 +95,19 @@ def load_recorded(recipe: Recipe, given: str | None = None) -> TextEncoder:
     if differing := [key for key in found if found[key] != wanted[key]]:
         raise UsageError(
             f"encoder {name!r} is not the one that made the text features {recipe.folder}: its {differing[0]} is "
-            f"{found[differing[0]]}, not {wanted[differing[0]]}; name the right one with --encoder"
+            f"{found[differing[0]]}, not {wanted[differing[0]]}; name the one that did with --encoder"
         )
     return encoder
 
 
 def live_features(encoder: TextEncoder) -> Callable[[Sequence[str]], list[NDArray[np.float32]]]:
-    """A function that gives the features of texts that are in no store.
+    """Return a function that computes the features of texts that are in no store.
 
     Returns
     -------
-    function (texts) -> list of (T, D) float32
-        T as :func:`supportset.extract.text.run.extract_text` would store it; 0 for a text without a token.
+    function
+        From N texts to a list of N arrays (T, D) float32. T is what
+        :func:`supportset.extract.text.run.extract_text` would store; 0 for a text without a token.
     """
 
     def read(texts: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -117,23 +117,3 @@ def live_features(encoder: TextEncoder) -> Callable[[Sequence[str]], list[NDArra
         return np.split(values, np.cumsum(steps)[:-1])
 
     return read
-
-
-def _parse(name: str) -> tuple[str, str, Path | None]:
-    """Take a name apart: (family, model, path)."""
-    base, at, given = name.partition("@")
-    base = PRESETS.get(base, base)
-    family, colon, model = base.partition(":")
-    if not colon or Path(base).expanduser().is_dir():
-        family, model = "hf", base
-    elif family not in _FAMILIES:
-        raise UsageError(
-            f"encoder {name!r}: {family!r} is no family of text encoders: give a hub name, a folder, one of "
-            f"{', '.join(PRESETS)}, or open_clip:ARCH/WEIGHTS"
-        )
-    path = Path(given).expanduser() if at else None
-    if path is not None and (not given or not path.exists()):
-        raise UsageError(
-            f"encoder {name!r}: there is no file or folder {given!r}: give the path of its weights after the @"
-        )
-    return family, PRESETS.get(model, model), path

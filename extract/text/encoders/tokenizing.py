@@ -1,4 +1,4 @@
-"""What a tokenizer is, told by what it does: one hash, whatever files it was read from."""
+"""The identity of a tokenizer: one hash of what it does, independent of the files it was read from."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ _PROBES = (
 def hash_tokenizer(vocabulary: Mapping[str, int], read: Callable[[list[str]], Sequence[Sequence[int]]]) -> str:
     """Hash a tokenizer: its vocabulary with the ids, and the ids that it gives for some fixed sentences.
 
-    Files are left out of it: which of them are there, and how they are written, differs between libraries' versions
-    and says nothing of the tokens.
+    Files are not hashed: their number and form differ between versions of the libraries and do not decide the tokens.
 
     Parameters
     ----------
-    vocabulary : ids by token
-    read : gives the ids of texts, special tokens included, without a limit
+    vocabulary : mapping of str to int
+        Ids by token.
+    read : function
+        Returns the ids of texts, special tokens included, without a limit.
 
     Returns
     -------

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from supportset.extract.backbones.base import Backbone
-from supportset.extract.backbones.hashing import hash_state
+from supportset.extract.backbones.encoder import hash_state
 from supportset.extract.backbones.transforms import FrameTransform, Resize
 from supportset.store.errors import UsageError
 

@@ -15,7 +15,7 @@ import transformers as tf
 from PIL import Image
 
 from supportset.extract.backbones import load_backbone
-from supportset.extract.backbones.hf import read_processor
+from supportset.extract.backbones.families.hf import read_processor
 from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import SIZES, frame, video

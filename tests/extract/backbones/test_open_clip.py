@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from supportset.extract.backbones import load_backbone
-from supportset.extract.backbones.open_clip import frame_transform
+from supportset.extract.backbones.families.open_clip import frame_transform
 from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import SIZES, frame
@@ -149,7 +149,7 @@ def test_an_untagged_file_says_what_it_takes(tmp_path: Path, caplog: pytest.LogC
     torch.save(tiny().state_dict(), tmp_path / "checkpoint.pt")
     with caplog.at_level(logging.WARNING):
         load_backbone(f"open_clip:Tiny@{tmp_path / 'checkpoint.pt'}")
-        assert "checkpoint.pt: weights of Tiny differ in activation or preparation" in caplog.text
+        assert "checkpoint.pt: published weights of Tiny differ in activation or preparation" in caplog.text
         caplog.clear()
         (tmp_path / "checkpoint.pt").rename(tmp_path / "flat.pt")  # published under this name
         backbone = load_backbone(f"open_clip:Tiny@{tmp_path / 'flat.pt'}")
@@ -159,7 +159,7 @@ def test_an_untagged_file_says_what_it_takes(tmp_path: Path, caplog: pytest.LogC
 
 def test_siglip_files_without_a_tag_are_prepared_as_all_their_tags_agree() -> None:
     """open_clip itself prepares images for a local file as OpenAI did, whatever the architecture."""
-    from supportset.extract.backbones.open_clip import _preparation
+    from supportset.extract.backbones.families.open_clip import _preparation
 
     assert _preparation("ViT-B-16-SigLIP", "", Path("x"))["resize_mode"] == "squash"
 

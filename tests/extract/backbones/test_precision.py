@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from supportset.extract.backbones import load_backbone
-from supportset.extract.backbones.base import PRECISIONS, Backbone
-from supportset.extract.backbones.r2plus1d import r2plus1d_34
+from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.encoder import PRECISIONS
+from supportset.extract.backbones.families.r2plus1d_34 import r2plus1d_34
 from supportset.extract.recheck.tolerance import FORWARD
 from tests.extract.backbones.frames import frame, video
 from tests.extract.backbones.test_hf import IMAGE_MODELS, VIDEO_MODELS, saved

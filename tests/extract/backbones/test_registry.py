@@ -10,22 +10,24 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from huggingface_hub import constants
 
-from supportset.extract.backbones import DEFAULT_BACKBONE, PRESETS, describe_backbones, load_backbone
-from supportset.extract.backbones.registry import FAMILIES, parse_name
+from supportset.extract.backbones import BACKBONES, DEFAULT_BACKBONE, load_backbone
+from supportset.extract.backbones.registry import Registry
 from supportset.extract.backbones.weights import quiet_libraries
+from supportset.extract.text.encoders import TEXT_ENCODERS
 from supportset.store.errors import UsageError
-from tests.extract.backbones.compare import features
-from tests.extract.backbones.frames import frame
 
 ROOT = Path(__file__).resolve().parents[3]
-DOCUMENT = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
 
 
 def test_names_are_listed_without_loading_torch() -> None:
-    code = "import sys, supportset.extract.backbones as b; b.describe_backbones(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from supportset.extract.backbones import BACKBONES; BACKBONES.describe(); "
+        "from supportset.extract.text.encoders import TEXT_ENCODERS; TEXT_ENCODERS.describe(); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -40,9 +42,9 @@ def test_names_are_listed_without_loading_torch() -> None:
     ],
 )
 def test_names_are_taken_apart(name: str, family: str, model: str, tmp_path: Path) -> None:
-    parsed = parse_name(name)
+    parsed = BACKBONES.parse(name)
     assert (parsed.family, parsed.model, parsed.path) == (family, model, None)
-    assert parse_name(f"{name}@{tmp_path}").path == tmp_path
+    assert BACKBONES.parse(f"{name}@{tmp_path}").path == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_names_are_taken_apart(name: str, family: str, model: str, tmp_path: Pat
     [
         (
             "resnet151",
-            r"'resnet151' is unknown \(did you mean resnet152\?\): families are efficientnet_lite, open_clip",
+            r"'resnet151' is unknown \(did you mean resnet152\?\): families are efficientnet_lite, hf, open_clip",
         ),
         ("openclip:ViT-B-32/openai", r"did you mean open_clip"),
         ("", "is unknown: families are"),
@@ -63,17 +65,20 @@ def test_unknown_names_and_absent_paths_are_told(name: str, message: str) -> Non
         load_backbone(name)
 
 
-def test_every_family_and_preset_is_described_and_documented() -> None:
-    rows = {name: (what, needs) for name, what, needs in describe_backbones()}
-    for family in FAMILIES.values():
+@pytest.mark.parametrize(
+    ("registry", "document"), [(BACKBONES, "backbones.md"), (TEXT_ENCODERS, "text-encoders.md")], ids=["visual", "text"]
+)
+def test_every_family_and_preset_is_described_and_documented(registry: Registry, document: str) -> None:
+    rows = {name: (what, needs) for name, what, needs in registry.describe()}
+    text = (DOCS / document).read_text(encoding="utf-8")
+    for name, family in registry.families().items():
         assert family.pattern in rows
-    for preset, full in PRESETS.items():
+        assert "plugin" not in family.what, "ours say what they are"
+        assert f"`{name}" in text
+    for preset, full in registry.presets().items():
         assert full in rows[preset][0]
-        assert re.search(rf"^\| `{preset}` \| `{re.escape(full)}`", DOCUMENT, re.MULTILINE), (
-            f"{preset} is not documented"
-        )
-    assert all(f"`{name}" in DOCUMENT for name in FAMILIES)
-    assert DEFAULT_BACKBONE in DOCUMENT
+        assert re.search(rf"^\| `{preset}` \| `{re.escape(full)}`", text, re.MULTILINE), f"{preset} is not documented"
+    assert registry is TEXT_ENCODERS or DEFAULT_BACKBONE in text
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ def test_weights_out_of_reach_are_one_line_with_the_mend(
     with pytest.raises(UsageError) as raised:
         load_backbone(name)
     message = str(raised.value)
-    assert "neither a local path nor to be had from the hub" in message
+    assert "not a local path and cannot be downloaded from the hub" in message
     assert mend in message
     assert "\n" not in message
     assert len(message) < 600
@@ -130,46 +135,3 @@ def test_our_own_warnings_are_heard_while_libraries_are_quiet(capsys: pytest.Cap
         for handler in handlers:
             root.addHandler(handler)
     assert capsys.readouterr().err.split() == ["ours"]
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package of the documentation, installed: its module and what pip writes beside it."""
-    blocks = dict(re.findall(r"```(python|toml)\n(.*?)```", DOCUMENT, re.DOTALL))
-    assert len(blocks["python"].splitlines()) <= 30
-    group, entry = blocks["toml"].strip().splitlines()
-    assert group == '[project.entry-points."supportset.backbones"]'
-    (tmp_path / "supportset_colours.py").write_text(blocks["python"])
-    info = tmp_path / "supportset_colours-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: supportset-colours\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[supportset.backbones]\n" + entry.replace('"', "") + "\nbroken = nowhere:load\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-
-
-@pytest.mark.usefixtures("plugin")
-def test_the_documented_plugin_works() -> None:
-    backbone = load_backbone("colours:2")
-    picture = frame(64, 64)
-    assert (backbone.name, backbone.dim, backbone.given) == ("colours:2", 12, "colours:2")
-    cells = torch.from_numpy(picture).float().view(2, 32, 2, 32, 3).mean((1, 3)) / 255
-    expected = ((cells - 0.5) / 0.5).permute(2, 0, 1).reshape(1, 12)
-    torch.testing.assert_close(features(backbone, [picture]), expected, atol=1e-5, rtol=0)
-    assert (
-        "colours:MODEL",
-        "plugin supportset_colours:load",
-        "see the package supportset-colours",
-    ) in describe_backbones()
-    with pytest.raises(UsageError, match="backbone colours:x: give the number"):
-        load_backbone("colours:x")
-    with pytest.raises(UsageError, match=r"did you mean colours"):
-        load_backbone("colour:2")
-
-
-@pytest.mark.usefixtures("plugin")
-def test_a_broken_plugin_is_told_and_harms_no_other() -> None:
-    with pytest.raises(UsageError, match=r"plugin 'broken' \(nowhere:load\) cannot be imported"):
-        load_backbone("broken:1")
-    assert load_backbone("colours:1").dim == 3

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 from supportset.extract.backbones import load_backbone
-from supportset.extract.backbones.timm import frame_transform
+from supportset.extract.backbones.families.timm import frame_transform
 from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import SIZES, frame
@@ -72,7 +72,7 @@ def test_an_untagged_file_says_which_transform_it_takes(tmp_path: Path, caplog: 
     torch.save(timm.create_model("resnet18", pretrained=False).state_dict(), file)
     with caplog.at_level(logging.WARNING):
         assert load_backbone(f"timm:resnet18@{file}").name == "timm:resnet18"
-        assert "mine.pth: which weights of resnet18 these are is not said" in caplog.text
+        assert "mine.pth: it is not known which weights of resnet18 these are" in caplog.text
         caplog.clear()
         load_backbone(f"timm:resnet18.tv_in1k@{file}")
         assert not caplog.records

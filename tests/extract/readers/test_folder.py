@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import av
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from supportset.extract.readers import get_reader
+from supportset.extract.readers import captions_file, get_reader
+from supportset.extract.readers.annotate import read_dataset
 from supportset.store.errors import UsageError
 from tests.extract.readers.forms import assert_consistent, members, paths, sizes, stored, texts, touch, write
 
@@ -23,6 +28,11 @@ ROWS: list[dict[str, Any]] = [
     {"path": "картинка.PNG", "caption": "A drawing.", "split": "test"},
 ]
 COLUMNS = ["path", "caption", "start", "end", "split"]
+
+
+def left_out(folder: Path, counts: str = ".md (1)") -> str:
+    total = sum(map(int, re.findall(r"\((\d+)\)", counts)))
+    return f"{total} files below {folder} are neither video nor image, left out: {counts}"
 
 
 def write_rows(folder: Path, form: str, rows: list[dict[str, Any]]) -> Path:
@@ -57,7 +67,7 @@ def test_without_captions(folder: Path) -> None:
     }
     assert sizes(data) == {("folder", "all"): 4}
     assert data.protocols == {"folder": {"all": None}}
-    assert (data.captions, data.sources, data.notes) == ([], [], [])
+    assert (data.captions, data.sources, data.notes) == ([], [], [left_out(folder)])
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
@@ -79,7 +89,7 @@ def test_captions(folder: Path, form: str, tmp_path_factory: pytest.TempPathFact
     assert members(data, "folder", "test") == [("talk@60.25-62", None), ("картинка", None)]
     assert data.protocols == {"folder": {"all": None, "test": None, "train": None, "val": None}}
     assert data.sources == [path]
-    assert data.notes == []
+    assert data.notes == [left_out(folder)]
     dataset = stored(data, tmp_path_factory.mktemp("store"))
     assert len(dataset.split_captions("folder", "all")) == 5
     assert dataset.split_clips("folder", "all") == list(paths(data)), "a file without captions can be searched"
@@ -158,16 +168,122 @@ def test_rows_that_cannot_be_used(folder: Path) -> None:
     assert texts(data, "plain") == ["good"]
     assert [row.text for row in data.captions] == ["good", "not there"]
     assert data.notes == [
+        left_out(folder),
         "7 rows of captions.csv left out: line 3: names no file; line 4: has a start and no end; "
         "line 5: ends at 4 s, not after its start at 5 s; line 6: start is 'a', not a number of seconds; "
         "line 7: start is '-1', not a number of seconds; and 2 more",
         "1 rows of captions.csv have no caption: line 13",
         "2 rows of the captions file left out: line 10: 'картинка.PNG' is an image, it has no start and end; "
         "line 11: 'twin.mp4' fits 'one/twin.mp4' and 'two/twin.mp4'; give the path",
-        "1 rows of the captions file name no video or image that is there: line 12: 'gone.mp4'",
+        "1 rows of the captions file name an absent video or image: line 12: 'gone.mp4'",
         f"1 of 7 clips have no video file below {folder} (first: 'gone')",
     ]
     assert members(data, "folder", "test") == [("gone", None)], "missing is a row, not silence"
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("names", [("path", "caption", "path"), ("path", "caption", "caption"),
+                                   ("path", " Caption", "caption"), ("PATH", "path", "text"),
+                                   ("path", "caption", "split", "Split")])  # fmt: skip
+def test_a_column_that_occurs_twice_is_refused(names: tuple[str, ...], form: str, folder: Path) -> None:
+    values = ["plain", "one", "talk.mkv", "val"][: len(names)]
+    path = folder / f"captions.{form}"
+    if form == "csv":
+        write(path, ",".join(names) + "\n" + ",".join(values) + "\n")
+    elif form == "jsonl":
+        pairs = ", ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in zip(names, values, strict=True))
+        write(path, '{"path": "talk", "caption": "first"}\n{' + pairs + "}\n")
+    else:
+        pq.write_table(pa.table([pa.array([value]) for value in values], names=list(names)), path)
+    twice = next(
+        name for name in map(str.strip, map(str.lower, names)) if [n.strip().lower() for n in names].count(name) > 1
+    )
+    with pytest.raises(UsageError, match=rf"captions.{form}: .*column '{twice}' occurs twice"):
+        READER.read(folder)
+
+
+def test_columns_that_are_not_read_may_occur_twice(folder: Path) -> None:
+    write(folder / "captions.csv", "path,caption,note,note,\nplain,one,a,b,c\n")
+    data = READER.read(folder)
+    assert texts(data, "plain") == ["one"]
+    assert "columns , note of captions.csv are not used (path, caption are)" in data.notes
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_one_column_is_read_in_all_rows(form: str, folder: Path) -> None:
+    """Of two names for one thing the first is read; another never fills its gaps, and is reported."""
+    rows = [("plain", "talk", "A", "a"), ("", "plain", "B", "b"), ("talk", "", "", "c")]
+    names = ("path", "video", "caption", "text")
+    if form == "csv":
+        write(folder / "captions.csv", "\n".join(",".join(each) for each in (names, *rows)) + "\n")
+    else:
+        records = [dict(zip(names, row, strict=True)) for row in rows]
+        write(folder / "captions.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+    data = READER.read(folder)
+    assert [(row.clip_id, row.text) for row in data.captions] == [("plain", "A")]
+    place = "line 3" if form == "csv" else "line 2"
+    assert f"1 rows of captions.{form} left out: {place}: names no file" in data.notes
+    assert f"columns text, video of captions.{form} are not used (path, caption are)" in data.notes
+
+
+def test_an_id_beside_a_path_is_reported(folder: Path) -> None:
+    write(folder / "captions.csv", "clip_id,path,caption\nx1,plain,A\n")
+    data = READER.read(folder)
+    assert texts(data, "plain") == ["A"]
+    assert "columns clip_id of captions.csv are not used (path, caption are)" in data.notes
+
+
+def test_contents_decide_for_unknown_extensions(tmp_path: Path) -> None:
+    picture, film = Image.new("RGB", (8, 8)), io.BytesIO()
+    picture.save(tmp_path / "photo.unknown", "PNG")
+    picture.save(tmp_path / "bare", "BMP")
+    with av.open(film, "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 16
+        container.mux([*stream.encode(av.VideoFrame(16, 16)), *stream.encode(None)])
+    (tmp_path / "film.download").write_bytes(film.getvalue())
+    (tmp_path / "sound.mka2").write_bytes(b"RIFF\0\0\0\0WAVE")
+    touch(tmp_path, "new.heic", "disc.m2v", "tape.m2t", "a.xyz", "b.xyz", "c.npy", "nothing")
+    write(tmp_path / "captions.csv", "file,caption\nphoto.unknown,A.\nphoto.unknown,B.\na.xyz,C.\nfilm,D.\n")
+    data = READER.read(tmp_path)
+    assert sorted(paths(data)) == ["bare", "disc", "film", "new", "photo", "tape"]
+    assert [row.text for row in data.captions] == ["D.", "A.", "B."]
+    assert left_out(tmp_path, ".mka2 (1), .npy (1), .xyz (2), without extension (1)") in data.notes
+    assert "1 rows of the captions file left out: line 4: 'a.xyz' is neither video nor image" in data.notes
+
+
+def test_notes_are_plain_lines(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    write(tmp_path / "captions.csv", 'path,caption\n"x\x1b[2J\ny\u202e\r",A.\n')
+    notes = READER.read(tmp_path).notes
+    assert r"line 2: 'x\x1b[2J\ny\u202e\r'" in "\n".join(notes)
+    assert all(note.isprintable() for note in notes)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"a":' * 100_000, '{"path": "a", "caption": "b", "start": ' + "9" * 5000 + "}"]
+)
+def test_nested_or_huge_json_is_one_line(content: str, folder: Path) -> None:
+    write(folder / "captions.jsonl", content + "\n")
+    with pytest.raises(UsageError, match=r"captions\.jsonl: line 1: ") as told:
+        READER.read(folder)
+    assert str(told.value).isprintable()
+
+
+def test_a_parquet_bomb_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captions_file, "MOST_ROWS", 5)
+    pq.write_table(pa.table({"path": ["plain"] * 6, "caption": ["x"] * 6}), folder / "captions.parquet")
+    with pytest.raises(UsageError, match="holds 6 rows, more than 5"):
+        READER.read(folder)
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "caf\u00e9", ".hidden", "x" * 101, "a\nb", "\x1b[1m", ""])
+def test_dataset_names_have_a_plain_alphabet(name: str, tmp_path: Path) -> None:
+    data = tmp_path / "my videos"
+    touch(data, "a.mp4")
+    with pytest.raises(UsageError, match=r"dataset name .*: use at most 100 letters.*: --name [A-Za-z0-9._-]+$"):
+        read_dataset("folder", data, name=name or None)
+    assert read_dataset("folder", data, name="my-videos_2.0").name == "my-videos_2.0"
 
 
 def test_line_numbers_count_lines_not_rows(folder: Path) -> None:
@@ -181,7 +297,7 @@ def test_a_clip_in_several_splits_is_split_by_caption(folder: Path, tmp_path_fac
     data = READER.read(folder)
     assert members(data, "folder", "train") == [("plain", "plain#0")]
     assert members(data, "folder", "test") == [("plain", "plain#1")]
-    assert "1 clips stand in several splits, as test and train: by caption (first: 'plain')" in data.notes
+    assert "1 clips are in several splits, as test and train: by caption (first: 'plain')" in data.notes
     dataset = stored(data, tmp_path_factory.mktemp("store"))
     assert [caption.text for caption in dataset.split_captions("folder", "test")] == ["two"]
 
@@ -205,10 +321,11 @@ def test_several_rows_of_one_absent_file_are_one_clip(folder: Path) -> None:
 def test_unused_columns_and_files_are_told(folder: Path) -> None:
     write(folder / "captions.jsonl", '{"path": "plain", "captoin": "x", "text": "y"}\n')
     notes = READER.read(folder).notes
-    assert notes[0].startswith("columns captoin of captions.jsonl are not used (used: path, video, ")
+    assert notes == [left_out(folder), "columns captoin of captions.jsonl are not used (path, text are)"]
     (folder / "captions.jsonl").rename(folder / "captions.tsv")
     assert READER.read(folder).notes == [
-        "captions.tsv is not read; captions are read from captions.csv, captions.jsonl, captions.parquet"
+        "captions.tsv is not read; captions are read from captions.csv, captions.jsonl, captions.parquet",
+        left_out(folder),
     ]
 
 
@@ -246,7 +363,7 @@ def test_no_video(tmp_path: Path) -> None:
     write(tmp_path / "captions.csv", "path,caption\na.mp4,x\n")
     with pytest.raises(UsageError) as error:
         READER.read(tmp_path)
-    start = f"folder: no video or image below {tmp_path}; put files such as .mp4, .webm or .jpg there"
+    start = f"folder: no video or image below {tmp_path}; put .mp4, .webm or .jpg files there"
     assert str(error.value) == start
 
 

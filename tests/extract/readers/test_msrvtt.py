@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_counted(official: Path) -> None:
     told = "\n".join(data.notes)
     assert "1 clips of train_val_videodatainfo.json are described before, the first description is kept" in told
     assert (
-        "1 clips of train_val_videodatainfo.json stand in no split of msrvtt-full, they name none (first: 'video5')"
+        "1 clips of train_val_videodatainfo.json are in no split of msrvtt-full, they name none (first: 'video5')"
         in told
     )
     assert (

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from supportset.store.errors import UsageError
-from supportset.train.ablation.grid import Grid, flat, load_grid, merged, nested
+from supportset.train.ablation.grid import Grid, load_grid, merged, nested
+from supportset.train.config import flat
 from supportset.train.run_folder import to_toml
 from tests.train.small_store import config
 
@@ -22,17 +23,17 @@ def read(folder: Path, text: str) -> Grid:
 
 
 def test_variants_are_the_base_with_overrides_and_their_own_changes(tmp_path: Path) -> None:
-    grid = read(tmp_path, "seeds = [4, 2]\n[overrides]\noptim.epochs = 7\nloss.weight = 1.5\n" + TWO)
+    grid = read(tmp_path, "seeds = [4, 2]\n[overrides]\noptim.epochs = 7\nloss.caption_weight = 1.5\n" + TWO)
     assert (grid.name, grid.seeds, grid.metric, grid.fold_numbers) == ("study", (4, 2), "t2v/R@1", (None,))
     none, cross = grid.variants
     assert (none.name, none.changes) == ("none", {"support.captioning": "none"})
     made = none.config(2)
-    assert (made.name, made.seed, made.optim.epochs, made.loss.weight) == ("none", 2, 7, 1.5)
+    assert (made.name, made.seed, made.optim.epochs, made.loss.caption_weight) == ("none", 2, 7, 1.5)
     assert made.support.captioning == "none"
     assert cross.config(4) == config(
-        name="cross", seed=4, optim={"epochs": 7}, loss={"weight": 1.5}, support={"captioning": "cross"}
+        name="cross", seed=4, optim={"epochs": 7}, loss={"caption_weight": 1.5}, support={"captioning": "cross"}
     )
-    assert cross.config(4, {"loss.weight": 0.1}).loss.weight == 0.1
+    assert cross.config(4, {"loss.caption_weight": 0.1}).loss.caption_weight == 0.1
 
 
 def test_trials_are_different_combinations_and_as_many_for_each_variant(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ optim.learning_rate = [1e-4, 1e-3, 1e-2, 3e-2]
 [search]
 trials = 4
 [search.values]
-loss.weight = [0.1, 0.3, 1.0]
+loss.caption_weight = [0.1, 0.3, 1.0]
 support.temperature = [0.05, 0.1]
 """
     grid = read(tmp_path, text)
@@ -50,7 +51,7 @@ support.temperature = [0.05, 0.1]
     assert none.candidates == tuple({"optim.learning_rate": rate} for rate in (1e-4, 1e-3, 1e-2, 3e-2))
     assert len(cross.candidates) == 4
     assert len({tuple(values.items()) for values in cross.candidates}) == 4
-    assert all(set(values) == {"loss.weight", "support.temperature"} for values in cross.candidates)
+    assert all(set(values) == {"loss.caption_weight", "support.temperature"} for values in cross.candidates)
     assert read(tmp_path, text).variants[1].candidates == cross.candidates
 
 
@@ -65,7 +66,7 @@ trials = {trials}
 draw = "balanced"
 [search.values]
 optim.learning_rate = [1e-4, 1e-3, 1e-2]
-loss.weight = [0.1, 0.3, 1.0]
+loss.caption_weight = [0.1, 0.3, 1.0]
 support.temperature = [0.05, 0.1]
 """
     none, cross = ([dict(values) for values in variant.candidates] for variant in read(tmp_path, text).variants)
@@ -80,15 +81,25 @@ support.temperature = [0.05, 0.1]
 
 def test_balanced_trials_may_be_all_combinations(tmp_path: Path) -> None:
     text = "seeds = [0]\n[variants.a]\n[search]\ntrials = 4\ndraw = 'balanced'\n"
-    text += "values.loss.weight = [0.1, 1.0]\nvalues.support.temperature = [0.1, 0.2]\n"
+    text += "values.loss.caption_weight = [0.1, 1.0]\nvalues.support.temperature = [0.1, 0.2]\n"
     (variant,) = read(tmp_path, text).variants
     assert {tuple(each.values()) for each in variant.candidates} == {(0.1, 0.1), (0.1, 0.2), (1.0, 0.1), (1.0, 0.2)}
+
+
+def test_old_keys_load(tmp_path: Path) -> None:
+    text = "seeds = [0]\noverrides.data.max_words = 9\n[variants.a]\noptim.clip_norm = 0.5\n[variants.a.search]\n"
+    text += "'loss.weight' = [0.1, 0.2]\n[variants.b]\n[search]\ntrials = 2\nvalues.loss.weight = [0.3, 0.4]\n"
+    a, b = read(tmp_path, text).variants
+    setting = a.config(0)
+    assert (setting.data.max_tokens, setting.optim.max_grad_norm) == (9, 0.5)
+    assert [sorted(each.values()) for each in (*a.candidates, *b.candidates)] == [[0.1], [0.2], [0.3], [0.4]]
+    assert {key for each in (*a.candidates, *b.candidates) for key in each} == {"loss.caption_weight"}
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("seeds = [0, 0]\n[variants.a]\n", "seeds = .*a seed stands there twice"),
+        ("seeds = [0, 0]\n[variants.a]\n", "seeds = .*a seed is listed twice"),
         ("seeds = []\n[variants.a]\n", "seeds"),
         ("seeds = [0]\n", "'variants' is missing"),
         ("seeds = [-1]\n[variants.a]\n", "variant 'a': seed = -1"),
@@ -97,19 +108,19 @@ def test_balanced_trials_may_be_all_combinations(tmp_path: Path) -> None:
         ("seeds = [0]\n[variants.'a b']\n", "variant 'a b': letters, digits"),
         ("seeds = [0]\n[variants.a]\nsupport.captionin = 1\n", "variant 'a': unknown key 'support.captionin'"),
         ("seeds = [0]\nfolds = 3\n[variants.a]\ndata.validation_split = 'val'\n", "does not go with folds"),
-        ("seeds = [0]\n[variants.a.search]\nloss.weight = [1.0]\n", "there is no \\[search\\]"),
+        ("seeds = [0]\n[variants.a.search]\nloss.caption_weight = [1.0]\n", "there is no \\[search\\]"),
         ("seeds = [0]\n[variants.a]\n[search]\ntrials = 2\n", "what is searched must be section.key = "),
-        ("seeds = [0]\n[variants.a]\n[search]\ntrials = 1\nvalues.loss.weight = 1.0\n", "what is searched must be"),
-        ("seeds = [0]\n[variants.a]\n[search]\ntrials = 2\nvalues.loss.weight = [1.0]\n", "1 combinations of values"),
+        ("seeds = [0]\n[variants.a]\n[search]\ntrials = 1\nvalues.loss.margin = 1.0\n", "what is searched must be"),
+        ("seeds = [0]\n[variants.a]\n[search]\ntrials = 2\nvalues.loss.margin = [1.0]\n", "1 combinations of values"),
         ("seeds = [0]\n[variants.a]\n[search]\ntrials = 1\nvalues.loss.wei = [1.0]\n", "unknown key 'loss.wei'"),
         ("seeds = [0]\n[variants.a]\n[search]\ntrial = 1\n", "unknown key 'search.trial' \\(did you mean 'trials'"),
         (
             "seeds = [0]\n[variants.none]\nsupport.captioning = 'none'\n"
-            "[search]\ntrials = 1\nvalues.loss.weight = [1.0]\n",
-            "variant 'none': loss.weight changes nothing there.*\\[variants.none.search\\]",
+            "[search]\ntrials = 1\nvalues.loss.caption_weight = [1.0]\n",
+            "variant 'none': loss.caption_weight changes nothing there.*\\[variants.none.search\\]",
         ),
         (
-            "seeds = [0]\n[variants.a]\noptim.select_by = 'last'\n[search]\ntrials = 1\nvalues.loss.weight = [1.0]\n",
+            "seeds = [0]\n[variants.a]\noptim.select_by = 'last'\n[search]\ntrials = 1\nvalues.loss.margin = [1.0]\n",
             "gives no score to judge trials by",
         ),
     ],

@@ -20,7 +20,6 @@ from supportset.evaluate.paired_tests import (
     sign_test_p,
 )
 from supportset.train.ablation.plot import ticks
-from supportset.train.ablation.results import packed, packed_ranks, unpacked, unpacked_ranks
 
 
 def hits(seed: int, skill: float, clips: int = 40, seeds: int = 3) -> Hits:
@@ -129,14 +128,6 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.2])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
-
-
-def test_numbers_come_back_as_they_were() -> None:
-    numbers = np.array([0, 1, 65536, 2**32 - 1])
-    assert unpacked(packed(numbers), "x").tolist() == numbers.tolist()
-    ranks = np.array([1.0, np.inf, 70_000.0])
-    assert unpacked_ranks(packed_ranks(ranks), "x").tolist() == ranks.tolist()
-    assert len(packed(np.arange(5000) // 5)) < 6000
 
 
 def test_ticks_are_round_and_within() -> None:

@@ -304,7 +304,7 @@ optim.learning_rate = [1e-9, 3e-3, 1e-8]
 trials = 2
 overrides.optim.max_steps = 2
 [search.values]
-loss.weight = [0.1, 0.5]
+loss.caption_weight = [0.1, 0.5]
 support.temperature = [0.1]
 """
     grid = grid_of(tmp_path, text)
@@ -350,7 +350,8 @@ def run_until_runs(grid: Grid, out: Path, root: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_search_in_folds_is_made_for_each_fold_and_without_its_clips(root: Path, tmp_path: Path) -> None:
-    text = f"seeds = [0]\nfolds = 2\n{FAST}[variants.cross]\n[search]\ntrials = 2\nvalues.loss.weight = [0.1, 0.5]\n"
+    text = f"seeds = [0]\nfolds = 2\n{FAST}[variants.cross]\n[search]\ntrials = 2\n"
+    text += "values.loss.caption_weight = [0.1, 0.5]\n"
     study = run_study(grid_of(tmp_path, text), tmp_path / "study", root, device="cpu", tell=silent)
     assert set(study.trials) == {RunKey("cross", 1000, fold, n) for fold in (0, 1) for n in (0, 1)}
     assert set(study.chosen) == {("cross", 0), ("cross", 1)}
@@ -366,6 +367,8 @@ def test_tables_are_made_without_a_store_and_say_what_was_asked(root: Path, tmp_
     (tmp_path / "study").rename(tmp_path / "moved")
     study = read_study(grid, tmp_path / "moved")
     files = write_tables(study, tabulate(study, samples=200))
+    assert {path.name for path in (tmp_path / "moved").iterdir()} == {"runs.jsonl.xz", *(Path(f).name for f in files)}
+    assert read_study(grid, tmp_path / "moved").runs == study.runs
     assert [Path(file).name for file in files] == ["table.md", "table.json", "plot.png"]
     page = (tmp_path / "moved" / "table.md").read_text()
     for words in (
@@ -392,11 +395,11 @@ def test_runs_that_were_asked_other_queries_are_not_compared(root: Path, tmp_pat
     grid = grid_of(tmp_path, f"seeds = [0]\n{FAST}{TWO}")
     study = run_study(grid, tmp_path / "study", root, device="cpu", tell=silent)
     study.runs[RunKey("cross", 0)]["ranks"]["items"] = "other"
-    with pytest.raises(SupportsetError, match=r"cross-seed0\.json: was asked other queries"):
+    with pytest.raises(SupportsetError, match=r"cross-seed0\.json: was scored on other queries"):
         tabulate(study)
     items = tmp_path / "study" / "items"
     next(items.iterdir()).unlink()
-    with pytest.raises(SupportsetError, match="absent, and the ranks of the runs mean nothing without it"):
+    with pytest.raises(SupportsetError, match="missing, and the ranks of the runs mean nothing without it"):
         tabulate(read_study(grid, tmp_path / "study"))
 
 
@@ -406,7 +409,7 @@ def test_a_damaged_file_is_one_line_that_names_it(root: Path, tmp_path: Path) ->
     path = tmp_path / "study" / "runs" / "a-seed0.json"
     for content in ("{", "[]", '{"format": "supportset-ablation", "version": 2}'):
         path.write_text(content)
-        with pytest.raises(SupportsetError, match=r"a-seed0\.json: .*delete it to have it made anew"):
+        with pytest.raises(SupportsetError, match=r"a-seed0\.json: .*delete it to run this again"):
             read_study(grid, tmp_path / "study")
 
 

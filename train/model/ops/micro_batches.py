@@ -1,9 +1,8 @@
-"""A batch in parts, so that only one part's activations are in memory, while the batch stays whole for the loss.
+"""A batch in micro-batches: only one part's activations are in memory, and the loss still sees the whole batch.
 
-Each part is computed once without keeping what the backward pass needs, and once more when that comes to it. What a
-part gives is kept, so the contrastive loss and the support sets see the whole batch, as they would without parts:
-gradients are those of the whole batch. It costs one more forward pass. Batch normalisation would see one part at a
-time, and is refused by the configuration.
+Each part is computed once without what the backward pass needs, and again during the backward pass. Its output is
+kept, so the contrastive loss and the support sets are those of the whole batch, and so are the gradients. The cost is
+one more forward pass. Batch normalisation would see one part at a time, so the configuration refuses it.
 """
 
 from __future__ import annotations
@@ -15,17 +14,20 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def in_chunks(function: Callable[..., tuple[Tensor, ...]], chunks: int, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Apply a function of tensors to parts of their rows.
+def in_micro_batches(function: Callable[..., tuple[Tensor, ...]], parts: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Apply a function of tensors to micro-batches of their rows.
 
     Parameters
     ----------
-    function : gives tensors with one row for each row of its inputs, none of which depends on other rows
-    chunks : parts; 1, or no gradients wanted, is one plain call
-    inputs : tensors of the same number of rows
+    function : callable
+        Gives tensors with one row for each row of its inputs, none of which depends on other rows.
+    parts : int
+        How many micro-batches. With 1, or where no gradients are computed, it is one plain call.
+    inputs : Tensor
+        Tensors of the same number of rows.
     """
-    if chunks == 1 or not torch.is_grad_enabled():
+    if parts == 1 or not torch.is_grad_enabled():
         return function(*inputs)
-    parts = zip(*(each.chunk(chunks) for each in inputs), strict=True)
-    found = [checkpoint(function, *part, use_reentrant=False) for part in parts]
+    rows = zip(*(each.chunk(parts) for each in inputs), strict=True)
+    found = [checkpoint(function, *part, use_reentrant=False) for part in rows]
     return tuple(torch.cat(outputs) for outputs in zip(*found, strict=True))

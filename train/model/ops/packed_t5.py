@@ -103,7 +103,7 @@ def _hidden_where(closed: Tensor) -> Tensor:
 
 
 def _embed(stack: Any, tokens: Tensor, positions: Positions) -> Tensor:
-    embedded = stack.embed_tokens(positions.pack(tokens.unsqueeze(2)).squeeze(1))
+    embedded = stack.embed_tokens(positions.unpad(tokens.unsqueeze(2)).squeeze(1))
     return dropout(embedded, *_dropout(stack))
 
 

@@ -32,15 +32,15 @@ class Positions:
 
     @classmethod
     def of(cls, mask: Tensor) -> Positions:
-        """The real positions on a CPU; elsewhere all, for how many are real the host would have to wait to be told."""
+        """Keep the real positions on a CPU, all of them elsewhere: a count of the real ones would stall the device."""
         return cls(mask.flatten().nonzero().squeeze(1) if mask.device.type == "cpu" else None, mask)
 
-    def pack(self, values: Tensor) -> Tensor:
+    def unpad(self, values: Tensor) -> Tensor:
         """(B, L, d) as (R, d)."""
         flat = values.flatten(0, 1)
         return flat if self._rows is None else flat.index_select(0, self._rows)
 
-    def apart(self, values: Tensor) -> Tensor:
+    def pad(self, values: Tensor) -> Tensor:
         """(R, d) as (B, L, d), zero where nothing was computed."""
         if self._rows is not None:
             blank = values.new_zeros(self._sequences * self._length, values.shape[1])
@@ -49,11 +49,11 @@ class Positions:
 
     def heads(self, values: Tensor, heads: int) -> Tensor:
         """(R, d) as (B, heads, L, d / heads): for attention."""
-        return self.apart(values).unflatten(2, (heads, -1)).transpose(1, 2)
+        return self.pad(values).unflatten(2, (heads, -1)).transpose(1, 2)
 
     def join_heads(self, values: Tensor) -> Tensor:
         """(B, heads, L, d / heads) as (R, d)."""
-        return self.pack(values.transpose(1, 2).flatten(2))
+        return self.unpad(values.transpose(1, 2).flatten(2))
 
     def windows(self, values: Tensor, kernel: int) -> Tensor:
         """(R, d) as (R, kernel x d): each position with its neighbours, zeros beyond its sequence's ends.
@@ -81,13 +81,13 @@ class Positions:
 
     def recurrence(self, layer: torch.nn.GRU, values: Tensor) -> Tensor:
         """(R, d) through a GRU from each sequence's first position to its last: (R, h)."""
-        apart = self.apart(values)
+        padded = self.pad(values)
         if self._rows is None:  # padding stands at the end, so that no real position sees it
-            return self.pack(layer(apart)[0])
+            return self.unpad(layer(padded)[0])
         lengths = self._mask.sum(1)
-        packed = pack_padded_sequence(apart, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(padded, lengths.clamp(min=1), batch_first=True, enforce_sorted=False)
         outputs, _ = pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=self._length)
-        return self.pack(outputs)
+        return self.unpad(outputs)
 
 
 def clear_padding(values: Tensor, real: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,7 @@ def locate(name: str, key: str) -> str:
 
 
 def load_config(source: str, name: str, key: str) -> Any:
-    """Read the model configuration of a located source; code that lies beside it is never run, nor asked about."""
+    """Read the model configuration of a located source; code beside it never runs."""
     with _told(source, name, key):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
@@ -118,8 +119,12 @@ def _told(source: str, name: str, key: str, what: str = "it") -> Iterator[None]:
             yield
     # The library raises all of these, by cause: absent or unreadable files and no network (OSError), an unknown
     # model type or tensor shapes that don't fit (ValueError, RuntimeError, KeyError), an absent tokenizer library.
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
         reason = next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds pickled objects other than tensors, which could run code"
+        elif "trust_remote_code" in str(error):
+            reason = "it needs Python code beside the model, which is never run"
         where = "cannot be read from that folder" if local else "is no local folder and the hub could not give it"
         raise UsageError(
             f"{key} = {name!r}: {what} {where} ({reason}); give the path of a local model folder "

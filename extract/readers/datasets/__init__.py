@@ -1,0 +1,1 @@
+"""One module a dataset, found by its file name: it defines ``READER``."""

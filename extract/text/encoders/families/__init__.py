@@ -1,0 +1,1 @@
+"""One module a family of text encoders, found by its file name: ``load(...)`` and ``ABOUT``."""

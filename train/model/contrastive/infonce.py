@@ -1,0 +1,18 @@
+"""InfoNCE: cross entropy of the softmax over the positive and all negatives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from supportset.train.config import LossConfig
+from supportset.train.model.losses import ContrastiveLoss
+
+
+def contrast(positive: Tensor, candidates: Tensor, is_negative: Tensor, config: LossConfig) -> Tensor:
+    """Compute − log of the positive's share of the softmax."""
+    logits = torch.cat([positive, candidates.masked_fill(~is_negative, -torch.inf)], dim=1) / config.temperature
+    return -logits.log_softmax(1)[:, 0]
+
+
+LOSS = ContrastiveLoss("InfoNCE", contrast, keys=("temperature",), mean_of_directions=True)

@@ -1,0 +1,94 @@
+"""A trained run beside the store that it is applied to: paths and names are checked before torch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supportset.store.format.dataset import Dataset, open_dataset
+from supportset.store.read.aligned import AlignedFeatures
+from supportset.train.config import Config
+from supportset.train.data.feature_sets import open_recorded_features, open_recorded_text
+from supportset.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from supportset.train.data.cached_text import CachedText
+    from supportset.train.model.model import SupportSetModel
+
+
+@dataclass(frozen=True)
+class RunOnStore:
+    """A trained run and a dataset with features of its recipes. `open_run_on_store` makes one.
+
+    Attributes
+    ----------
+    folder : RunFolder
+        The run.
+    config : Config
+        As it was trained with.
+    record : dict
+        ``data.json``: the features, clips and captions it was trained on.
+    store : str or Path
+        The feature store.
+    dataset : Dataset
+        The tables.
+    features : AlignedFeatures
+        Compared with their checksums when they are read.
+    """
+
+    folder: RunFolder
+    config: Config
+    record: dict[str, Any]
+    store: str | Path
+    dataset: Dataset
+    features: AlignedFeatures
+
+    @property
+    def own_dataset(self) -> bool:
+        """Whether it is the dataset that the run was trained on."""
+        return self.dataset.name == self.config.data.dataset
+
+    @cached_property
+    def text(self) -> CachedText | None:
+        """Text features of the run's recipe; None where the run reads tokens.
+
+        Raises
+        ------
+        UsageError
+            The store has none of that recipe.
+        """
+        return open_recorded_text(self.record, self.store, self.dataset.name)
+
+    def load_model(self, device: str = "auto") -> SupportSetModel:
+        """Load the model onto a device."""
+        from supportset.train.device import choose_device
+        from supportset.train.model.model import SupportSetModel
+
+        return SupportSetModel.from_pretrained(self.folder.model_folder(), device=str(choose_device(device)))
+
+
+def open_run_on_store(run: str | Path, store: str | Path = "features", dataset: str | None = None) -> RunOnStore:
+    """Open a run and the features that it is applied to.
+
+    Parameters
+    ----------
+    run : str or Path
+        Run folder.
+    store : str or Path
+        Folder of the feature store.
+    dataset : str, optional
+        By default the run's. Another one must have features of the run's recipes.
+
+    Raises
+    ------
+    UsageError
+        No run, no model in it yet, an unknown dataset, a store without the run's features.
+    """
+    folder = RunFolder(run)
+    config, record = folder.load_config(), folder.data_record()
+    folder.model_folder()
+    tables = open_dataset(store, dataset or config.data.dataset)
+    features = open_recorded_features(record, store, tables.name)
+    return RunOnStore(folder, config, record, store, tables, features)
