@@ -94,10 +94,14 @@ class Variant:
 
     Attributes
     ----------
-    name : of the variant
-    tree : its configuration, not validated: base, overrides and what makes the variant
-    changes : what makes the variant, key by key
-    candidates : the combinations of values that its trials try; empty without a search
+    name : str
+        Of the variant.
+    tree : dict of str to Any
+        Its configuration, not validated: base, overrides and what makes the variant.
+    changes : dict of str to Any
+        What makes the variant, key by key.
+    candidates : tuple[dict[str, Any], ...]
+        The combinations of values that its trials try; empty without a search.
     """
 
     name: str
@@ -117,9 +121,12 @@ class Grid:
 
     Attributes
     ----------
-    name, seeds, split, folds, metric, note : as in the file; an empty split is that of ``eval``
-    variants : in the order of the file; the first is the reference
-    search : None where nothing is searched
+    name, seeds, split, folds, metric, note : str, tuple of int, int, optional, Metric
+        As in the file; an empty split is that of ``eval``.
+    variants : tuple of Variant
+        In the order of the file; the first is the reference.
+    search : SearchSection, optional
+        None where nothing is searched.
     """
 
     name: str
