@@ -51,8 +51,10 @@ class MemoryBank:
         D of the embeddings, d_e and the largest M of the sequences.
     max_age : int, optional
         Steps after which an entry is dropped; None keeps it until its place is needed.
-    device, dtype : device, torch.dtype
-        Where the codes lie, and how the sequences are held; embeddings are held as float32 at least.
+    device : torch.device or str
+        Device of the codes.
+    dtype : torch.dtype
+        Of the sequences; embeddings are float32 at least.
     """
 
     def __init__(
