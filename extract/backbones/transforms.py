@@ -193,6 +193,9 @@ class CropFraction:
         return frame[top : top + edge, left : left + edge]
 
 
+_KeepsRatio = ResizeShortest | ResizeKeepRatio
+
+
 @dataclass(frozen=True)
 class FrameTransform:
     """A sequence of steps that takes any frame to one fixed size.
@@ -226,11 +229,11 @@ class FrameTransform:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(f"a frame must be (H, W, 3) uint8, not {frame.shape} {frame.dtype}")
         for step, following in zip_longest(self.steps, self.steps[1:]):
-            height, width = step.target(*frame.shape[:2]) if hasattr(step, "target") else (0, 0)
-            if height * width <= _MOST_PIXELS:
+            height, width = step.target(*frame.shape[:2]) if isinstance(step, _KeepsRatio) else (0, 0)
+            if not isinstance(step, _KeepsRatio) or height * width <= _MOST_PIXELS:
                 frame = step(frame)
             elif isinstance(following, CenterCrop):  # a thin picture: make only what the crop keeps
-                frame = step(frame, following.window(height, width))  # type: ignore[call-arg]  # has `target`
+                frame = step(frame, following.window(height, width))
             else:
                 raise ValueError(f"a frame of {frame.shape[1]} x {frame.shape[0]} would grow to {width:,} x {height:,}")
         if frame.shape != (self.height, self.width, 3):

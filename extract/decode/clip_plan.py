@@ -57,6 +57,8 @@ class ClipPlan:
         Frames of the clip that are lost: the demuxer passed over them, or they are beyond the end of a cut file.
     cut : bool
         Whether the clip reaches over the end of a cut file.
+    fault : str
+        What is wrong with all clips of the file; mostly empty.
     note : str
         On a clip that is complete but not as requested; mostly empty.
     """
@@ -67,6 +69,7 @@ class ClipPlan:
     lost: int
     cut: bool
     note: str
+    fault: str
 
     @classmethod
     def make(cls, index: FrameIndex, start_s: float | None, end_s: float | None, sampling: Sampling) -> ClipPlan:
@@ -103,7 +106,7 @@ class ClipPlan:
             )
         lost = index.gone_between(index.tick_at(begin), None if end_s is None else index.tick_at(asked))
         lost += index.lost if cut else 0
-        return cls(windows, wanted, last - first + 1, lost, cut, "; ".join(notes))
+        return cls(windows, wanted, last - first + 1, lost, cut, "; ".join(notes), index.fault)
 
 
 class ClipAssembly:

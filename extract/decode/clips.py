@@ -194,6 +194,8 @@ def _ended(plan: ClipPlan, lost: int, expected: int) -> Outcome:
     if lost:
         cause = "the file is cut short" if plan.cut else "corrupt data"
         return Outcome(DAMAGED, f"{cause}: {lost} of {total} frames lost ({lost / total:.1%})")
+    if plan.fault:
+        return Outcome(DAMAGED, plan.fault)
     if plan.cut:
         return Outcome(DAMAGED, "the file is cut short, and does not say how many frames are lost")
     return Outcome(OK, plan.note)

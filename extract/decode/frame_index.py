@@ -22,8 +22,10 @@ import numpy as np
 
 from supportset.extract.decode.beginning import Beginning
 from supportset.extract.decode.damage.lost_frames import find_lost
-from supportset.extract.decode.damage.truncation import is_cut_short
+from supportset.extract.decode.damage.truncation import has_fragment_behind, is_cut_short
+from supportset.extract.decode.damage.wrong_times import find_faults
 from supportset.extract.decode.parameter_sets import ParameterSets
+from supportset.extract.decode.pictures import display_matrix
 from supportset.extract.decode.streams import open_video
 from supportset.extract.decode.timeline import MAY_JUMP, FrameClock, Timing, nominal_duration, read_packets
 from supportset.extract.outcome import DecodeError
@@ -32,10 +34,10 @@ from supportset.store.format.status import UNREADABLE
 Heartbeat = Callable[[], None]
 _LAST = 3  # packets: what is corrupt among these has no end; the decoding pass sees what is corrupt before
 _WRONG = Fraction(10)  # seconds behind the stated end, and twice the stated length
-_MATROSKA = "matroska,webm"
+_MATROSKA, _MP4 = "matroska,webm", "mov,mp4"
 _CLOCK = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _CROWD = 4  # frames a time: these are no times
-_SEEKABLE = ("mov,mp4", _MATROSKA)  # demuxers with trustworthy timestamps and an index of key frames
+_SEEKABLE = (_MP4, _MATROSKA)  # demuxers with trustworthy timestamps and an index of key frames
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class FrameIndex:
         When frames would have been shown that a demuxer passed over, ascending, in ticks.
     note : str
         A remark on all clips of the file; mostly empty.
+    fault : str
+        What is wrong with all clips of the file; mostly empty.
     matrix : (9,) int32 or None
         Display matrix of the first frame.
     """
@@ -78,6 +82,7 @@ class FrameIndex:
     stream: int
     gone: np.ndarray
     note: str = ""
+    fault: str = ""
     matrix: np.ndarray | None = None
 
     @property
@@ -118,12 +123,12 @@ def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
     DecodeError
         ``missing``, ``unreadable`` (also where there are no packets at all) or ``no_video``.
     """
-    ticks, ends, keys, broken, timing = array("q"), array("q"), array("q"), False, Timing.TIMES
-    corrupt, decoded, places = -_LAST, None, set[int]()
+    ticks, lengths, decoded, keys = array("q"), array("q"), array("q"), array("q")
+    position, corrupt, broken, timing, places = 0, -_LAST, False, Timing.TIMES, set[int]()
     with open_video(path) as (container, stream):
         base, nominal, place = stream.time_base, nominal_duration(stream), stream.index
         kind = container.format.name
-        matroska, avi = kind.startswith(_MATROSKA), kind == "avi"
+        matroska, mp4, avi = kind.startswith(_MATROSKA), kind.startswith(_MP4), kind == "avi"
         beginning, sets = Beginning(stream), ParameterSets(stream)
         try:
             for packet in read_packets(container, stream):
@@ -135,69 +140,79 @@ def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
                     continue
                 if packet.is_corrupt:
                     corrupt = len(ticks)
-                decoded = packet.dts
+                position = max(position, packet.pos or 0)
+                if packet.dts is not None:
+                    decoded.append(packet.dts)
                 if packet.pts is None:
                     timing = Timing.COUNT
                     break
                 ticks.append(packet.pts)
-                ends.append(packet.pts + (packet.duration or nominal))
+                lengths.append(packet.duration or nominal)
                 if packet.is_keyframe and sets.are_known_at(packet):
                     keys.append(packet.pts)
         except (av.error.FFmpegError, OSError):
             broken = True
         declared = _declared_end(container, stream)
-        short = stream.frames - 1 - (decoded or 0) if avi and stream.frames else 0  # empty chunks repeat a frame
+        frames, track = stream.frames, stream.id
+        short = frames - 1 - decoded[-1] if avi and frames and decoded else 0  # empty chunks repeat a frame
         guessed = beginning.out_of_order or (avi and stream.codec_context.has_b_frames)
         if guessed and timing == Timing.TIMES:
             timing = Timing.ORDER
-    note = ""
-    found = np.unique(np.frombuffer(ticks, np.int64))
-    if timing != Timing.COUNT and len(found) * _CROWD <= len(ticks):
+    note, fault, gone = "", "", np.empty(0, np.int64)
+    times, spans = np.frombuffer(ticks, np.int64), np.frombuffer(lengths, np.int64)
+    if mp4 and timing == Timing.TIMES and len(times) and len(times) == len(decoded):
+        stated = int(declared / base) if declared is not None and frames == len(times) else None
+        faults = find_faults(times, np.frombuffer(decoded, np.int64), spans, nominal, stated, fragmented=not frames)
+        fault = "its times contradict the length that it states" if faults.stretched else ""
+        times, spans, gone = times[~faults.wrong], spans[~faults.wrong], faults.gone
+    found = np.unique(times)
+    if timing != Timing.COUNT and 1 <= len(found) * _CROWD <= len(times):
         timing, note = Timing.COUNT, "no usable timestamps: frames are counted at the stated rate"
-    timed = timing != Timing.COUNT
+    timed, matrix = timing != Timing.COUNT, beginning.matrix
     if not timed:
-        ticks, nominal = _count_frames(path, place, heartbeat)
-        ends = array("q", [tick + nominal for tick in ticks[-1:]])
-        found = np.unique(np.frombuffer(ticks, np.int64))
-    if not len(ticks):
+        ticks, nominal, matrix = _count_frames(path, place, heartbeat)
+        times = np.frombuffer(ticks, np.int64)
+        spans, found = np.full(len(times), nominal), np.unique(times)
+    if not len(found):
         raise DecodeError(UNREADABLE, "the video stream holds no frame")
-    if kind in MAY_JUMP:  # its clock may jump, and FFmpeg then guesses wrong: use the decoding times
-        declared = None if decoded is None else max(Fraction(0), (decoded + nominal - int(found[0])) * base)
+    if kind in MAY_JUMP:  # its clock may jump, and FFmpeg then guesses a wrong length
+        declared = max(Fraction(0), (decoded[-1] + nominal - int(found[0])) * base) if decoded else None
     if timed:
         found = _without_wrong_times(found, base, declared)
-    end = ends[int(np.argmax(np.frombuffer(ticks, np.int64) == found[-1])) if timed else 0]
+    end = int(found[-1] + spans[np.argmax(times == found[-1])])
     missing = _missing_frames(found, end, base, declared, short)
-    broken |= corrupt + _LAST > len(ticks)
+    broken |= corrupt + _LAST > len(times) or (mp4 and has_fragment_behind(path, position, track))
     cut = broken or is_cut_short(path) or short > max(2, (short + len(found)) // 50)
-    gone = np.empty(0, np.int64)
     if matroska and timed:
         length = None if cut or declared is None else int(declared / base)
         with suppress(OSError):  # the decoding pass meets the same error
             gone = find_lost(path, places, found, end, length, heartbeat)
     if timing == Timing.TIMES and beginning.undecodable is not None:
         decodable = found[found >= beginning.undecodable]
-        if before := len(found) - len(decodable):
+        before = len(found) - len(decodable)
+        if before and len(decodable):
             note = f"begins inside a group of pictures: its first {before} frames cannot be decoded, and do not count"
             found = decodable
     safe = kind.startswith(_SEEKABLE) and timing == Timing.TIMES and beginning.seekable
     seekable_to = np.sort(np.array(keys if safe else [], np.int64))
     seekable_to = seekable_to[seekable_to >= found[0]]
     return FrameIndex(
-        found, end, base, seekable_to, timing, cut, missing if cut else 0, place, gone, note, beginning.matrix
+        found, end, base, seekable_to, timing, cut, missing if cut else 0, place, gone, note, fault, matrix
     )
 
 
-def _count_frames(path: Path, number: int, heartbeat: Heartbeat) -> tuple[array[int], int]:
-    """Decode a file without usable times once: the times of its frames, and the ticks of one."""
-    ticks = array("q")
+def _count_frames(path: Path, number: int, heartbeat: Heartbeat) -> tuple[array[int], int, np.ndarray | None]:
+    """Decode a file without usable times once: times of its frames, ticks of one, display matrix of the first."""
+    ticks, matrix = array("q"), None
     with open_video(path, number) as (container, stream):
         clock = FrameClock(stream, Timing.COUNT)
         with suppress(OSError):  # what was read so far counts; the decoding pass ends at the same place
             for packet in read_packets(container, stream):
-                for _, tick in clock.decode(packet) or ():
+                for frame, tick, _ in clock.decode(packet) or ():
                     heartbeat()
+                    matrix = matrix if ticks else display_matrix(frame)
                     ticks.append(tick)
-        return ticks, nominal_duration(stream, counted=True)
+        return ticks, nominal_duration(stream, counted=True), matrix
 
 
 def _declared_end(container: Any, stream: Any) -> Fraction | None:

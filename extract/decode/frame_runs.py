@@ -156,7 +156,7 @@ def _frames(
         if frames is None:
             health.complaint(packet.pts)
             continue
-        for frame, time in frames:
+        for frame, time, right in frames:
             if time == place and not frame.key_frame:
                 raise _BadSeekError  # the container marks it as a key frame, the decoder does not
             if not started and key is not None:
@@ -164,7 +164,7 @@ def _frames(
                     raise _BadSeekError
                 started = time == key
             if started:
-                health.frame(time, not (frame.is_corrupt or clock.is_wrong(frame) or frame.pts in corrupt))
+                health.frame(time, right and not (frame.is_corrupt or frame.pts in corrupt))
                 yield frame, time
 
 

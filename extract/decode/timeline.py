@@ -89,26 +89,24 @@ class FrameClock:
         self._last: int | None = None
         self._next = 0
 
-    def decode(self, packet: Any) -> list[tuple[Any, int]] | None:
-        """Return the frames that the decoder gives, each with its time in ticks; None if it refuses the packet."""
+    def decode(self, packet: Any) -> list[tuple[Any, int, bool]] | None:
+        """Return the frames of a packet, each with its tick and whether the file states that; None: it is refused."""
         frames = decode_packet(packet)
         if frames is None:
             return None
         if self._timing == Timing.ORDER and packet.size and packet.pts is not None:
             heapq.heappush(self._left, packet.pts)
-        return [(frame, self._time(frame)) for frame in frames]
+        return [self._timed(frame) for frame in frames]
 
-    def _time(self, frame: Any) -> int:
-        tick = frame.pts
+    def _timed(self, frame: Any) -> tuple[Any, int, bool]:
+        tick, right = frame.pts, True
         if self._timing == Timing.ORDER and self._left:
             tick = heapq.heappop(self._left)
-        elif tick is None or self._timing == Timing.COUNT or self.is_wrong(frame):
+        elif tick is None or self._timing == Timing.COUNT:
             tick = self._next
-        self._last = tick if self._last is None else max(tick, self._last)
-        self._next = self._last + self._nominal
-        return self._last
-
-    def is_wrong(self, frame: Any) -> bool:
-        """Whether the frame's time is after the video's end."""
-        late = frame.pts is not None and self._end is not None and frame.pts >= self._end
-        return late and self._timing == Timing.TIMES
+        elif self._end is not None and tick >= self._end:
+            tick, right = self._next, False  # after the video's end
+        if self._last is not None and tick < self._last:
+            tick, right = self._last, self._timing != Timing.TIMES  # decoders give frames in the order of showing
+        self._last, self._next = tick, tick + self._nominal
+        return frame, tick, right

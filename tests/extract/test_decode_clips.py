@@ -88,13 +88,14 @@ def test_clips_are_those_of_separate_decoding(
 
 def test_a_file_is_decoded_once(films: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    time = FrameClock._time
+    time = FrameClock._timed
 
-    def count(clock: FrameClock, frame: object) -> int:
-        decoded.append(tick := time(clock, frame))
-        return tick
+    def count(clock: FrameClock, frame: object) -> tuple[object, int, bool]:
+        timed = time(clock, frame)
+        decoded.append(timed[1])
+        return timed
 
-    monkeypatch.setattr(FrameClock, "_time", count)
+    monkeypatch.setattr(FrameClock, "_timed", count)
     packets = 0
 
     def beat() -> None:

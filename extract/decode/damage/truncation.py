@@ -16,6 +16,7 @@ from supportset.extract.decode.damage import matroska
 
 _MP4_BOXES = set(b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta".split())
 _WITH_FRAMES = {b"moov", b"mdat", b"moof", b"LIST"}
+_MOOF = 2**24  # bytes; the head of a fragment is smaller
 _TS_PACKET = 188
 _TS_TAIL = 20_000  # packets at the end, to look for one of the same stream
 
@@ -43,6 +44,29 @@ def is_cut_short(path: Path) -> bool:
             return not _gif_is_complete(file)
         if head[:1] == b"G":
             return _ts_is_cut(file, size)
+    return False
+
+
+def has_fragment_behind(path: Path, position: int, track: int) -> bool:
+    """Whether an MP4 file has a fragment of a track after a byte: a demuxer may end at one that is damaged.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    """
+    size, begin = os.path.getsize(path), 0
+    with open(path, "rb") as file:
+        for kind, end in _boxes(file, size):
+            if kind == b"moof" and begin > position and end - begin <= _MOOF:
+                file.seek(begin)
+                content = file.read(end - begin)
+                at = content.find(b"tfhd")
+                while at >= 0:
+                    if int.from_bytes(content[at + 8 : at + 12], "big") == track:
+                        return True
+                    at = content.find(b"tfhd", at + 1)
+            begin = end
     return False
 
 
