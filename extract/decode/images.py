@@ -33,7 +33,7 @@ _WRONG_BYTES = (OSError, SyntaxError, ValueError)  # what Pillow raises where by
 
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**26  # long texts are no reason to refuse a picture
 with suppress(ImportError):
-    import pi_heif  # type: ignore[import-untyped]
+    import pi_heif
 
     pi_heif.register_heif_opener()
 
