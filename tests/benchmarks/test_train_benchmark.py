@@ -76,9 +76,9 @@ def test_ways_differ_in_what_they_say_and_batches_hold_the_same(prepared: Prepar
     for way in (plain, replace(plain, in_memory=True)):
         theirs = next(bench.batches(way, [rows]))
         assert theirs.features.shape[1] == bench.longest_clip
-        assert theirs.text_ids.shape[1] == bench.config.data.max_words
+        assert theirs.text_ids.shape[1] == bench.config.data.max_tokens
         assert theirs.labels is not None
-        assert theirs.labels.shape[1] == bench.config.data.max_words
+        assert theirs.labels.shape[1] == bench.config.data.max_tokens
         assert theirs.clip_ids == ours.clip_ids
         assert theirs.caption_ids == ours.caption_ids
         assert torch.equal(theirs.features[theirs.feature_mask], ours.features[ours.feature_mask])

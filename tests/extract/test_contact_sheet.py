@@ -162,7 +162,7 @@ def test_the_same_rows_give_the_same_picture(film: Path, tmp_path: Path) -> None
 
 
 def test_no_rows_and_a_place_that_cannot_be_written_are_told(film: Path, tmp_path: Path) -> None:
-    with pytest.raises(SupportsetError, match="no queries"):
+    with pytest.raises(SupportsetError, match="at least one query"):
         contact_sheet([], tmp_path / "sheet.png", "run")
     (tmp_path / "file").write_text("")
     with pytest.raises(SupportsetError, match="cannot be written"):

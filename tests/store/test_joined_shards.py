@@ -348,7 +348,7 @@ def test_a_scan_keeps_to_a_shard_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(MappedShards, "_join", lambda self, shard, mapped: made.append(self))
     scanned = {clip_id: values.tobytes() for clip_id, values, _ in FeatureSet.open(tmp_path).scan()}
     assert scanned == {clip_id: values.tobytes() for clip_id, (values, _) in content.items()}
-    assert all(shards.apart for shards in made)
+    assert all(shards.separate for shards in made)
 
 
 @settings(max_examples=200, deadline=None)

@@ -261,7 +261,7 @@ def test_frozen_text_is_in_no_group(tmp_path: Path) -> None:
 def test_captions_longer_than_the_encoder_reads_are_refused(tmp_path: Path) -> None:
     save_small_bert(tmp_path)
     config = small_config(data={"max_tokens": 41}, text={"encoder": "hf", "name": str(tmp_path)})
-    with pytest.raises(UsageError, match=r"data\.max_words = 41.*at most 40"):
+    with pytest.raises(UsageError, match=r"data\.max_tokens = 41.*at most 40"):
         small_model(config)
 
 
