@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -53,6 +54,20 @@ def test_photographs_with_exif_are_a_video(tmp_path: Path, kind: str) -> None:
     assert (status, message, len(steps)) == ("ok", "", 3)
     for number, step in zip((4, 14, 24), steps, strict=True):
         assert np.abs(step.frames[0].astype(int) - picture(number)).mean() < 8
+
+
+def test_each_photograph_has_its_own_orientation(tmp_path: Path) -> None:
+    film = tmp_path / "lapse.mkv"
+    with av.open(str(film), "w") as file:
+        stream = file.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(jpeg(number, exif_of(x0112=6) if number == 0 else None))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1), True
+            packet.pts = packet.dts = number
+            file.mux(packet)
+    shapes = [step.frames[0].shape for step in steps_of(film, Sampling(fps=1.0))]
+    assert shapes == [(64, 48, 3), (48, 64, 3), (48, 64, 3)]
 
 
 def test_other_side_data_that_nobody_knows() -> None:
