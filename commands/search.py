@@ -34,7 +34,7 @@ def search_command(
     as_json: bool,
 ) -> None:
     """Find the clips of a store that match TEXT best, by a trained RUN."""
-    from supportset.search.trained import search
+    from supportset.search.run import search
 
     hits = search(
         run, text, k, store, dataset=dataset, protocol=protocol, split=split, device=device, text_encoder=encoder

@@ -10,7 +10,7 @@ import click
 from supportset.commands.options import json_option, print_json, store_option
 from supportset.commands.store_transfer import convert_command, export_command, import_command
 from supportset.commands.store_upkeep import compact_command, rm_command, verify_command
-from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.errors import SupportsetError, UsageError, printable
 
 
 @click.group("store")
@@ -28,18 +28,20 @@ for _command in (verify_command, import_command, export_command, convert_command
 @click.pass_context
 def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
     """List the datasets and feature sets of a store."""
-    from supportset.store.files import store_path
+    from supportset.store.files import open_folder, store_path
     from supportset.store.format.dataset import list_datasets
     from supportset.store.read.catalog import list_feature_sets
 
     if isinstance(path := store_path(store), Path) and path.is_file():
         raise UsageError(f"{store}: is a file, and a store is a folder: name that")
-    listing: dict[str, list[dict[str, Any]]] = {name: [] for name in list_datasets(store)}
+    if not (path.is_dir() if isinstance(path, Path) else open_folder(path).names()):
+        raise UsageError(f"{store}: no such store: `extract` makes one, --store names another")
     problems: list[SupportsetError] = []
-    for info in list_feature_sets(store):
+    listing: dict[str, list[dict[str, Any]]] = {name: [] for name in list_datasets(store, problems)}
+    for info in list_feature_sets(store, errors=problems):
         try:
             feature_set = info.open()
-        except SupportsetError as error:  # the others are listed all the same
+        except SupportsetError as error:  # the others are still listed
             problems.append(error)
             continue
         recipe = feature_set.card.recipe
@@ -61,11 +63,11 @@ def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
     if not listing:
         click.echo(f"{store}: no datasets here; `extract` makes them")
     for dataset, sets in listing.items():
-        click.echo(click.style(dataset, bold=True) + ("" if sets else ": no features yet"))
+        click.echo(click.style(printable(dataset), bold=True) + ("" if sets else ": no features yet"))
         for entry in sets:
             counts = ", ".join(f"{count:,} {status}" for status, count in entry["status"].items()) or "empty"
             kind = "text, " if entry["kind"] == "text" else ""
-            click.echo(f"  {dataset}/{entry['name']}  {kind}{entry['dim']} x {entry['dtype']}  {counts}")
+            click.echo(printable(f"  {dataset}/{entry['name']}  {kind}{entry['dim']} x {entry['dtype']}  {counts}"))
     ctx.exit(1 if problems else 0)
 
 

@@ -10,10 +10,11 @@ import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
 from supportset.commands.store_transfer import SHOWN, Progress
-from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.errors import SupportsetError, UsageError, printable
 
 if TYPE_CHECKING:
     from supportset.extract.recheck.reextract import Reextraction
+    from supportset.store.maintain.problem import VerifyReport
     from supportset.store.read.catalog import FeatureSetInfo
 
 
@@ -50,7 +51,7 @@ def verify_command(
     store: str,
     as_json: bool,
 ) -> None:
-    """Compare every file of feature sets with its size and hash.
+    """Compare every file of feature sets, and the tables of datasets, with its size and hash.
 
     SET is DATASET/WORDS: a dataset, and words of the feature set's name. Without SET, all are checked.
 
@@ -59,29 +60,32 @@ def verify_command(
     Exit code 0: no problem; 1: something is damaged, or differs. Files that no reader uses are listed, and do not
     count.
     """
+    from supportset.store.format.dataset import list_datasets
     from supportset.store.maintain.repair import drop_damaged as drop
-    from supportset.store.maintain.verify import verify
+    from supportset.store.maintain.verify import verify, verify_dataset
     from supportset.store.read.catalog import list_feature_sets, locate_feature_set
 
-    sets = [locate_feature_set(store, each) for each in words] or list_feature_sets(store)
-    if not sets:
+    errors: list[SupportsetError] = []
+    sets = [locate_feature_set(store, each) for each in words] or list_feature_sets(store, errors=errors)
+    datasets = [] if words else list_datasets(store, errors)
+    if not sets and not datasets and not errors:
         raise UsageError(f"{store}: no feature sets here: run `extract` first, or give --store")
     if recheck and len(words) != 1:
         raise UsageError("--against-videos is for one feature set: name it, as DATASET/WORDS")
-    reports: list[dict[str, Any]] = []
-    harmful = 0
+    found: dict[str, list[dict[str, Any]]] = {"sets": [], "datasets": []}
+    for error in errors:
+        click.echo(f"damaged: {error}", err=True)
+    harmful = len(errors)
+    for dataset in datasets:
+        tables = verify_dataset(store, dataset)
+        found["datasets"].append(tables.to_json())
+        _print_report(f"{dataset}: {tables.clips:,} clips, tables", tables, as_json)
+        harmful += len(tables.harmful)
     for info in sets:
         report = verify(info.path, progress=Progress("verify", "bytes"))
         entry = report.to_json()
-        if not as_json:
-            click.echo(
-                f"{info.dataset}/{info.name}: {report.clips:,} clips in {report.shards:,} shards, "
-                f"{report.bytes / 1e6:,.1f} MB checked in {report.seconds:.1f} s: "
-                f"{len(report.harmful) or 'no'} problem{'s' if len(report.harmful) != 1 else ''}"
-            )
-        for problem in report.problems:
-            click.echo(f"{'note' if problem.harmless else problem.kind}: {problem}", err=True)
-            _list_clips(problem.clips)
+        name = f"{info.dataset}/{info.name}"
+        _print_report(f"{name}: {report.clips:,} clips in {report.shards:,} shards", report, as_json)
         if drop_damaged:
             damaged = {problem.shard for problem in report.harmful if problem.shard}
             if damaged:
@@ -91,7 +95,7 @@ def verify_command(
                     "dropped: run the same `extract` again to have them redone",
                     err=True,
                 )
-        reports.append(entry)
+        found["sets"].append(entry)
         harmful += sum(not (drop_damaged and problem.shard) for problem in report.harmful)
         if recheck:
             videos_root = videos or data or Path("data") / info.dataset
@@ -101,10 +105,10 @@ def verify_command(
                 click.echo(f"{info.dataset}/{info.name}: {again.in_words()}")
             for clip in again.clips:
                 if clip.says:
-                    click.echo(f"{clip.outcome}: {clip.clip_id} ({clip.path}): {clip.says}", err=True)
+                    click.echo(printable(f"{clip.outcome}: {clip.clip_id} ({clip.path}): {clip.says}"), err=True)
             harmful += len(again.wrong)
     if as_json:
-        print_json({"problems": harmful, "sets": reports})
+        print_json({"problems": harmful, "errors": [str(error) for error in errors], **found})
     if harmful:
         raise SupportsetError(f"{store}: {harmful:,} problem{'s' if harmful > 1 else ''} found: see above")
 
@@ -140,6 +144,12 @@ def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_
         click.echo(
             f"{summary.shards_before:,} shards are now {summary.shards_after:,}, {summary.rows_dropped:,} superseded "
             f"rows dropped, {len(summary.orphans):,} orphaned files removed: {path}"
+        )
+    if summary.unlisted:
+        click.echo(
+            f"note: {len(summary.unlisted):,} shards without an index are left ({printable(summary.unlisted[0])}): "
+            "`store verify` says more",
+            err=True,
         )
     if summary.orphans_left:
         click.echo(
@@ -223,8 +233,19 @@ def _against_videos(
     )
 
 
+def _print_report(what: str, report: VerifyReport, as_json: bool) -> None:
+    if not as_json:
+        click.echo(
+            f"{printable(what)}, {report.bytes / 1e6:,.1f} MB checked in {report.seconds:.1f} s: "
+            f"{len(report.harmful) or 'no'} problem{'s' if len(report.harmful) != 1 else ''}"
+        )
+    for problem in report.problems:
+        click.echo(f"{'note' if problem.harmless else problem.kind}: {problem}", err=True)
+        _list_clips(problem.clips)
+
+
 def _list_clips(clips: tuple[str, ...]) -> None:
     for clip_id in clips[:SHOWN]:
-        click.echo(f"  {clip_id}", err=True)
+        click.echo(f"  {printable(clip_id)}", err=True)
     if len(clips) > SHOWN:
         click.echo(f"  ... and {len(clips) - SHOWN:,} more: --json lists them", err=True)

@@ -6,8 +6,8 @@ from supportset._lazy import lazy
 
 if TYPE_CHECKING:
     from supportset.search.run import Run, open_run
+    from supportset.search.run import search as search_clips
     from supportset.search.trained import Hit, Searcher
-    from supportset.search.trained import search as search_clips
 
 __all__ = [
     "Hit",

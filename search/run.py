@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from supportset.evaluate.ranks import unit_rows
+from supportset.search.trained import Hit, Searcher, check_query
 from supportset.store.errors import UsageError
 from supportset.store.read.resident import thinned
 from supportset.train.run_folder import RunFolder
@@ -18,7 +19,6 @@ from supportset.train.run_folder import RunFolder
 if TYPE_CHECKING:
     import torch
 
-    from supportset.search.trained import Searcher
     from supportset.train.data.training_data import TokenTable
     from supportset.train.model.model import SupportSetModel
 
@@ -150,8 +150,6 @@ class Run:
             ``search(texts, k)`` gives the best clips of each text; ``clip_ids`` and ``embeddings`` (N, d), of unit
             length, are what it searches.
         """
-        from supportset.search.trained import Searcher
-
         return Searcher(self, store, dataset=dataset, protocol=protocol, split=split)
 
     @cached_property
@@ -194,3 +192,21 @@ def open_run(path: str | Path, device: str = "auto", *, text_encoder: str | None
         No run folder, or no model in it yet.
     """
     return Run(path, device, text_encoder)
+
+
+def search(
+    run: str | Path,
+    text: str,
+    k: int = 5,
+    store: str | Path = "features",
+    *,
+    dataset: str | None = None,
+    protocol: str | None = None,
+    split: str | None = None,
+    device: str = "auto",
+    text_encoder: str | None = None,
+) -> list[Hit]:
+    """Find the ``k`` best clips for one sentence; `open_run` and `Searcher` explain the parameters and errors."""
+    check_query([text], k)
+    searcher = Searcher(Run(run, device, text_encoder), store, dataset=dataset, protocol=protocol, split=split)
+    return searcher.search([text], k)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
-from supportset.search.run import Run
 from supportset.store.errors import UsageError
 from supportset.store.files import LocalFolder
 from supportset.store.read.aligned import AlignedFeatures
@@ -21,6 +20,9 @@ from supportset.train.data.feature_sets import clip_checksums
 from supportset.train.data.source import digest
 from supportset.train.open_run import open_run_on_store
 from supportset.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from supportset.search.run import Run
 
 
 @dataclass(frozen=True)
@@ -48,25 +50,6 @@ class Hit:
     def to_json(self) -> dict[str, Any]:
         """The hit as a JSON object."""
         return asdict(self)
-
-
-def search(
-    run: str | Path,
-    text: str,
-    k: int = 5,
-    store: str | Path = "features",
-    *,
-    dataset: str | None = None,
-    protocol: str | None = None,
-    split: str | None = None,
-    device: str = "auto",
-    text_encoder: str | None = None,
-) -> list[Hit]:
-    """The ``k`` best clips for one sentence; see `Searcher` for the parameters and errors."""
-    check_query([text], k)
-    opened = Run(run, device, text_encoder)
-    searcher = Searcher(opened, store, dataset=dataset, protocol=protocol, split=split)
-    return searcher.search([text], k)[0]
 
 
 def check_query(texts: Sequence[str], k: int) -> None:

@@ -1,5 +1,25 @@
 """Errors that the command line prints as one line, without a traceback. All packages raise them."""
 
+from __future__ import annotations
+
+import unicodedata
+
+_CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (such as right-to-left marks), surrogates, line separators
+
+
+def printable(text: object) -> str:
+    """Return a text for a terminal: control characters, line breaks and direction marks become escapes.
+
+    Names, ids and messages may come from files of other people.
+    """
+    said = str(text)
+    if said.isascii() and said.isprintable():
+        return said
+    return "".join(
+        char.encode("unicode_escape", "backslashreplace").decode() if unicodedata.category(char) in _CONTROL else char
+        for char in said
+    )
+
 
 class SupportsetError(Exception):
     """Work failed: the message names the file, the value and the fix.
@@ -11,6 +31,9 @@ class SupportsetError(Exception):
     """
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message))
 
 
 class InvalidFeatures(SupportsetError):  # noqa: N818 - not an error by itself

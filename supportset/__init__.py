@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from supportset import evaluate, extract, search, store, train
     from supportset.extract.run import extract as extract_features
     from supportset.search.run import Run, open_run
-    from supportset.search.trained import search as search_clips
+    from supportset.search.run import search as search_clips
     from supportset.store.errors import SupportsetError, UsageError
     from supportset.store.format.dataset import Dataset, open_dataset
     from supportset.store.read.catalog import find_feature_set as open_features

@@ -18,7 +18,8 @@ _VIDEOS = re.compile(
     rb"|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\x06\x0e\x2b\x34|DKIF|YUV4MPEG2|OggS.{24,60}(?:theora|\x80video)"
     rb"|\x47.{187}\x47.{187}\x47|.{4}\x47.{191}\x47.{191}\x47"  # transport streams, without and with timestamps
     rb"|\0\0\x01[\xba\xb3\xb0]"  # MPEG program stream, MPEG-1 or 2, MPEG-4
-    rb"|\0?\0\0\x01(?:[\x27\x47\x67]|\x09[\x10\x30\x50\x70\x90\xb0\xd0\xf0]|[\x40\x42\x46]\x01)"  # raw H.264, HEVC
+    rb"|\0?\0\0\x01(?:[\x27\x47\x67]|\x06[\0-\x06]|\x09[\x10\x30\x50\x70\x90\xb0\xd0\xf0])"  # raw H.264
+    rb"|\0?\0\0\x01[\x40\x42\x46\x4e]\x01"  # raw HEVC
     rb"|\x12\0\x0a[\x0a-\x0f]",  # raw AV1
     re.DOTALL,
 )

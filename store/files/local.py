@@ -7,7 +7,6 @@ either missing or complete.
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import secrets
 import shutil
@@ -72,13 +71,16 @@ class LocalFolder:
         with telling("look at the file", path):
             try:
                 return os.stat(path).st_size
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def glob(self, pattern: str) -> list[str]:
         """List the names of files that match a pattern, sorted."""
-        literal = "/".join(part if part == "*" else glob.escape(part) for part in pattern.split("/"))
-        return sorted(path.relative_to(self.path).as_posix() for path in self.path.glob(literal))
+        found = [self.path]
+        for part in pattern.split("/"):  # pathlib's glob takes a folder that cannot be listed for an empty one
+            with telling("list the folder", self.path):
+                found = [path for base in found for path in _matching(base, part)]
+        return sorted(path.relative_to(self.path).as_posix() for path in found)
 
     def changed(self, name: str) -> float | None:
         """Return the time of the last change of a file or tree, in seconds since 1970; None if it is missing."""
@@ -212,6 +214,16 @@ class LocalFolder:
         with telling("remove the folder", path):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+
+def _matching(base: Path, part: str) -> list[Path]:
+    """The files and folders in a folder with a name, or all of them for ``*``; none if it is missing or a file."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if part == "*":
+            return [base / name for name in os.listdir(base)]
+        os.lstat(base / part)
+        return [base / part]
+    return []
 
 
 def sync_folder(path: Path) -> None:

@@ -11,11 +11,13 @@ from functools import cached_property
 from typing import Any
 
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import Folder, StorePath, open_folder
+from supportset.store.files import Folder, StorePath, hash_parts, open_folder
 
 FORMAT = "supportset-features"
 FORMAT_VERSION = 1
 CARD = "card.json"
+CONTENT = "content"  # key of the hash of the other keys
+MAX_JSON_BYTES = 64 << 20  # of card.json and dataset.json
 STORED_DTYPES = ("float16", "float32")
 
 
@@ -204,9 +206,8 @@ class FeatureCard:
         SupportsetError
             The folder has a card of another recipe.
         """
-        content = json.dumps(self.to_json(), indent=2, sort_keys=True, allow_nan=False) + "\n"
         if CARD not in folder.names():
-            folder.put({CARD: [content.encode("utf-8")]}, replace=False)
+            folder.put({CARD: [_card_file(self.to_json())]}, replace=False)
         there = load_card(folder)
         if there.recipe != self.recipe:
             fields_ = ", ".join(there.recipe.differences(self.recipe))
@@ -228,13 +229,39 @@ def load_card(folder: Folder) -> FeatureCard:
 
 def load_json(folder: Folder, name: str, otherwise: str) -> Any:
     """Read a JSON file; ``otherwise`` is what the error calls a folder without it."""
+    if (folder.size(name) or 0) > MAX_JSON_BYTES:
+        raise SupportsetError(f"{folder}/{name}: larger than {MAX_JSON_BYTES >> 20} MiB: restore the file")
     content = folder.read(name)
     if content is None:
         raise UsageError(f"{folder}: {otherwise}, it has no {name}: `store ls` lists what there is")
     try:
-        return json.loads(content)
+        return parse_json(content)
     except ValueError as error:
         raise SupportsetError(f"{folder}/{name}: not readable as JSON ({error}): restore the file") from None
+
+
+def _card_file(data: dict[str, Any]) -> bytes:
+    """The bytes of a card, with a hash of its other keys."""
+    data = {key: value for key, value in data.items() if key != CONTENT}
+    data[CONTENT] = hash_parts([json.dumps(data, sort_keys=True, allow_nan=False).encode("ascii")])
+    return (json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def card_fault(folder: Folder) -> str:
+    """Compare every byte of a card with its hash; an empty string if nothing is wrong, or if it has none."""
+    content = folder.read(CARD) or b""
+    data = parse_json(content)
+    if CONTENT in data and _card_file(data) != content:
+        return "its content differs from what was written"
+    return ""
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Parse JSON; ValueError for anything that is not, deep nesting included."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def check_format(data: Any, format_name: str, version: int, source: object) -> None:

@@ -7,7 +7,7 @@ written last: it is the commit. :func:`write_dataset` says why a reader never se
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -184,20 +184,24 @@ def write_dataset(
     sizes = with_all_splits(protocols, tables["splits"])
     validate(name, tables)
     contents = {key: hash_rows(table) for key, table in tables.items()}
+    files = {key: to_parquet(tables[key], content) for key, content in contents.items()}
     hashes = {(path.name, hash_file(path)) for path in map(Path, sources)}
     info = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "name": name,
         "counts": {key: len(table) for key, table in tables.items()},
-        "tables": {key: {"file": f"{key}.parquet", "content": content} for key, content in contents.items()},
+        "tables": {
+            key: {"file": f"{key}.parquet", "content": content, **_file_facts(files[key])}
+            for key, content in contents.items()
+        },
         "protocols": sizes,
         "sources": [{"name": file, "xxh3": xxh3} for file, xxh3 in sorted(hashes)],
     }
     folder = open_folder(store_path(root) / name)
-    commit = (json.dumps(info, indent=2) + "\n").encode("utf-8")
+    info["hash"] = _hash_of(info)
+    commit = _file_of(info)
     if folder.read(DATASET) != commit or not _settled(folder, contents):
-        files = {key: to_parquet(tables[key], content) for key, content in contents.items()}
         for key, content in contents.items():
             folder.put({_staged(key, content): [files[key]]})
         folder.put({DATASET: [commit]})
@@ -244,9 +248,72 @@ def open_dataset(root: str | StorePath, name: str) -> Dataset:
     raise SupportsetError(f"{problem}: run `extract` for this dataset again, it writes the tables anew")
 
 
-def list_datasets(root: str | StorePath) -> list[str]:
-    """List the names of the datasets in a store, sorted."""
-    return sorted(name.partition("/")[0] for name in open_folder(root).glob(f"*/{DATASET}"))
+def dataset_faults(root: str | StorePath, name: str) -> Iterator[tuple[str, str]]:
+    """Compare every byte of a dataset's files with sizes and hashes.
+
+    Yields
+    ------
+    file : str
+        Name of the damaged file.
+    says : str
+        What is wrong with it.
+
+    Raises
+    ------
+    SupportsetError
+        The dataset cannot be opened.
+    """
+    folder = open_folder(store_path(root) / name)
+    info = open_dataset(root, name).info
+    if "hash" in info and folder.read(DATASET) != _file_of(info):
+        yield DATASET, "its content differs from what was written"
+    elif "hash" in info and info["hash"] != _hash_of(info):
+        yield DATASET, "its content does not match its hash"
+    for key in TABLES:
+        facts = info["tables"][key]
+        content = folder.read(f"{key}.parquet")
+        if content is None:
+            content = folder.read(_staged(key, facts["content"])) or b""
+        if "xxh3" in facts and _file_facts(content) != {"size": facts["size"], "xxh3": facts["xxh3"]}:
+            yield f"{key}.parquet", "its content differs from what was written"
+
+
+def list_datasets(root: str | StorePath, errors: list[SupportsetError] | None = None) -> list[str]:
+    """List the names of the datasets in a store, sorted; an absent folder has none.
+
+    Parameters
+    ----------
+    root : str or StorePath
+        The store.
+    errors : list of SupportsetError, optional
+        If given, a folder that cannot be read, and tables without ``dataset.json``, add an error here.
+    """
+    folder = open_folder(root)
+    if errors is None:
+        return sorted(name.partition("/")[0] for name in folder.glob(f"*/{DATASET}"))
+    found = []
+    for name in folder.names():
+        try:
+            if folder.child(name).size(DATASET) is not None:
+                found.append(name)
+            elif any(folder.child(name).size(f"{key}.parquet") is not None for key in TABLES):
+                errors.append(SupportsetError(f"{folder}/{name}/{DATASET}: missing, beside tables: restore it"))
+        except SupportsetError as error:
+            errors.append(error)
+    return found
+
+
+def _hash_of(info: Mapping[str, Any]) -> str:
+    """Hash of ``dataset.json`` without its own hash."""
+    return hash_parts([_file_of({key: value for key, value in info.items() if key != "hash"})])
+
+
+def _file_of(info: Mapping[str, Any]) -> bytes:
+    return (json.dumps(info, indent=2) + "\n").encode("utf-8")
+
+
+def _file_facts(content: bytes | memoryview) -> dict[str, Any]:
+    return {"size": len(content), "xxh3": hash_parts([content])}
 
 
 def _settled(folder: Folder, contents: Mapping[str, str]) -> bool:

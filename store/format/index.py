@@ -10,8 +10,10 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,10 @@ import pyarrow.parquet as pq
 
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, hash_parts, part_sizes
-from supportset.store.format.card import check_format
+from supportset.store.format.card import check_format, parse_json
+from supportset.store.format.index_checks import check_index, check_rows, has_features
+from supportset.store.format.manifest import Entry, lost_shards, put_entry
+from supportset.store.format.parquet import open_parquet
 from supportset.store.format.row_hash import hash_rows
 from supportset.store.format.shard import EncodedShard, Location
 from supportset.store.format.status import DAMAGED, OK
@@ -53,8 +58,15 @@ _THREADS = min(8, os.cpu_count() or 1)  # that parse index files side by side
 _NAME = re.compile(r"([0-9a-f]{16})\.parquet")
 
 
+FIX = "restore the file, or run `store verify --drop-damaged` and then the same `extract` again"
+
+
 class Vanished(SupportsetError):  # noqa: N818 - not an error by itself
     """An index file was listed, and no longer exists."""
+
+
+class DamagedIndex(SupportsetError):  # noqa: N818 - an error by its base
+    """An index file is damaged, or its content is impossible."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,7 @@ class ShardIndex:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ShardIndex:
         """Inverse of :meth:`to_json`."""
-        return cls(
+        index = cls(
             shard=data["shard"],
             shard_format=data["shard_format"],
             recipe_hash=data["recipe_hash"],
@@ -131,6 +143,8 @@ class ShardIndex:
             replaces=tuple(data["replaces"]),
             provenance=data["provenance"],
         )
+        check_index(index)
+        return index
 
 
 def new_shard_id() -> str:
@@ -161,7 +175,9 @@ def write_index(folder: Folder, index: ShardIndex, rows: pa.Table) -> None:
     metadata = {METADATA: content, METADATA_HASH: hash_parts([content]).encode("ascii")}
     sink = pa.BufferOutputStream()
     pq.write_table(rows.replace_schema_metadata(metadata), sink)
-    folder.put({index_name(index.shard): [memoryview(sink.getvalue())]})
+    written = memoryview(sink.getvalue())
+    folder.put({index_name(index.shard): [written]})
+    put_entry(folder, index.shard, Entry.of_index(written))
 
 
 def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> tuple[ShardIndex, pa.Table]:
@@ -174,17 +190,20 @@ def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> 
     Vanished
         The file no longer exists, as after a compaction by another process.
     """
-    return _parse(folder, shard, folder.read(index_name(shard)), columns)
+    return parse_index(folder, shard, folder.read(index_name(shard)), columns)
 
 
-def _parse(folder: Folder, shard: str, content: bytes | None, columns: list[str] | None) -> tuple[ShardIndex, pa.Table]:
+def parse_index(
+    folder: Folder, shard: str, content: bytes | None, columns: list[str] | None = None
+) -> tuple[ShardIndex, pa.Table]:
+    """Parse the content of an index file. Parameters and errors as in :func:`read_index`."""
     name = index_name(shard)
     if content is None:
         raise Vanished(f"{folder}/{name}: the index file is listed but cannot be read: remove the broken link")
     try:
-        table = pq.ParquetFile(pa.BufferReader(content)).read(columns, use_threads=False)
+        table = open_parquet(content).read(columns, use_threads=False)
         metadata = table.schema.metadata or {}
-        data = json.loads(metadata[METADATA])
+        data = parse_json(metadata[METADATA])
         check_format(data, FORMAT, FORMAT_VERSION, f"{folder}/{name}")
         if metadata[METADATA_HASH] != hash_parts([metadata[METADATA]]).encode("ascii"):
             raise ValueError("its metadata do not match their hash")
@@ -195,19 +214,15 @@ def _parse(folder: Folder, shard: str, content: bytes | None, columns: list[str]
                 raise ValueError(f"its column {column.name} is of type {column.type}, not {expected}")
         if columns is None and hash_rows(table) != data["rows"]:
             raise ValueError("its rows do not match their hash")
+        if columns is None:
+            check_rows(index, table)
         table = _with_damaged(table)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        fix = "restore the file, or delete it to have its clips extracted again"
-        raise SupportsetError(f"{folder}/{name}: damaged index file ({reason}): {fix}") from None
+        raise DamagedIndex(f"{folder}/{name}: damaged index file ({reason}): {FIX}") from None
     if index.shard != shard:
         raise SupportsetError(f"{folder}/{name}: is the index of shard {index.shard}: rename it back")
     return index, table
-
-
-def has_features(rows: pa.Table) -> pa.ChunkedArray:
-    """Which rows of an index have features: those with steps, whether ``ok`` or ``damaged``."""
-    return pc.greater(rows["length"], 0)
 
 
 def _with_damaged(rows: pa.Table) -> pa.Table:
@@ -224,21 +239,29 @@ def _with_damaged(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[ShardIndex], list[pa.Table]]:
+def read_all(
+    folder: Folder, columns: list[str] | None = None, *, allow_lost: bool = False
+) -> tuple[list[ShardIndex], list[pa.Table]]:
     """Read every index file that counts, or some columns of each, in the order of shard ids.
 
     A compaction may run at the same time. A listing is not a snapshot: it may miss both a shard that is being removed
     and the shard that just replaced it. So the folder is listed until nothing new is found.
+
+    Raises
+    ------
+    SupportsetError
+        An index file is damaged, or missing by the manifest (unless ``allow_lost``).
     """
     found: dict[str, tuple[ShardIndex, pa.Table]] = {}
     vanished: dict[str, int] = {}
     while True:
-        new = [shard for name in folder.names() if (shard := shard_of(name)) and shard not in found]
+        names = folder.names()
+        new = [shard for name in names if (shard := shard_of(name)) and shard not in found]
         if not new:
             break
         with ThreadPoolExecutor(_THREADS) as pool:
             contents = folder.read_many([index_name(shard) for shard in new])
-            parsing = [pool.submit(_parse, folder, *item, columns) for item in zip(new, contents, strict=True)]
+            parsing = [pool.submit(parse_index, folder, *item, columns) for item in zip(new, contents, strict=True)]
         for shard, parsed in zip(new, parsing, strict=True):
             try:
                 found[shard] = parsed.result()
@@ -246,9 +269,28 @@ def read_all(folder: Folder, columns: list[str] | None = None) -> tuple[list[Sha
                 vanished[shard] = vanished.get(shard, 0) + 1
                 if vanished[shard] == 3:  # still listed: a broken link
                     raise
+    refuse_cycles(folder, [index for index, _ in found.values()])
     replaced = {shard for index, _ in found.values() for shard in index.replaces}
+    if not allow_lost and (lost := lost_shards(folder, names, found.keys() | replaced)):
+        raise SupportsetError(lost_index(folder, lost[0]))
     counted = [found[shard] for shard in sorted(found) if shard not in replaced]
     return [index for index, _ in counted], [table for _, table in counted]
+
+
+def lost_index(folder: Folder, shard: str) -> str:
+    """Say that the index of a shard is missing."""
+    return f"{folder}/{index_name(shard)}: the index file is missing: {FIX}"
+
+
+def refuse_cycles(folder: Folder, indexes: Iterable[ShardIndex]) -> None:
+    """Raise SupportsetError if shards replace each other in a circle: then none of them would count."""
+    older = {index.shard: index.replaces for index in indexes}
+    try:
+        TopologicalSorter({shard: [each for each in older[shard] if each in older] for shard in older}).prepare()
+    except CycleError as error:
+        raise DamagedIndex(
+            f"{folder}/{index_name(error.args[1][0])}: damaged index file (shards that replace each other): {FIX}"
+        ) from None
 
 
 def effective(table: pa.Table, shard: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

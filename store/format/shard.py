@@ -22,6 +22,7 @@ from supportset.store.files import Folder, Parts, fetched
 Array = np.ndarray[Any, Any]
 
 ARRAYS = ("values", "timestamps", "offsets")
+DTYPES = ("float16", "float32", "float64", "int64")
 DEFAULT_LEVEL = 3  # of compression
 
 
@@ -228,5 +229,5 @@ class ShardFormat(ABC):
         """Make the error for a missing or empty file of a shard."""
         return SupportsetError(
             f"{folder}/{name}: the file is missing or empty: "
-            f"restore it, or delete {shard}.parquet to have its clips extracted again"
+            "restore it, or run `store verify --drop-damaged` and then the same `extract` again"
         )

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder
+from supportset.store.format.parquet import open_parquet
 from supportset.store.format.row_hash import hash_rows
 
 CONTENT = b"supportset_content"  # key in a Parquet file's metadata: the hash of its rows
@@ -147,12 +148,12 @@ def read_table(folder: Folder, name: str, key: str, content: str) -> pa.Table | 
     """
     data = folder.read(name)
     try:
-        if data is None or (pq.read_schema(pa.BufferReader(data)).metadata or {}).get(CONTENT) != content.encode():
+        if data is None or (open_parquet(data).schema_arrow.metadata or {}).get(CONTENT) != content.encode():
             return None
     except (pa.ArrowException, OSError, ValueError):
         return None
     try:
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        table = open_parquet(data).read(use_threads=False)
         table = table.select(TABLES[key].names).replace_schema_metadata(None)
         reason = "" if hash_rows(table) == content else "its rows are not those it was written with"
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

@@ -1,12 +1,13 @@
-"""Fewer and larger shards, without superseded rows and orphaned files, while others read and write.
+"""Compaction: fewer and larger shards without superseded rows and orphans, while other processes read and write.
 
-- A shard is taken up if it has fewer clips than asked for, or holds rows that another row of the same clip beats
-  (the failure before a retry). Those that fit together become one; rows that count are kept exactly.
-- The new shard is committed first, and says which ones it replaces; those go afterwards. A stop at any step is
-  harmless, and a second run finishes the work.
-- Orphaned files (shards without an index, temporary files) may belong to a running writer. They are removed once they
-  have not changed for :data:`SAFE_AGE` seconds by the storage's own clock: a writer changes its files all the time, and
-  commits a shard right after finishing it. Who knows that no writer runs may set the age to 0.
+- Shards with fewer clips than requested, or with superseded rows (a failure before a retry), are merged. Rows that
+  count are kept exactly.
+- The new shard is committed first, and lists the shards that it replaces; these are removed afterwards. An interruption
+  at any step loses nothing, and the next run resumes.
+- Orphans (shards that were not committed, temporary files) may belong to a running writer. They are removed when they
+  have not changed for :data:`SAFE_AGE` seconds by the storage's clock: a running writer changes its files all the time,
+  and commits a shard within moments. If no writer runs, the age may be 0.
+- A shard that has no index, and whose manifest entry does not prove that it was never committed, is not removed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ import pyarrow as pa
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import TEMPORARY, Folder, StorePath, open_folder, store_path
 from supportset.store.format.card import FeatureCard, load_card
-from supportset.store.format.index import SCHEMA, ShardIndex, effective, index_name, read_all
+from supportset.store.format.index import SCHEMA, ShardIndex, effective, index_name, read_all, read_index, shard_of
+from supportset.store.format.manifest import Entry, entry_name, put_entry, read_entry
 from supportset.store.format.shard import Array
 from supportset.store.maintain.orphans import SHARDS, find_orphans
 from supportset.store.write.replacement import (
@@ -46,30 +48,31 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class CompactSummary:
-    """The outcome of a compaction.
+    """Outcome of a compaction.
 
     Attributes
     ----------
     path : StorePath
-        Of the feature set.
+        Path of the feature set.
     shards_before : int
-        That count.
     shards_after : int
-        That count.
+        Number of shards that count.
     merged : int
-        Shards whose clips were taken over by others.
+        Shards that were merged.
     written : int
-        Shards that took them.
+        Shards that replace them.
     rows_dropped : int
-        Rows that another one of the same clip beat.
+        Superseded rows that were dropped.
     removed : int
-        Old shards now gone.
+        Replaced shards that were removed.
     orphans : list of str
-        Shards without an index and temporary files that were removed.
+        Orphaned files that were removed.
     orphans_left : list of str
-        The same, but so young that they may be a running writer's.
+        Orphaned files so young that a running writer may need them.
+    unlisted : list of str
+        Shards without index and manifest entry, which are left.
     damaged : list of str
-        One line each for shards that were left as they are.
+        A line for each damaged shard, which is unchanged.
     """
 
     path: StorePath
@@ -81,16 +84,17 @@ class CompactSummary:
     removed: int = 0
     orphans: list[str] = field(default_factory=list)
     orphans_left: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return a JSON object."""
         return {**vars(self), "path": str(self.path)}
 
 
 @dataclass
 class _Shard:
-    """A shard with those of its rows that count."""
+    """A shard with its rows that count."""
 
     index: ShardIndex
     rows: pa.Table
@@ -109,29 +113,29 @@ def compact(
     safe_age: float = SAFE_AGE,
     progress: Progress | None = None,
 ) -> CompactSummary:
-    """Merge small shards, drop rows that count no more, remove what killed writers left.
+    """Merge small shards, drop superseded rows, and remove orphans of killed writers.
 
-    A second run has nothing to do, unless something was left. Compressed shards (archives) are not taken up.
+    A second run has nothing to do, unless something was left. Compressed shards (archives) are not merged.
 
     Parameters
     ----------
     path : str or StorePath
-        The feature set's folder.
+        Folder of the feature set.
     clips_per_shard : int, default 1000
-        Rows a shard may have at most; larger ones stay as they are, or shrink.
+        Maximum number of rows a shard; larger shards are not split.
     bytes_per_shard : int, default BYTES_PER_SHARD
-        Of values, likewise.
+        Maximum size of its values.
     safe_age : float, default SAFE_AGE
-        Seconds without a change after which an orphaned file cannot be a running writer's.
+        Seconds without a change after which orphans are removed.
     progress : callable, optional
-        Called with the number of shards done and of all that are taken up.
+        Called with the numbers of shards that are done and that will be merged.
 
     Raises
     ------
     UsageError
-        No feature set in the folder; a size or an age that cannot be.
+        The folder has no feature set, or a size or the age is impossible.
     SupportsetError
-        The disk refuses; an index file is damaged.
+        A file cannot be read or written, or an index file is damaged.
     """
     if clips_per_shard < 1 or bytes_per_shard < 1 or safe_age < 0:
         raise UsageError(
@@ -142,7 +146,7 @@ def compact(
     card = load_card(root)
     folder = root.child(SHARDS)
     summary = CompactSummary(store_path(path))
-    summary.removed = remove_replaced(folder)  # of a run that was cut short, or of a conversion that kept them
+    summary.removed = remove_replaced(folder)  # of an interrupted run, or of a conversion with keep_old
     shards = _read(folder, card)
     summary.shards_before = len(shards)
     row_bytes = card.recipe.dim * np.dtype(card.recipe.dtype).itemsize
@@ -155,12 +159,14 @@ def compact(
             progress(done, total)
     summary.removed += remove_replaced(folder)
     _remove_orphans(summary, folder, safe_age)
+    if not summary.unlisted:  # else they would count as lost
+        _complete_manifest(folder)
     summary.shards_after = len(read_all(folder, ["clip_id"])[0])
     return summary
 
 
 def _read(folder: Folder, card: FeatureCard) -> list[_Shard]:
-    """All shards in the order of their ids, each with the rows that count."""
+    """Read all shards in the order of ids, with the rows that count."""
     indexes, tables = read_all(folder)
     for index in indexes:
         if index.recipe_hash != card.recipe.hash:
@@ -179,7 +185,7 @@ def _read(folder: Folder, card: FeatureCard) -> list[_Shard]:
 
 
 def _plan(shards: Sequence[_Shard], clips: int, steps: int) -> list[list[_Shard]]:
-    """Which shards to write as one: each goes to the first of its format with room for it.
+    """Group the shards to merge: each joins the first group of its format with space.
 
     So no two results fit together, and a second run finds nothing to merge.
     """
@@ -201,7 +207,7 @@ def _plan(shards: Sequence[_Shard], clips: int, steps: int) -> list[list[_Shard]
 
 
 def _merge(folder: Folder, card: FeatureCard, group: list[_Shard], summary: CompactSummary) -> int:
-    """Write one shard in the place of several; say how many were removed."""
+    """Replace several shards by one; return how many were removed."""
     parts: list[tuple[pa.Table, Array, Array]] = []
     taken: list[_Shard] = []
     empty = np.empty((0, card.recipe.dim), card.recipe.dtype), np.empty((0, 2), np.float64)
@@ -216,7 +222,7 @@ def _merge(folder: Folder, card: FeatureCard, group: list[_Shard], summary: Comp
                     name = f"{folder}/{index_name(shard.index.shard)}"
                     raise DamagedShard(f"{name}: holds {array.dtype} {array.shape}: restore it, then compact again")
         except DamagedShard as error:
-            if folder.size(index_name(shard.index.shard)) is not None:  # else another process took it over
+            if folder.size(index_name(shard.index.shard)) is not None:  # else another process replaced it
                 summary.damaged.append(str(error))
         else:
             parts.append((shard.rows, values, timestamps))
@@ -237,19 +243,19 @@ def _merge(folder: Folder, card: FeatureCard, group: list[_Shard], summary: Comp
         )
         commit(folder, merged, rows, packed)
         summary.written += 1
-    elif older:  # what they replace goes first, else it would count again
+    elif older:  # first the shards that they replace, else those would count again
         remove_replaced(folder, ids)
     summary.merged += len(taken)
     summary.rows_dropped += sum(shard.dropped for shard in taken)
     if older and len(rows):
-        return 0  # in the end, in order of age
+        return 0  # at the end, the oldest first
     for shard_id in ids:
         remove_shard(folder, shard_id)
     return len(ids)
 
 
 def _provenance(all_of_them: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """That of the runs that computed the features: as it is if there is one, else a list."""
+    """Merge the provenance of the runs that computed the features: one, or a list of several."""
     distinct: list[dict[str, Any]] = []
     for provenance in all_of_them:
         distinct += [each for each in provenance.get("merged", [provenance]) if each not in distinct]
@@ -257,28 +263,49 @@ def _provenance(all_of_them: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _remove_orphans(summary: CompactSummary, folder: Folder, safe_age: float) -> None:
-    found = [orphan for orphan in find_orphans(summary.path) if orphan.kind != "foreign"]
+    found = find_orphans(summary.path)
+    summary.unlisted = [str(orphan.path) for orphan in found if orphan.kind == "unlisted"]
+    found = [orphan for orphan in found if orphan.kind in ("orphan", "temporary")]
     if not found:
         return
     now = _clock(folder)
+    latest: dict[str, float] = {}  # change of any file of a shard
     for orphan in found:
-        age = now - orphan.changed
-        kept = safe_age > 0 if math.isnan(age) else age < safe_age  # a storage that tells no times: only when asked to
+        latest[orphan.shard] = max(latest.get(orphan.shard, -math.inf), orphan.changed)
+    for orphan in found:
+        age = now - (latest[orphan.shard] if orphan.shard else orphan.changed)
+        kept = safe_age > 0 if math.isnan(age) else age < safe_age  # without times: only on request
         if kept:
             summary.orphans_left.append(str(orphan.path))
             continue
-        name = orphan.path.name
-        index = index_name(PurePosixPath(name).stem) if orphan.kind == "orphan" else None
-        if open_folder(orphan.path.parent).remove_unless(name, index):  # else its writer has come back
+        index = index_name(orphan.shard) if orphan.shard else None
+        if open_folder(orphan.path.parent).remove_unless(orphan.path.name, index):  # else its writer has resumed
             summary.orphans.append(str(orphan.path))
 
 
+def _complete_manifest(folder: Folder) -> None:
+    """Add manifest entries for shards that have none, as in sets that were written before there were manifests."""
+    names = set(folder.names())
+    for shard in filter(None, map(shard_of, names)):
+        content = folder.read(index_name(shard))
+        if content is None:
+            continue
+        entry = Entry.of_index(content)
+        with suppress(SupportsetError):  # a damaged entry is written anew
+            if entry_name(shard) in names and read_entry(folder, shard) == entry:
+                continue
+        read_index(folder, shard)  # only a valid index gets an entry
+        put_entry(folder, shard, entry)
+        if folder.size(index_name(shard)) is None:  # another process removed the shard meanwhile
+            folder.remove(entry_name(shard))
+
+
 def _clock(folder: Folder) -> float:
-    """The time of the storage, which need not be that of this machine."""
+    """Time of the storage, which may differ from that of this machine."""
     name = f"{TEMPORARY}clock-{secrets.token_hex(4)}"
     folder.put({name: [b"now"]})
     now = folder.changed(name)
     folder.remove(name)
     if now is None:
-        raise SupportsetError(f"{folder}/{name}: the file is gone as soon as it is written: check the disk")
+        raise SupportsetError(f"{folder}/{name}: the file vanishes after it is written: check the disk")
     return now

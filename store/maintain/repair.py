@@ -10,10 +10,19 @@ import pyarrow as pa
 
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, StorePath, fetched, open_folder
-from supportset.store.format.index import ShardIndex, effective, index_name, read_all
-from supportset.store.format.registry import shard_format
+from supportset.store.format.index import (
+    DamagedIndex,
+    ShardIndex,
+    Vanished,
+    effective,
+    index_name,
+    read_all,
+    read_index,
+)
+from supportset.store.format.manifest import Entry, entry_name, put_entry
+from supportset.store.format.registry import shard_format, shard_suffixes
 from supportset.store.format.shard import Array, Location
-from supportset.store.maintain.orphans import SHARDS
+from supportset.store.maintain.orphans import SHARDS, find_orphans
 from supportset.store.write.replacement import (
     commit,
     intact,
@@ -26,7 +35,7 @@ from supportset.store.write.replacement import (
 
 
 def drop_damaged(path: str | StorePath, shards: Collection[str]) -> list[str]:
-    """Rewrite damaged shards without their damaged clips.
+    """Rewrite damaged shards without their damaged clips; drop shards whose index is missing or damaged.
 
     A dropped clip has no row afterwards, not even an older one. So the same `extract` command extracts it again.
 
@@ -48,7 +57,11 @@ def drop_damaged(path: str | StorePath, shards: Collection[str]) -> list[str]:
         A file cannot be read or written, or an index file is damaged.
     """
     folder = open_folder(path).child(SHARDS)
-    indexes, tables = read_all(folder)
+    without_index = {each.shard for each in find_orphans(path) if each.kind == "lost"}
+    for shard in shards:
+        if shard in without_index or _has_damaged_index(folder, shard):
+            _remove_unreadable(folder, shard)
+    indexes, tables = read_all(folder, allow_lost=True)
     rank = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     counts = np.zeros(len(rank), bool)
     if tables:
@@ -80,6 +93,25 @@ def read_intact(folder: Folder, index: ShardIndex, rows: pa.Table) -> tuple[Arra
     """
     values, timestamps = (_what_is_there(folder, index, name) for name in ("values", "timestamps"))
     return intact(rows, values, timestamps), values, timestamps
+
+
+def _has_damaged_index(folder: Folder, shard: str) -> bool:
+    try:
+        read_index(folder, shard)
+    except DamagedIndex:
+        return True
+    except Vanished:
+        return False
+    return False
+
+
+def _remove_unreadable(folder: Folder, shard: str) -> None:
+    """Remove a shard whose index is missing or damaged; its manifest entry last."""
+    put_entry(folder, shard, Entry())
+    folder.remove(index_name(shard))
+    for suffix in shard_suffixes():
+        folder.remove(shard + suffix)
+    folder.remove(entry_name(shard))
 
 
 def _what_is_there(folder: Folder, index: ShardIndex, name: str) -> Array:

@@ -1,147 +1,89 @@
-"""Is every byte of a feature set what was written? Each fault is found, named, and told with its fix."""
+"""Verification of a feature set, or of a dataset's tables: every byte is compared with sizes and hashes."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import Folder, LocalFolder, StorePath, open_folder, store_path
-from supportset.store.format.card import CARD, load_card
-from supportset.store.format.index import ShardIndex, Vanished, has_features, index_name, read_index, shard_of
+from supportset.store.format.card import CARD, card_fault, load_card
+from supportset.store.format.dataset import DATASET, dataset_faults, open_dataset
+from supportset.store.format.index import (
+    DamagedIndex,
+    ShardIndex,
+    Vanished,
+    index_name,
+    lost_index,
+    parse_index,
+    refuse_cycles,
+    shard_of,
+)
+from supportset.store.format.manifest import Entry, entry_name, read_entry
+from supportset.store.format.tables import TABLES
 from supportset.store.maintain.file_check import FileCheck
 from supportset.store.maintain.orphans import SHARDS, find_orphans
+from supportset.store.maintain.problem import Problem, VerifyReport
 from supportset.store.maintain.repair import read_intact
 
+__all__ = ["Problem", "VerifyReport", "verify", "verify_dataset"]
+
 WORKERS = 2  # shards at a time: one is read while the other is hashed
-FAR_WORKERS = 8  # the same for a remote store, whose answers take their time
+FAR_WORKERS = 8  # the same for a remote store, because of its latency
 
 Progress = Callable[[int, int], None]
 _Shard = tuple[ShardIndex, pa.Table]
 
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is not as it should be.
-
-    Attributes
-    ----------
-    kind : str
-        ``card``, ``folder_name``, ``index``, ``recipe``, ``missing_file``, ``size``, ``content``; and the
-        harmless ``orphan``, ``temporary``, ``replaced``, ``foreign``.
-    path : str
-        Of the file.
-    says : str
-        What is wrong with it.
-    fix : str
-        What to do.
-    clips : tuple of str
-        Ids of the clips whose features are damaged or gone.
-    shard : str
-        Id of the damaged shard, empty where it is something else.
-    harmless : bool
-        Whether readers are not concerned.
-    """
-
-    kind: str
-    path: str
-    says: str
-    fix: str
-    clips: tuple[str, ...] = ()
-    shard: str = ""
-    harmless: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        return {**vars(self), "clips": list(self.clips)}
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.says}: {self.fix}"
-
-
-@dataclass
-class VerifyReport:
-    """What a check found.
-
-    Attributes
-    ----------
-    path : StorePath
-        Of the feature set.
-    shards : int
-        Committed ones that were checked.
-    clips : int
-        Rows with features in them.
-    bytes : int
-        That were read and hashed.
-    seconds : float
-        It took.
-    problems : list of Problem
-        All of them, the harmless ones last.
-    """
-
-    path: StorePath
-    shards: int = 0
-    clips: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def harmful(self) -> list[Problem]:
-        """Those that a reader meets."""
-        return [problem for problem in self.problems if not problem.harmless]
-
-    @property
-    def damaged_clips(self) -> list[str]:
-        """Ids of all clips whose features are damaged or gone."""
-        return sorted({clip_id for problem in self.problems for clip_id in problem.clips})
-
-    def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        return {
-            **vars(self),
-            "path": str(self.path),
-            "problems": [problem.to_json() for problem in self.problems],
-            "damaged_clips": self.damaged_clips,
-        }
+_DROP = "restore the file, or run `store verify --drop-damaged` and then the same `extract` again"
 
 
 def verify(path: str | StorePath, *, progress: Progress | None = None) -> VerifyReport:
-    """Check every file of a feature set against its size and hash. Nothing is changed.
+    """Compare every file of a feature set with its size and hash. Nothing is changed.
 
-    Files are read once from their first byte to their last; only where a hash differs are the clips compared, one by
-    one, to say which are damaged.
+    Each file is read once. Only if its hash differs, its clips are compared one by one, to find the damaged ones.
 
     Parameters
     ----------
     path : str or StorePath
-        The feature set's folder.
+        Folder of the feature set.
     progress : callable, optional
-        Called with the number of bytes done and of all.
+        Called with the numbers of bytes that are done and of all.
 
     Raises
     ------
     UsageError
-        No feature set in the folder.
-    SupportsetError
-        The disk refuses; the set is of a newer format version.
+        The folder has no feature set.
     """
     started = time.monotonic()
     report = VerifyReport(store_path(path))
     root = open_folder(path)
-    recipe_hash = _check_card(root, report)
     folder = root.child(SHARDS)
+    try:
+        _check_files(report, root, folder, progress)
+    except UsageError:
+        raise
+    except SupportsetError as error:  # a folder that cannot be listed, for instance
+        report.problems.append(Problem.of_error("unreadable", folder, error))
+    report.problems.sort(key=lambda problem: problem.harmless)
+    report.seconds = round(time.monotonic() - started, 3)
+    return report
+
+
+def _check_files(report: VerifyReport, root: Folder, folder: Folder, progress: Progress | None) -> None:
+    recipe_hash = _check_card(root, report)
     checker = FileCheck(folder)
-    # All indexes first: reading one holds the interpreter, which the threads that hash would wait for.
-    shards = _without_replaced(list(_readable(folder, report)), folder, report)
+    # First all indexes: parsing one holds the interpreter lock, for which the hashing threads would wait.
+    readable = list(_readable(folder, report))
+    try:
+        refuse_cycles(folder, [index for index, _ in readable])
+    except SupportsetError as error:
+        name = f"{folder}/{index_name(readable[0][0].shard)}"
+        report.problems.append(Problem.of_error("index", name, error, _DROP))
+    shards = _without_replaced(readable, folder, report)
     total = sum(file.size for index, _ in shards for file in index.files)
     with _Pool(WORKERS if isinstance(folder, LocalFolder) else FAR_WORKERS) as pool:
         checks = [(*shard, pool.submit(_check_shard, folder, checker, *shard)) for shard in shards]
@@ -151,12 +93,32 @@ def verify(path: str | StorePath, *, progress: Progress | None = None) -> Verify
             if progress:
                 progress(report.bytes, total)
             if problems and folder.size(index_name(index.shard)) is None:
-                continue  # removed by another process in the meantime: another shard holds its clips
+                continue  # replaced by another process meanwhile
             report.problems += _of_another_recipe(folder, index, recipe_hash) + problems
             report.shards += 1
             report.clips += len(rows) - rows["offset"].null_count
-    report.problems += _leftovers(report.path)
-    report.problems.sort(key=lambda problem: problem.harmless)
+    report.problems += _orphans(folder, report)
+
+
+def verify_dataset(root: str | StorePath, name: str) -> VerifyReport:
+    """Compare every byte of a dataset's tables with sizes and hashes. Nothing is changed."""
+    started = time.monotonic()
+    report = VerifyReport(store_path(root) / name)
+    folder = open_folder(report.path)
+    fix = "run `extract` for this dataset again, it writes the tables anew"
+    try:
+        dataset = open_dataset(root, name)
+        report.clips = len(dataset.clips)
+        report.problems = [Problem("table", f"{folder}/{file}", says, fix) for file, says in dataset_faults(root, name)]
+        if "hash" not in dataset.info:
+            says, fix = (
+                "has no hash (written before 0.2.0): only the rows of the tables were checked",
+                f"harmless, {fix}",
+            )
+            report.problems.append(Problem("table", f"{folder}/{DATASET}", says, fix, harmless=True))
+    except SupportsetError as error:
+        report.problems.append(Problem.of_error("table", folder, error))
+    report.bytes = sum(folder.size(file) or 0 for file in (DATASET, *(f"{key}.parquet" for key in TABLES)))
     report.seconds = round(time.monotonic() - started, 3)
     return report
 
@@ -167,8 +129,10 @@ def _check_card(root: Folder, report: VerifyReport) -> str | None:
     except UsageError:
         raise
     except SupportsetError as error:
-        report.problems.append(_told("card", f"{root}/{CARD}", error, "restore the file"))
+        report.problems.append(Problem.of_error("card", f"{root}/{CARD}", error, "restore the file"))
         return None
+    if says := card_fault(root):
+        report.problems.append(Problem("card", f"{root}/{CARD}", says, "restore the file"))
     name = (report.path.resolve() if isinstance(report.path, Path) else report.path).name
     if name != recipe.folder:
         report.problems.append(
@@ -182,34 +146,33 @@ def _check_card(root: Folder, report: VerifyReport) -> str | None:
     return recipe.hash
 
 
-def _readable(folder: Folder, report: VerifyReport) -> Iterator[tuple[ShardIndex, pa.Table]]:
-    """Index files with their rows; the others are reported."""
+def _readable(folder: Folder, report: VerifyReport) -> Iterator[_Shard]:
+    """Read all index files; report those that are damaged, or not the files of the manifest."""
     shards = [shard for name in folder.names() if (shard := shard_of(name))]
     with _Pool(FAR_WORKERS) as pool:
         read = map if isinstance(folder, LocalFolder) else pool.map
         for shard, outcome in zip(shards, read(lambda shard: _index(folder, shard), shards), strict=True):
-            name = index_name(shard)
+            path = f"{folder}/{index_name(shard)}"
             if isinstance(outcome, tuple):
-                yield outcome
+                index, rows, problem = outcome
+                report.problems += [problem] if problem else []
+                yield index, rows
+            elif isinstance(outcome, DamagedIndex):
+                report.problems.append(Problem.of_error("index", path, outcome, _DROP, shard))
             elif not isinstance(outcome, Vanished):
-                fix = (
-                    "restore the file, or delete it and run the same `extract` again: the clips that only it has are "
-                    "redone"
-                )
-                damaged = "damaged" in str(outcome)
-                report.problems.append(_told("index", f"{folder}/{name}", outcome, fix if damaged else ""))
-            elif name in folder.names():
-                report.problems.append(_told("index", f"{folder}/{name}", outcome, "remove the broken link"))
+                report.problems.append(Problem.of_error("index", path, outcome))
+            elif index_name(shard) in folder.names():
+                report.problems.append(Problem.of_error("index", path, outcome, "remove the broken link"))
 
 
 def _without_replaced(shards: list[_Shard], folder: Folder, report: VerifyReport) -> list[_Shard]:
-    """The shards that count; the others are reported."""
+    """Return the shards that count; report the others."""
     replaced = {shard for index, _ in shards for shard in index.replaces}
     for index, _ in shards:
         if index.shard in replaced:
             name = f"{folder}/{index_name(index.shard)}"
             fix = "harmless, `store compact` removes it"
-            report.problems.append(Problem("replaced", name, "another shard took its place", fix, harmless=True))
+            report.problems.append(Problem("replaced", name, "another shard replaces it", fix, harmless=True))
     return [(index, rows) for index, rows in shards if index.shard not in replaced]
 
 
@@ -222,81 +185,78 @@ def _of_another_recipe(folder: Folder, index: ShardIndex, recipe_hash: str | Non
 
 
 class _Pool(ThreadPoolExecutor):
-    """Threads that do not go on with what waits when the work is given up, as on Ctrl-C."""
+    """Threads that drop waiting work after an error or Ctrl-C."""
 
     def __exit__(self, *_: object) -> None:
         self.shutdown(cancel_futures=True)
 
 
-def _index(folder: Folder, shard: str) -> tuple[ShardIndex, pa.Table] | SupportsetError:
+def _index(folder: Folder, shard: str) -> tuple[ShardIndex, pa.Table, Problem | None] | SupportsetError:
+    """Read an index, and compare its bytes with the shard's manifest entry."""
     try:
-        return read_index(folder, shard)
+        content = folder.read(index_name(shard))
+        index, rows = parse_index(folder, shard, content)
     except SupportsetError as error:
         return error
+    try:
+        entry = read_entry(folder, shard)
+    except SupportsetError as error:
+        name, fix = f"{folder}/{entry_name(shard)}", "`store compact` writes it anew"
+        return index, rows, Problem.of_error("manifest", name, error, fix)
+    if content is not None and entry and entry.is_closed and entry != Entry.of_index(content):
+        says = "the index, or its manifest entry, differs from what was written"
+        return index, rows, Problem("index", f"{folder}/{index_name(shard)}", says, _DROP, shard=shard)
+    if entry is None:
+        says = "has no manifest entry (written before 0.2.0), so its loss would not be found"
+        fix = "harmless, `store compact` adds it"
+        return index, rows, Problem("manifest", f"{folder}/{index_name(shard)}", says, fix, harmless=True)
+    return index, rows, None
 
 
 def _check_shard(folder: Folder, check: FileCheck, index: ShardIndex, rows: pa.Table) -> tuple[list[Problem], int]:
-    """Compare a shard's files with its index; say also how many bytes were read."""
-    if says := _contradiction(index, rows):
-        clips = tuple(rows.filter(has_features(rows))["clip_id"].to_pylist())
-        fix = f"delete it and run the same `extract` again: only these {len(clips):,} clips are redone"
-        return [Problem("index", f"{folder}/{index_name(index.shard)}", says, fix, clips)], 0
+    """Compare a shard's files with its index; also return the number of bytes read."""
     problems = []
     faults = [(file, *fault) for file in index.files if (fault := check.fault(file))]
     if faults:
-        whole, _, _ = read_intact(folder, index, rows)
-        clips = tuple(rows.filter(pa.array(~whole))["clip_id"].to_pylist())
+        kept, _, _ = read_intact(folder, index, rows)
+        clips = tuple(rows.filter(pa.array(~kept))["clip_id"].to_pylist())
         problems = [
             Problem(kind, f"{folder}/{file.name}", says, _fix(len(clips)), clips, index.shard)
             for file, kind, says in faults
         ]
     for name in sorted(set(folder.files(index.root) if index.files else ()) - {file.name for file in index.files}):
         fix = "harmless, move it away"
-        problems.append(Problem("foreign", f"{folder}/{name}", "is no file of the shard", fix, harmless=True))
+        problems.append(Problem("foreign", f"{folder}/{name}", "is not a file of the shard", fix, harmless=True))
     unread = {file.name for file, kind, _ in faults if kind != "content"}
     return problems, sum(file.size for file in index.files if file.name not in unread)
 
 
 def _fix(clips: int) -> str:
     if not clips:
-        return "no clip is concerned: restore the file, or `store verify --drop-damaged` writes the shard anew"
+        return "no clip is affected: restore the file, or `store verify --drop-damaged` rewrites the shard"
     redone = f"only {clips:,} clips are redone" if clips > 1 else "only 1 clip is redone"
     return f"restore the file, or run `store verify --drop-damaged` and then the same `extract` again: {redone}"
 
 
-def _contradiction(index: ShardIndex, rows: pa.Table) -> str | None:
-    """What in an index cannot be, though its own hashes are right."""
-    sizes = {file.name: file.size for file in index.files}
-    for name, location in index.arrays.items():
-        if location.file not in sizes or location.offset + location.nbytes > sizes[location.file]:
-            return f"says that {name} lie where there is no file"
-    steps = min(
-        (index.arrays[name].shape[0] for name in ("values", "timestamps") if name in index.arrays), default=None
-    )
-    end = pc.max(pc.add(rows["offset"], rows["length"])).as_py()  # None where no clip has features
-    if end is not None and not index.files:
-        return "states features and no file that holds them"
-    if steps is not None and end is not None and end > steps:
-        return f"has a clip that ends at step {end} of {steps}"
-    return None
-
-
-def _leftovers(path: StorePath) -> Iterator[Problem]:
-    told = {
-        "orphan": (
-            "a shard without an index, of a killed writer or of one that runs now",
-            "`store compact` removes it",
+def _orphans(folder: Folder, report: VerifyReport) -> Iterator[Problem]:
+    """Report the files that no index accounts for."""
+    unproven = any(problem.kind == "manifest" for problem in report.problems)  # the manifest is not complete
+    kinds = {
+        "orphan": ("was not committed: of a killed or a running writer", "harmless, `store compact` removes it", True),
+        "temporary": ("unfinished: of a killed or a running writer", "harmless, `store compact` removes it", True),
+        "foreign": ("is not a file of the store", "harmless, move it away", True),
+        "unlisted": (
+            "has no index and no manifest entry: never committed, or they were lost",
+            "restore them, or remove the shard by hand and run the same `extract` again",
+            unproven,
         ),
-        "temporary": ("unfinished, of a killed writer or of one that runs now", "`store compact` removes it"),
-        "foreign": ("is no file of the store", "move it away"),
     }
-    for orphan in find_orphans(path):
-        says, fix = told[orphan.kind]
-        yield Problem(orphan.kind, str(orphan.path), says, f"harmless, {fix}", harmless=True)
-
-
-def _told(kind: str, path: str, error: SupportsetError, fix: str) -> Problem:
-    """A problem from an error, whose line begins with the path and ends with a fix of its own."""
-    says = re.sub("^" + re.escape(path) + ": ", "", str(error))
-    said, colon, own = says.rpartition(": ")
-    return Problem(kind, path, said if colon else says, fix or own)
+    lost = set()
+    for orphan in find_orphans(report.path):
+        if orphan.kind in kinds:
+            says, fix, harmless = kinds[orphan.kind]
+            yield Problem(orphan.kind, str(orphan.path), says, fix, harmless=harmless)
+        elif orphan.shard not in lost:
+            lost.add(orphan.shard)
+            error = SupportsetError(lost_index(folder, orphan.shard))
+            yield Problem.of_error("index", f"{folder}/{index_name(orphan.shard)}", error, shard=orphan.shard)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from supportset.store.errors import UsageError
-from supportset.store.files import StorePath, open_folder, store_path
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import TEMPORARY, StorePath, open_folder, store_path
 from supportset.store.format.card import CARD, FeatureCard, Recipe
 from supportset.store.read.feature_set import FeatureSet
 
 FEATURES = "features"
+_REMOVAL = re.compile(re.escape(TEMPORARY) + r"[0-9a-f]{8}-(.+)")  # note of a removal in an object store
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,51 @@ def feature_set_path(root: str | StorePath, dataset: str, recipe: Recipe) -> Sto
     return store_path(root) / dataset / FEATURES / recipe.folder
 
 
-def list_feature_sets(root: str | StorePath, dataset: str | None = None) -> list[FeatureSetInfo]:
-    """Feature sets of a store, or of one dataset in it, sorted by name; empty where there is no such folder."""
+def list_feature_sets(
+    root: str | StorePath, dataset: str | None = None, errors: list[SupportsetError] | None = None
+) -> list[FeatureSetInfo]:
+    """List the feature sets of a store, or of one dataset in it, sorted by name.
+
+    Parameters
+    ----------
+    root : str or StorePath
+        The store; an absent folder has no sets.
+    dataset : str, optional
+        Only sets of this dataset.
+    errors : list of SupportsetError, optional
+        If given, a folder that cannot be listed, and a set without a card, add an error here.
+
+    Raises
+    ------
+    SupportsetError
+        A folder cannot be listed, and ``errors`` is None.
+    """
     place = store_path(root)
-    within = dataset if dataset and "/" not in dataset else "*"
-    names = [card.split("/") for card in open_folder(place).glob(f"{within}/{FEATURES}/*/{CARD}")]
-    found = [
-        FeatureSetInfo(of, name, place / of / FEATURES / name) for of, _, name, _ in names if dataset in (None, of)
-    ]
-    found = [info for info in found if not (info.name.startswith(".") or info.dataset.startswith("."))]  # being removed
-    return sorted(found, key=lambda info: (info.dataset, info.name))
+    found = []
+    datasets = open_folder(place).names() if dataset is None else [] if "/" in dataset else [dataset]
+    for of in datasets:
+        try:
+            for name in _sets_of(place / of, errors):
+                found.append(FeatureSetInfo(of, name, place / of / FEATURES / name))
+        except SupportsetError as error:  # the other datasets are listed all the same
+            if errors is None:
+                raise
+            errors.append(error)
+    return found
+
+
+def _sets_of(dataset: StorePath, errors: list[SupportsetError] | None) -> list[str]:
+    """Names of the feature sets in a dataset's folder."""
+    if dataset.name.startswith("."):  # being removed
+        return []
+    folder = open_folder(dataset / FEATURES)
+    names = [name.partition("/")[0] for name in folder.glob(f"*/{CARD}")]
+    beside = folder.names() if errors is not None else []
+    removed = {match[1] for name in beside if (match := _REMOVAL.fullmatch(name))}
+    for name in sorted({*beside} - {*names} - removed):
+        if errors is not None and not name.startswith(".") and folder.child(name).child("shards").names():
+            errors.append(SupportsetError(f"{folder}/{name}/{CARD}: missing, and the set has shards: restore it"))
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def find_feature_set(root: str | StorePath, words: str, kind: str | None = None) -> FeatureSet:

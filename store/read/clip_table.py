@@ -15,6 +15,7 @@ from supportset.store.format.index import SCHEMA, ShardIndex, Vanished, effectiv
 from supportset.store.format.shard import Array
 from supportset.store.format.status import OK
 
+_ANY = 1 << 61  # steps of an archive, which are known once it is unpacked
 _NUMBERS = ("shard", "offset", "length", "checksum", "timestamps_checksum")
 
 
@@ -78,6 +79,18 @@ class ClipTable:
         """Inverse of :meth:`to_arrow`; a contiguous column is not copied."""
         numbers = {name: table[name].to_numpy() for name in _NUMBERS}
         return cls(indexes, table["clip_id"].combine_chunks(), **numbers, statuses=statuses)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for places outside of the shards: a cache may come from another machine."""
+        if not len(self):
+            return
+        arrays = [[index.arrays[name] for name in ("values", "timestamps") if index.arrays] for index in self.indexes]
+        steps = np.array([min((place.shape[0] for place in pair), default=_ANY) for pair in arrays], np.int64)
+        within = len(self.indexes) and self.shard.min() >= 0 and self.shard.max() < len(self.indexes)
+        if not within or self.offset.min() < 0 or self.length.min() < 1:
+            raise ValueError("a clip is in no shard")
+        if (self.length > steps[self.shard] - self.offset).any():
+            raise ValueError("a clip ends beyond its shard")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -16,6 +16,7 @@ import xxhash
 
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder
+from supportset.store.format.card import parse_json
 from supportset.store.format.index import ShardIndex, shard_of
 from supportset.store.read.clip_table import ClipTable
 
@@ -57,10 +58,10 @@ def open_clip_table(root: Folder, shards: Folder) -> ClipTable:
 
 
 def _made_of(shards: Folder) -> str:
-    """Hash of names, sizes and times of the index files."""
+    """Hash of names, sizes and times of the index files and the manifest."""
     digest = xxhash.xxh3_128()
     for name, stamp in sorted(shards.stamps().items()):
-        if shard_of(name):
+        if shard_of(name) or name.endswith(".json"):  # index files and manifest entries
             digest.update(f"{name} {stamp}\n".encode())
     return digest.hexdigest()
 
@@ -88,11 +89,18 @@ def _load(root: Folder, made_of: str) -> ClipTable | None:
         if xxhash.xxh3_128_digest(content) != bytes(file.content[-_HASH_BYTES:]):
             return None
         table = pa.ipc.open_file(pa.py_buffer(content)).read_all()
-        about = json.loads(table.schema.metadata[_METADATA])
+        about = parse_json(table.schema.metadata[_METADATA])
         if about["version"] != _VERSION or about["made_of"] != made_of:
             return None
         return ClipTable.from_arrow(
             table, [ShardIndex.from_json(index) for index in about["indexes"]], about["statuses"]
         )
-    except (SupportsetError, pa.ArrowException, ValueError, KeyError, TypeError):  # of another version, or unreadable
+    except (
+        SupportsetError,
+        pa.ArrowException,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):
         return None

@@ -10,7 +10,7 @@ from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, MappedFile, disk_reads
 from supportset.store.files.mapping import LocalMapping
 from supportset.store.files.memory import copy_rows
-from supportset.store.format.index import ShardIndex, StoredFile, index_name
+from supportset.store.format.index import FIX, ShardIndex, StoredFile, index_name
 from supportset.store.format.registry import shard_format
 from supportset.store.format.shard import Array
 from supportset.store.read.joined_shards import JoinedShards
@@ -239,7 +239,7 @@ class MappedShards:
 
     def _map(self, shard: int, steps: int) -> Array:
         index = self._indexes[shard]
-        fix = f"restore it, or delete {index_name(index.shard)} to have its clips extracted again"
+        fix = FIX
         location = index.arrays.get(self.name)
         for file in index.files if location is None else [index.file(location.file)]:
             size = self._folder.size(file.name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from supportset.store.errors import printable
 from supportset.store.format.index import has_features
 from supportset.store.read.feature_set import FeatureSet
 
@@ -61,7 +62,7 @@ def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
         lines += [f"  {row['clip_id']}: {row['status']}, {row['message']}" for row in listed[:failures]]
         if (more := len(listed) - failures) > 0:
             lines.append(f"  ... and {more:,} more: --failures {len(listed)}, or --json")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _as_text(value: Any) -> str:

@@ -24,9 +24,11 @@ from supportset.store.format.index import (
     describe,
     index_name,
     read_index,
+    refuse_cycles,
     shard_of,
     write_index,
 )
+from supportset.store.format.manifest import Entry, entry_name, put_entry
 from supportset.store.format.registry import shard_format
 from supportset.store.format.shard import ARRAYS, Array, Compression, ShardArrays
 
@@ -175,6 +177,7 @@ def commit(
     """
     target = shard_format(index.shard_format)
     try:
+        put_entry(folder, index.shard, Entry())
         if arrays is not None:
             encoded = target.encode(index.shard, arrays, compression)
             index = changed(index, files=describe(encoded), arrays=encoded.arrays)
@@ -185,6 +188,7 @@ def commit(
         write_index(folder, index, rows)
         if not (is_complete(folder, index) or folder.size(index_name(index.shard)) is None):
             # The process was suspended so long that `store compact` removed its files: see FeatureWriter.
+            put_entry(folder, index.shard, Entry())
             folder.remove(index_name(index.shard))  # the shards that it replaces count again
             raise SupportsetError(
                 f"{folder}/{target.root(index.shard)}: was removed while it was being written: run again"
@@ -195,6 +199,7 @@ def commit(
         with suppress(SupportsetError):
             if folder.size(index_name(index.shard)) is None:
                 folder.remove(target.root(index.shard))
+                folder.remove(entry_name(index.shard))
         raise
     return index
 
@@ -255,6 +260,7 @@ def replaced_shards(folder: Folder, given_up: Collection[str] = ()) -> list[str]
             indexes[shard] = read_index(folder, shard, ["clip_id"])[0]
         except Vanished:  # another process removed it
             continue
+    refuse_cycles(folder, indexes.values())
     order: dict[str, None] = {}
 
     def visit(shard: str) -> None:
@@ -278,7 +284,7 @@ def remove_replaced(folder: Folder, given_up: Collection[str] = ()) -> int:
 
 
 def remove_shard(folder: Folder, shard: str) -> None:
-    """Remove a shard: first its index, so that no reader sees an index without files.
+    """Remove a shard: first its index, so that no reader sees an index without files; its manifest entry last.
 
     Parameters
     ----------
@@ -291,6 +297,8 @@ def remove_shard(folder: Folder, shard: str) -> None:
         index, _ = read_index(folder, shard, ["clip_id"])
     except Vanished:
         return
+    put_entry(folder, shard, Entry())
     folder.remove(index_name(shard))
     if index.files:
         folder.remove(index.root)
+    folder.remove(entry_name(shard))

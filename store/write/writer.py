@@ -24,6 +24,7 @@ from supportset.store.format.index import (
     read_all,
     write_index,
 )
+from supportset.store.format.manifest import Entry, entry_name, put_entry
 from supportset.store.format.registry import DEFAULT_FORMAT
 from supportset.store.format.registry import shard_format as find_format
 from supportset.store.format.shard import Array, Location, ShardArrays
@@ -221,6 +222,7 @@ class FeatureWriter:
         files: tuple[StoredFile, ...] = ()
         places: dict[str, Location] = {}
         try:
+            put_entry(self._shards, shard, Entry())
             if arrays is not None:
                 encoded = self._format.encode(shard, arrays)
                 self._shards.put(encoded.files)
@@ -255,6 +257,7 @@ class FeatureWriter:
 
     def _withdraw(self, shard: str) -> None:
         self._shards.remove(self._format.root(shard))
+        self._shards.remove(entry_name(shard))
 
     def _check_not_deleted(self) -> None:
         """Stop if `store rm` deleted the set: what is written now would bring back a part of it."""

@@ -62,7 +62,7 @@ def scripted(file: Path, marker: Path) -> None:
         @torch.jit.export
         def __setstate__(self, state: tuple[torch.Tensor, str, bool]) -> None:
             self.weight, self.path, self.training = state
-            torch.from_file(self.path, shared=True, size=1)
+            self.weight = torch.from_file(self.path, shared=True, size=4).reshape(2, 2)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x @ self.weight

@@ -15,7 +15,9 @@ import zarr
 from supportset.store.errors import SupportsetError
 from supportset.store.files import LocalFolder, hash_file
 from supportset.store.format.index import METADATA, StoredFile, read_all, write_index
+from supportset.store.format.manifest import Entry, put_entry
 from supportset.store.format.shard import ShardArrays
+from supportset.store.maintain.repair import drop_damaged
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, write
@@ -43,8 +45,8 @@ def test_absent_shard_file(tmp_path: Path, shard_format: str) -> None:
     features = FeatureSet.open(tmp_path)
     file.unlink()
     (index,) = (tmp_path / "shards").glob("*.parquet")
-    refused(lambda: features.read(["clip1"]), str(file), "is gone", f"delete {index.name}")
-    index.unlink()  # the fix it names
+    refused(lambda: features.read(["clip1"]), str(file), "is missing", "store verify --drop-damaged")
+    assert drop_damaged(tmp_path, {index.stem}) == ["clip0", "clip1", "clip2"]
     write(tmp_path, clips(3), shard_format=shard_format)
     assert_holds(tmp_path, clips(3))
 
@@ -56,7 +58,7 @@ def test_wrong_size(tmp_path: Path, shard_format: str, change: int) -> None:
     content = file.read_bytes()
     file.write_bytes(content[:change] if change < 0 else content + b"\0")
     stated = f"has {len(content) + change} bytes, its index says {len(content)}"
-    refused(lambda: FeatureSet.open(tmp_path).read(["clip1"]), str(file), stated, "restore it")
+    refused(lambda: FeatureSet.open(tmp_path).read(["clip1"]), str(file), stated, "restore the file")
 
 
 def test_clips_of_whole_shards_are_still_read(tmp_path: Path, shard_format: str) -> None:
@@ -65,7 +67,7 @@ def test_clips_of_whole_shards_are_still_read(tmp_path: Path, shard_format: str)
     write(tmp_path, {"kept": clip(2)}, shard_format=shard_format)
     features = FeatureSet.open(tmp_path)
     assert features.read(["kept"])[0].tobytes() == clip(2)[0].tobytes()
-    refused(lambda: features.read(["kept", "lost"]), "is gone")
+    refused(lambda: features.read(["kept", "lost"]), "is missing")
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
@@ -73,7 +75,7 @@ def test_truncated_index(tmp_path: Path, shard_format: str, keep: int) -> None:
     write(tmp_path, clips(3), shard_format=shard_format)
     (index,) = (tmp_path / "shards").glob("*.parquet")
     index.write_bytes(index.read_bytes()[:keep])
-    refused(lambda: FeatureSet.open(tmp_path), str(index), "damaged index file", "delete it")
+    refused(lambda: FeatureSet.open(tmp_path), str(index), "damaged index file", "--drop-damaged")
 
 
 def test_flipped_bits_in_an_index_are_not_read_as_something_else(tmp_path: Path, shard_format: str) -> None:
@@ -113,10 +115,10 @@ def rewritten(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"shape": (2, 6)}, "its values are float16 (2, 6), needed are float16 (53, 6)"),
+        ({"shape": (2, 6)}, "has a clip that ends at step 53 of 2"),
         ({"shape": (106, 3)}, "its values are float16 (106, 3)"),
-        ({"dtype": "float32", "shape": (20, 6)}, "its values are float32"),
-        ({"offset": 10**9}, "shorter than its index says values are"),
+        ({"dtype": "float32", "shape": (20, 6)}, "has a clip that ends at step 53 of 20"),
+        ({"offset": 10**9}, "'values' ends beyond its file"),
     ],
 )
 def test_index_that_contradicts_its_shard(
@@ -125,7 +127,7 @@ def test_index_that_contradicts_its_shard(
     write(tmp_path, clips(2), shard_format=shard_format)
     ((index,), _) = read_all(LocalFolder(tmp_path / "shards"))
     rewritten(tmp_path, arrays={**index.arrays, "values": replace(index.arrays["values"], **change)})  # type: ignore[arg-type]
-    refused(lambda: FeatureSet.open(tmp_path).read(["clip1"]), says, "delete")
+    refused(lambda: FeatureSet.open(tmp_path).read(["clip1"]), says, "--drop-damaged")
 
 
 def test_compressed_archive_is_read(tmp_path: Path, shard_format: str) -> None:
@@ -155,7 +157,7 @@ def test_renamed_index(tmp_path: Path, shard_format: str) -> None:
     write(tmp_path, clips(3), shard_format=shard_format)
     (index,) = (tmp_path / "shards").glob("*.parquet")
     index.rename(index.with_name("0" * 16 + ".parquet"))
-    refused(lambda: FeatureSet.open(tmp_path), "0" * 16, f"is the index of shard {index.stem}, renamed")
+    refused(lambda: FeatureSet.open(tmp_path), "0" * 16, f"is the index of shard {index.stem}: rename it back")
 
 
 def test_index_that_is_a_broken_link(tmp_path: Path, shard_format: str) -> None:
@@ -174,6 +176,7 @@ def test_other_files_are_left_alone(tmp_path: Path, shard_format: str) -> None:
 def test_orphan_shard_is_not_seen(tmp_path: Path, shard_format: str) -> None:
     write(tmp_path, {"a": clip(1)}, shard_format=shard_format)
     (index,) = (tmp_path / "shards").glob("*.parquet")
+    put_entry(LocalFolder(index.parent), index.stem, Entry())  # as if its writer had been killed before the commit
     index.unlink()
     write(tmp_path, {"b": clip(2)}, shard_format=shard_format)
     assert_holds(tmp_path, {"b": clip(2)})

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from supportset.store.errors import UsageError
+from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import LocalFolder
 from supportset.store.format.index import ShardIndex, index_name, read_all, write_index
+from supportset.store.format.manifest import Entry, put_entry
+from supportset.store.maintain.compact import compact
 from supportset.store.maintain.repair import drop_damaged
 from supportset.store.maintain.verify import Problem, VerifyReport, verify
 from supportset.store.read.feature_set import FeatureSet
@@ -123,7 +125,7 @@ def test_a_flipped_bit_in_an_index(path: Path, shard_format: str) -> None:
     flip(file, file.stat().st_size - 1)
     problem = next(problem for problem in verify(path).problems if problem.kind == "index")
     assert problem.path == str(file)
-    assert "delete it and run the same `extract` again" in problem.fix
+    assert "store verify --drop-damaged" in problem.fix
     assert not problem.harmless
     assert verify(path).shards == 1  # the other is still checked
 
@@ -144,7 +146,7 @@ def test_an_index_that_contradicts_its_shard(path: Path, shard_format: str) -> N
     for wrong in (replace(values, offset=10**9), replace(values, shape=(2, values.shape[1]))):
         write_index(folder, replace(index, arrays={**index.arrays, "values": wrong}), rows)
         problem = only(verify(path))
-        assert (problem.kind, sorted(problem.clips)) == ("index", ["clip0", "clip1"])
+        assert (problem.kind, problem.shard) == ("index", index.shard)
     write_index(folder, replace(index, files=(), arrays={}), rows)
     assert "no file that holds them" in next(p.says for p in verify(path).problems if p.kind == "index")
     write_index(folder, replace(index, recipe_hash="0" * 16), rows)
@@ -159,10 +161,15 @@ def test_what_no_reader_looks_at_is_told_and_harmless(path: Path, shard_format: 
     suffix = {"zarr": ".zarr", "hdf5": ".h5"}[shard_format]
     root = shards / f"{index.shard}{suffix}"
     orphan = shards / f"{'0' * 16}{suffix}"
+    put_entry(LocalFolder(shards), "0" * 16, Entry())
     shutil.copytree(root, orphan) if root.is_dir() else shutil.copy(root, orphan)
     (shards / ".tmp-12345678-x.parquet").write_text("half")
     (shards / ".cache").write_text("ours")
-    expected = {("orphan", orphan), ("temporary", shards / ".tmp-12345678-x.parquet")}
+    expected = {
+        ("orphan", orphan),
+        ("orphan", shards / f"{'0' * 16}.json"),
+        ("temporary", shards / ".tmp-12345678-x.parquet"),
+    }
     foreign = [path / "notes.txt", shards / "backup.parquet"] + ([root / "values" / "c.1.0"] if root.is_dir() else [])
     for file in foreign:
         file.write_text("mine")
@@ -170,6 +177,77 @@ def test_what_no_reader_looks_at_is_told_and_harmless(path: Path, shard_format: 
     report = verify(path)
     assert {(problem.kind, Path(problem.path)) for problem in report.problems} == expected
     assert report.harmful == []
+
+
+@formats
+def test_a_lost_index_is_found_and_its_features_stay(path: Path, shard_format: str) -> None:
+    write(path, clips(6), shard_format=shard_format, clips_per_shard=2)
+    lost, _, kept = sorted((path / "shards").glob("*.parquet"))
+    content = lost.read_bytes()
+    lost.unlink()
+    problem = only(verify(path))
+    assert (problem.kind, problem.path, problem.shard, problem.harmless) == ("index", str(lost), lost.stem, False)
+    there = sorted(file for file in (path / "shards").rglob("*"))
+    for use in (FeatureSet.open, lambda path: compact(path, safe_age=0.0), lambda path: write(path, clips(1))):
+        with pytest.raises(SupportsetError, match=f"{lost.name}: the index file is missing: restore"):
+            use(path)
+    assert sorted(file for file in (path / "shards").rglob("*")) == there
+    lost.write_bytes(content)
+    assert_holds(path, clips(6))
+    lost.unlink()
+    dropped(path)
+    assert verify(path).problems == []
+    assert len(FeatureSet.open(path)) == 4
+    kept.unlink()
+    (path / "shards" / f"{kept.stem}.json").unlink()  # now nothing but the shard itself is left of it
+    problem = next(each for each in verify(path).problems if each.kind == "unlisted")
+    assert not problem.harmless
+    assert compact(path, safe_age=0.0).unlisted == [problem.path]
+    assert Path(problem.path).exists()
+
+
+def test_a_set_from_before_there_were_manifests(path: Path) -> None:
+    write(path, clips(4), clips_per_shard=2)
+    orphan = next((path / "shards").glob("*.zarr"))
+    shutil.copytree(orphan, path / "shards" / f"{'0' * 16}.zarr")
+    for entry in (path / "shards").glob("*.json"):
+        entry.unlink()
+    report = verify(path)
+    assert sorted(problem.kind for problem in report.problems) == ["manifest", "manifest", "unlisted"]
+    assert report.harmful == []
+    assert_holds(path, clips(4))
+    assert compact(path, clips_per_shard=2, safe_age=0.0).unlisted
+    assert not list((path / "shards").glob("*.json"))
+    shutil.rmtree(path / "shards" / f"{'0' * 16}.zarr")
+    assert compact(path, clips_per_shard=2).unlisted == []
+    assert verify(path).problems == []
+    assert len(list((path / "shards").glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize("at", [3, 60, -2])
+def test_a_damaged_manifest_entry(path: Path, at: int) -> None:
+    write(path, clips(2))
+    (entry,) = (path / "shards").glob("*.json")
+    flip(entry, at)
+    assert verify(path).harmful
+    assert_holds(path, clips(2))
+    compact(path)
+    assert verify(path).problems == []
+
+
+def test_every_byte_of_index_and_card_is_looked_at(path: Path) -> None:
+    write(path, clips(2))
+    for file in (*(path / "shards").glob("*.parquet"), path / "card.json"):
+        content = file.read_bytes()
+        for at in range(0, len(content), max(1, len(content) // 40)):
+            flip(file, at)
+            assert verify(path).harmful, (file, at)
+            flip(file, at)
+        for damaged in (b"", content[:-1], content + b" ", bytes(len(content))):
+            file.write_bytes(damaged)
+            assert verify(path).harmful, (file, damaged[:10])
+            file.write_bytes(content)
+    assert verify(path).problems == []
 
 
 def test_a_replaced_shard_is_told_and_not_checked(path: Path) -> None:

@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 from supportset.commands.main import cli
 from supportset.extract.text.encoders import load_text_encoder
 from supportset.extract.text.run import extract_text
-from supportset.search.run import open_run
-from supportset.search.trained import search
+from supportset.search.run import open_run, search
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.card import Recipe
 from supportset.store.format.dataset import Caption, open_dataset, write_dataset

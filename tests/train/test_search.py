@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supportset.search.run import open_run
-from supportset.search.trained import search
+from supportset.search.run import open_run, search
 from supportset.store.errors import UsageError
 from supportset.train.loop.training import train
 from supportset.train.model.model import SupportSetModel

@@ -85,7 +85,7 @@ class Hdf5Format(ShardFormat):
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SupportsetError(
                 f"{folder}/{root}: not readable as an HDF5 shard ({error}): restore the file, "
-                f"or delete {shard}.parquet to have its clips extracted again"
+                "or run `store verify --drop-damaged` and then the same `extract` again"
             ) from None
 
 

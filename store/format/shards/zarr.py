@@ -22,6 +22,7 @@ from google_crc32c import value as crc32c
 
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, Parts, as_part, fetched
+from supportset.store.format.card import parse_json
 from supportset.store.format.shard import ARRAYS, Array, Compression, EncodedShard, Location, ShardArrays, ShardFormat
 
 ROWS_PER_CHUNK = 256
@@ -110,7 +111,7 @@ class ZarrFormat(ShardFormat):
         if content is None:
             raise self.missing(folder, f"{node}/zarr.json", shard)
         try:
-            metadata = json.loads(content)
+            metadata = parse_json(content)
             chunk = metadata["chunk_grid"]["configuration"]["chunk_shape"]
             if any(size < extent for size, extent in zip(chunk, metadata["shape"], strict=True)):
                 raise ValueError("more than one chunk file")  # a missing one would read as zeros

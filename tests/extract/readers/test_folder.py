@@ -195,9 +195,8 @@ def test_a_column_that_occurs_twice_is_refused(names: tuple[str, ...], form: str
         write(path, '{"path": "talk", "caption": "first"}\n{' + pairs + "}\n")
     else:
         pq.write_table(pa.table([pa.array([value]) for value in values], names=list(names)), path)
-    twice = next(
-        name for name in map(str.strip, map(str.lower, names)) if [n.strip().lower() for n in names].count(name) > 1
-    )
+    plain = [name.strip().lower() for name in names]
+    twice = next(name for name in plain if plain.count(name) > 1)
     with pytest.raises(UsageError, match=rf"captions.{form}: .*column '{twice}' occurs twice"):
         READER.read(folder)
 
