@@ -46,16 +46,18 @@ def demo_command(out: Path, config: str, device: str) -> None:
 
     A second run reuses the videos and the features, and trains again.
     """
+    from supportset.train.config import load_config
+
+    settings = load_config(config)  # a mistake ends the command before torch is loaded and anything is rendered
+
     from supportset.extract.backbones import load_backbone
     from supportset.extract.decode.sampling import Sampling
     from supportset.extract.options import Execution
     from supportset.extract.readers.annotate import read_dataset
     from supportset.extract.run import extract
-    from supportset.train.config import load_config
     from supportset.train.evaluate import describe, evaluate
     from supportset.train.loop.training import train
 
-    settings = load_config(config)  # first: a mistake ends the command before anything is rendered
     stages = Stages()
     data, store, run = out / "world", out / "features", out / "runs" / time.strftime("%Y%m%d-%H%M%S")
     with stages.stage("render", "moving shapes as real H.264 files, each with five captions"):

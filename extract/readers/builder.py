@@ -10,7 +10,7 @@ from pathlib import Path
 from supportset.extract.readers.locate import FileTree, is_utf8
 from supportset.extract.readers.parse import read_ids
 from supportset.extract.readers.videos import match_files
-from supportset.store.errors import UsageError
+from supportset.store.errors import UsageError, printable
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class Builder:
         if self._unfound:
             missing = f"{len(self._unfound)} of {len(out.clips)} clips have no video file below {self.videos.root}"
             notes.append(f"{missing} (first: {self._unfound[0]!r})")
-        out.notes = [_printable(note) for note in notes]  # names and captions may hold control characters
+        out.notes = [printable(note) for note in notes]  # names and captions may hold control characters
         return out
 
     def _sizes(self) -> list[str]:
@@ -294,10 +294,3 @@ class Builder:
             for split, expected in splits.items()
             if expected is not None and (protocol, split) in clips and len(clips[protocol, split]) != expected
         ]
-
-
-def _printable(text: str) -> str:
-    """``text`` with control characters, line breaks and direction marks as escapes."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape", "backslashreplace").decode() for each in text
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,26 @@ def _decoded(path: Path) -> str:
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]], form: str) -> Any:
     """Parse a JSON file whose outermost value has the type ``kind``; errors say that ``form`` was expected."""
     try:
-        tree = json.loads(read_text(path))
+        tree = json.loads(read_text(path), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise UsageError(f"{path}: {place}: not valid JSON ({error.msg}); expected {form}") from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a repeated key, or a number of thousands of digits
         raise UsageError(f"{path}: not valid JSON ({error}); expected {form}") from None
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply for an annotation; expected {form}") from None
     if not isinstance(tree, kind):
         raise UsageError(f"{path}: holds a JSON {_NAMES.get(type(tree), 'value')}; expected {form}")
     return tree
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a repeated key Python would silently keep the last value."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {key!r} occurs twice in one object")
+    return record
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

@@ -241,7 +241,7 @@ def test_a_stopped_run_keeps_what_was_complete(stop: str, folders: dict[str, Pat
 
     encoder.before = interrupt
     with pytest.raises(
-        Interrupted, match=r"of 42 captions the store has 16 ok, in .*; the same command goes on"
+        Interrupted, match=r"of 42 captions the store has 16 ok, in .*; the same command resumes"
     ) as told:
         run(tmp_path, encoder, batch_size=1)
     assert told.value.exit_code == 130

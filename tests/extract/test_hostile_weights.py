@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as tf
@@ -236,3 +237,13 @@ def test_the_files_are_hostile(form: str, tmp_path: Path, marker: Path) -> None:
     else:
         torch.load(tmp_path / "weights.pt", weights_only=False)
     assert marker.exists(), "else the other tests show nothing"
+
+
+@pytest.mark.usefixtures("architectures")
+@pytest.mark.parametrize("name", ["open_clip:Tiny@{}", "timm:test_vit@{}"])
+def test_pickled_arrays_do_not_run(name: str, tmp_path: Path, marker: Path) -> None:
+    np.savez(tmp_path / "weights.npz", np.array([Call(marker)], dtype=object))
+    with pytest.raises(UsageError) as told:
+        load_backbone(name.format(tmp_path / "weights.npz"))
+    assert "\n" not in str(told.value)
+    assert not marker.exists()

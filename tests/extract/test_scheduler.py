@@ -182,7 +182,7 @@ def test_processes_that_never_come_to_a_clip_end_the_run() -> None:
     with pytest.raises(SupportsetError, match="keep ending") as error:
         run(work_of(9), 2, stage, [])
     assert len(stage.started) == 10, "five at each place"
-    assert "the same command goes on" in str(error.value)
+    assert "the same command resumes" in str(error.value)
     assert stage.closed
 
 

@@ -100,6 +100,9 @@ def test_text_lines_that_say_nothing(tmp_path: Path) -> None:
         ("captions_msvd.json", "{}", "{path}: holds no caption; expected "),
         ("captions_msvd.json", '{"x_1_2": "a"}', "{path}: the value of 'x_1_2' is no list of captions; expected "),
         ("captions_msvd.json", '{"x_1_2": ["a", 3]}', "{path}: 'x_1_2'[1] is a JSON number, expected a string"),
+        ("captions_msvd.json", '{"x_1_2": ["a"], "x_1_2": ["b"]}', "{path}: not valid JSON (key 'x_1_2' occurs twice"),
+        ("captions_msvd.json", "[" * 100_000, "{path}: nested too deeply for an annotation; expected "),
+        ("captions_msvd.json", '{"x_1_2": ' + "9" * 5000 + "}", "{path}: not valid JSON (Exceeds the limit"),
         ("captions_msvd.json", '{"x_1_2": ["a"', "{path}: line 1, column 15: not valid JSON ("),
     ],
 )  # fmt: skip
