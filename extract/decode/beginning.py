@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from supportset.extract.decode.pictures import display_matrix
+from supportset.extract.decode.pictures import lasting_matrix
 from supportset.extract.decode.timeline import decode_packet
 
 _FRAMES, _REORDERED = 3, 8  # enough to compare; where frames are reordered, also to see one that is out of order
@@ -29,11 +29,11 @@ class Beginning:
     Attributes
     ----------
     matrix : (9,) int32 or None
-        Display matrix of the first frame.
+        Display matrix of the first frame, where it holds for all.
     """
 
     def __init__(self, stream: Any) -> None:
-        context = stream.codec_context
+        self._stream, context = stream, stream.codec_context
         self._strict, self._resets = context.name in _STRICT, context.name in _RESET
         self._enough = _REORDERED if context.has_b_frames else _FRAMES
         self._packets: list[tuple[int, bool]] = []  # time, and whether it is marked as a key frame
@@ -48,7 +48,7 @@ class Beginning:
             self._packets.append((packet.pts, packet.is_keyframe))
         for frame in decode_packet(packet) or ():
             if not self._frames:
-                self.matrix = display_matrix(frame)
+                self.matrix = lasting_matrix(self._stream, frame)
             if frame.pts is not None:
                 self._frames.append((frame.pts, bool(frame.key_frame)))
 

@@ -2,9 +2,16 @@
 
 :mod:`supportset.extract.decode.sampling` states which moments are picked. A picture is defined as follows.
 
+*Stream.* Of several video streams the film is the one that moves, then the one marked as default, then the largest, as
+with ``ffmpeg``. Contents decide what a file is, not its name.
+
 *Pixels.* Frames are converted to 8-bit RGB by FFmpeg's ``scale`` filter with its defaults, at the coded size: the
 pixels of ``ffmpeg -pix_fmt rgb24``. Non-square pixels are kept: the picture is not stretched to its shape on a screen,
-as ``ffmpeg`` does not without a filter. Rotation and mirroring that the file asks for are applied, as ``ffmpeg`` does.
+as ``ffmpeg`` does not without a filter. Rotation and mirroring that the container or the stream states, and
+crop that the stream states, are applied, as ``ffmpeg`` does. Frames of more than 2^26 pixels are refused.
+
+*Time.* Time zero is when the first frame is shown that can be decoded. Containers without presentation times (AVI, raw
+streams) give frames in the decoder's order, at the stated rate.
 
 *Interlaced video* is not deinterlaced, as with ``ffmpeg`` without a filter: a frame holds both its fields.
 

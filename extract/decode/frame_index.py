@@ -11,7 +11,7 @@ import re
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from supportset.extract.decode.damage.lost_frames import find_lost
 from supportset.extract.decode.damage.truncation import has_fragment_behind, is_cut_short
 from supportset.extract.decode.damage.wrong_times import find_faults
 from supportset.extract.decode.parameter_sets import ParameterSets
-from supportset.extract.decode.pictures import display_matrix
+from supportset.extract.decode.pictures import lasting_matrix
 from supportset.extract.decode.streams import open_video
 from supportset.extract.decode.timeline import MAY_JUMP, FrameClock, Timing, nominal_duration, read_packets
 from supportset.extract.outcome import DecodeError
@@ -69,7 +69,7 @@ class FrameIndex:
     fault : str
         What is wrong with all clips of the file; mostly empty.
     matrix : (9,) int32 or None
-        Display matrix of the first frame.
+        Display matrix of the first frame, where it holds for all.
     """
 
     ticks: np.ndarray
@@ -123,82 +123,104 @@ def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
     DecodeError
         ``missing``, ``unreadable`` (also where there are no packets at all) or ``no_video``.
     """
-    ticks, lengths, decoded, keys = array("q"), array("q"), array("q"), array("q")
-    position, corrupt, broken, timing, places = 0, -_LAST, False, Timing.TIMES, set[int]()
-    with open_video(path) as (container, stream):
-        base, nominal, place = stream.time_base, nominal_duration(stream), stream.index
-        kind = container.format.name
-        matroska, mp4, avi = kind.startswith(_MATROSKA), kind.startswith(_MP4), kind == "avi"
-        beginning, sets = Beginning(stream), ParameterSets(stream)
-        try:
-            for packet in read_packets(container, stream):
-                heartbeat()
-                beginning.packet(packet)
-                if matroska:
-                    places.add(packet.pos or 0)
-                if not packet.size or packet.is_discard:
-                    continue
-                if packet.is_corrupt:
-                    corrupt = len(ticks)
-                position = max(position, packet.pos or 0)
-                if packet.dts is not None:
-                    decoded.append(packet.dts)
-                if packet.pts is None:
-                    timing = Timing.COUNT
-                    break
-                ticks.append(packet.pts)
-                lengths.append(packet.duration or nominal)
-                if packet.is_keyframe and sets.are_known_at(packet):
-                    keys.append(packet.pts)
-        except (av.error.FFmpegError, OSError):
-            broken = True
-        declared = _declared_end(container, stream)
-        frames, track = stream.frames, stream.id
-        short = frames - 1 - decoded[-1] if avi and frames and decoded else 0  # empty chunks repeat a frame
-        guessed = beginning.out_of_order or (avi and stream.codec_context.has_b_frames)
-        if guessed and timing == Timing.TIMES:
-            timing = Timing.ORDER
-    note, fault, gone = "", "", np.empty(0, np.int64)
-    times, spans = np.frombuffer(ticks, np.int64), np.frombuffer(lengths, np.int64)
-    if mp4 and timing == Timing.TIMES and len(times) and len(times) == len(decoded):
-        stated = int(declared / base) if declared is not None and frames == len(times) else None
-        faults = find_faults(times, np.frombuffer(decoded, np.int64), spans, nominal, stated, fragmented=not frames)
-        fault = "its times contradict the length that it states" if faults.stretched else ""
-        times, spans, gone = times[~faults.wrong], spans[~faults.wrong], faults.gone
+    read = _Packets.read(path, heartbeat)
+    base, nominal, declared, timing = read.base, read.nominal, read.declared, read.timing
+    times, spans = np.frombuffer(read.times, np.int64), np.frombuffer(read.lengths, np.int64)
+    note, fault, gone, matrix = "", "", np.empty(0, np.int64), read.beginning.matrix
+    if read.kind.startswith(_MP4) and timing == Timing.TIMES and 0 < len(times) == len(read.decoded):
+        stated = int(declared / base) if declared is not None and read.frames == len(times) else None
+        decoded, fragmented = np.frombuffer(read.decoded, np.int64), not read.frames
+        wrong, gone, stretched = find_faults(times, decoded, spans, nominal, stated, fragmented=fragmented)
+        fault = "its times contradict the length that it states" if stretched else ""
+        times, spans = times[~wrong], spans[~wrong]
     found = np.unique(times)
     if timing != Timing.COUNT and 1 <= len(found) * _CROWD <= len(times):
         timing, note = Timing.COUNT, "no usable timestamps: frames are counted at the stated rate"
-    timed, matrix = timing != Timing.COUNT, beginning.matrix
-    if not timed:
-        ticks, nominal, matrix = _count_frames(path, place, heartbeat)
-        times = np.frombuffer(ticks, np.int64)
-        spans, found = np.full(len(times), nominal), np.unique(times)
+    if timing == Timing.COUNT:
+        counted, nominal, matrix = _count_frames(path, read.number, heartbeat)
+        times = np.frombuffer(counted, np.int64)
+        spans, found, gone = np.full(len(times), nominal), np.unique(times), gone[:0]
     if not len(found):
         raise DecodeError(UNREADABLE, "the video stream holds no frame")
-    if kind in MAY_JUMP:  # its clock may jump, and FFmpeg then guesses a wrong length
-        declared = max(Fraction(0), (decoded[-1] + nominal - int(found[0])) * base) if decoded else None
-    if timed:
+    if read.kind in MAY_JUMP:  # its clock may jump, and FFmpeg then guesses a wrong length
+        declared = max(Fraction(0), (read.decoded[-1] + nominal - int(found[0])) * base) if read.decoded else None
+    if timing != Timing.COUNT:
         found = _without_wrong_times(found, base, declared)
     end = int(found[-1] + spans[np.argmax(times == found[-1])])
-    missing = _missing_frames(found, end, base, declared, short)
-    broken |= corrupt + _LAST > len(times) or (mp4 and has_fragment_behind(path, position, track))
-    cut = broken or is_cut_short(path) or short > max(2, (short + len(found)) // 50)
-    if matroska and timed:
+    cut = read.is_cut or is_cut_short(path) or read.short > max(2, (read.short + len(found)) // 50)
+    missing = _missing_frames(found, end, base, declared, read.short) if cut else 0
+    if read.kind.startswith(_MATROSKA) and timing != Timing.COUNT:
         length = None if cut or declared is None else int(declared / base)
         with suppress(OSError):  # the decoding pass meets the same error
-            gone = find_lost(path, places, found, end, length, heartbeat)
-    if timing == Timing.TIMES and beginning.undecodable is not None:
-        decodable = found[found >= beginning.undecodable]
-        before = len(found) - len(decodable)
-        if before and len(decodable):
+            gone = find_lost(path, read.places, found, end, length, heartbeat)
+    if timing == Timing.TIMES and read.beginning.undecodable is not None:
+        decodable = found[found >= read.beginning.undecodable]
+        if 0 < len(decodable) < len(found):
+            before, found = len(found) - len(decodable), decodable
             note = f"begins inside a group of pictures: its first {before} frames cannot be decoded, and do not count"
-            found = decodable
-    safe = kind.startswith(_SEEKABLE) and timing == Timing.TIMES and beginning.seekable
-    seekable_to = np.sort(np.array(keys if safe else [], np.int64))
-    seekable_to = seekable_to[seekable_to >= found[0]]
-    return FrameIndex(
-        found, end, base, seekable_to, timing, cut, missing if cut else 0, place, gone, note, fault, matrix
-    )
+    safe = read.kind.startswith(_SEEKABLE) and timing == Timing.TIMES and read.beginning.seekable
+    keys = np.sort(np.array(read.keys if safe else [], np.int64))
+    keys = keys[keys >= found[0]]
+    return FrameIndex(found, end, base, keys, timing, cut, missing, read.number, gone, note, fault, matrix)
+
+
+@dataclass
+class _Packets:
+    """What the packets of a stream say; times in ticks, in the order of decoding."""
+
+    kind: str  # FFmpeg's name of the container
+    number: int  # of the stream
+    base: Fraction
+    nominal: int
+    beginning: Beginning
+    timing: Timing = Timing.TIMES
+    times: array[int] = field(default_factory=lambda: array("q"))
+    lengths: array[int] = field(default_factory=lambda: array("q"))
+    decoded: array[int] = field(default_factory=lambda: array("q"))
+    keys: array[int] = field(default_factory=lambda: array("q"))
+    places: set[int] = field(default_factory=set)  # first bytes of the packets of a Matroska file
+    frames: int = 0  # as the file states, 0 if it does not
+    declared: Fraction | None = None  # seconds
+    short: int = 0  # frames that an AVI file states and does not have
+    is_cut: bool = False  # the file ends inside a packet, with an error, or before fragments that are there
+
+    @classmethod
+    def read(cls, path: Path, heartbeat: Heartbeat) -> _Packets:
+        with open_video(path) as (container, stream):
+            kind, corrupt, position = container.format.name, -_LAST, 0
+            read = cls(kind, stream.index, stream.time_base, nominal_duration(stream), Beginning(stream))
+            matroska, sets = kind.startswith(_MATROSKA), ParameterSets(stream)
+            try:
+                for packet in read_packets(container, stream):
+                    heartbeat()
+                    read.beginning.packet(packet)
+                    if matroska:
+                        read.places.add(packet.pos or 0)
+                    if not packet.size or packet.is_discard:
+                        continue
+                    corrupt = len(read.times) if packet.is_corrupt else corrupt
+                    position = max(position, packet.pos or 0)
+                    if packet.dts is not None:
+                        read.decoded.append(packet.dts)
+                    if packet.pts is None:
+                        read.timing = Timing.COUNT
+                        break
+                    read.times.append(packet.pts)
+                    read.lengths.append(packet.duration or read.nominal)
+                    if packet.is_keyframe and sets.are_known_at(packet):
+                        read.keys.append(packet.pts)
+            except (av.error.FFmpegError, OSError):
+                read.is_cut = True
+            read.is_cut |= corrupt + _LAST > len(read.times)
+            if kind.startswith(_MP4):
+                read.is_cut |= has_fragment_behind(path, position, stream.id)
+            read.frames, read.declared = stream.frames, _declared_end(container, stream)
+            if kind == "avi" and read.frames and read.decoded:
+                read.short = read.frames - 1 - read.decoded[-1]  # empty chunks count: they repeat a frame
+            guessed = read.beginning.out_of_order or (kind == "avi" and stream.codec_context.has_b_frames)
+            if guessed and read.timing == Timing.TIMES:
+                read.timing = Timing.ORDER
+            return read
 
 
 def _count_frames(path: Path, number: int, heartbeat: Heartbeat) -> tuple[array[int], int, np.ndarray | None]:
@@ -210,7 +232,7 @@ def _count_frames(path: Path, number: int, heartbeat: Heartbeat) -> tuple[array[
             for packet in read_packets(container, stream):
                 for frame, tick, _ in clock.decode(packet) or ():
                     heartbeat()
-                    matrix = matrix if ticks else display_matrix(frame)
+                    matrix = matrix if ticks else lasting_matrix(stream, frame)
                     ticks.append(tick)
         return ticks, nominal_duration(stream, counted=True), matrix
 

@@ -16,6 +16,7 @@ from supportset.store.format.status import UNREADABLE
 # Looking at its side data ties a frame of PyAV into a cycle of references. Only the garbage collector undoes that, and
 # it counts objects, not their megabytes: so it is called after so many bytes of pictures.
 _TIED_BYTES = 64 * 2**20
+_PHOTOGRAPHS = {"mjpeg", "png", "webp", "tiff", "jpeg2000"}  # each frame may have EXIF with an orientation
 
 
 def _unknown_type(kinds: type[Any], value: int) -> Any:
@@ -32,6 +33,11 @@ def display_matrix(frame: Any) -> np.ndarray | None:
     """Return the nine numbers by which a frame asks to be turned or mirrored."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return None if matrix is None else np.frombuffer(bytes(matrix), np.int32)
+
+
+def lasting_matrix(stream: Any, first: Any) -> np.ndarray | None:
+    """Return the display matrix of a stream's first frame, which holds for frames without one."""
+    return None if stream.codec_context.name in _PHOTOGRAPHS else display_matrix(first)
 
 
 class PictureMaker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -53,6 +54,20 @@ def test_photographs_with_exif_are_a_video(tmp_path: Path, kind: str) -> None:
     assert (status, message, len(steps)) == ("ok", "", 3)
     for number, step in zip((4, 14, 24), steps, strict=True):
         assert np.abs(step.frames[0].astype(int) - picture(number)).mean() < 8
+
+
+def test_each_photograph_has_its_own_orientation(tmp_path: Path) -> None:
+    film = tmp_path / "lapse.mkv"
+    with av.open(str(film), "w") as file:
+        stream = file.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(jpeg(number, exif_of(x0112=6) if number == 0 else None))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1), True
+            packet.pts = packet.dts = number
+            file.mux(packet)
+    shapes = [step.frames[0].shape for step in steps_of(film, Sampling(fps=1.0))]
+    assert shapes == [(64, 48, 3), (48, 64, 3), (48, 64, 3)]
 
 
 def test_other_side_data_that_nobody_knows() -> None:
@@ -171,17 +186,13 @@ def tiled(tiles: list[bytes], configuration: bytes, codec: bytes, brand: bytes, 
 @pytest.mark.parametrize("name", ["photo.jpg", "photo.heic"])
 def test_tiles_are_one_picture(tmp_path: Path, name: str) -> None:
     pytest.importorskip("pi_heif")
-    image, edge, tiles, configuration = picture(9, (128, 128)), 64, [], b""
-    for y, x in ((0, 0), (0, edge), (edge, 0), (edge, edge)):
-        film = tmp_path / "tile.mp4"
-        with av.open(str(film), "w") as file:
-            stream = file.add_stream("libx265", rate=1, options={"x265-params": "log-level=none:qp=4"})
-            stream.width, stream.height, stream.pix_fmt = edge, edge, "yuv420p"
-            tile = np.ascontiguousarray(image[y : y + edge, x : x + edge])
-            file.mux([*stream.encode(av.VideoFrame.from_ndarray(tile, format="rgb24")), *stream.encode()])
-        with av.open(str(film)) as file:
-            configuration = box(b"hvcC", bytes(file.streams.video[0].codec_context.extradata or b""))
-            tiles.append(bytes(next(file.demux(video=0))))
+    edge, intra = 64, {"x265-params": "log-level=none:keyint=1:bframes=0:qp=4"}
+    film = write_video(tmp_path / "tiles.mp4", 4, codec="libx265", size=(edge, edge), options=intra)
+    with av.open(str(film)) as file:
+        configuration = box(b"hvcC", bytes(file.streams.video[0].codec_context.extradata or b""))
+        tiles = [bytes(packet) for packet in file.demux(video=0) if packet.size]
+    above, below = (np.hstack([picture(number, (edge, edge)) for number in row]) for row in ((0, 1), (2, 3)))
+    image = np.vstack([above, below])
     (tmp_path / name).write_bytes(tiled(tiles, configuration, b"hvc1", b"heic", edge))
     status, message, steps = outcome_of(tmp_path / name)
     assert (status, message, len(steps)) == ("ok", "", 1)
