@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from supportset.commands.main import cli
-from supportset.search.trained import search
+from supportset.search.run import search
 from supportset.store.errors import SupportsetError
 from supportset.train.caption import caption
 from supportset.train.evaluate import evaluate
