@@ -16,7 +16,8 @@ def describe_machine(folder: Path) -> dict[str, Any]:
 
     Parameters
     ----------
-    folder : where the benchmark keeps its files; its file system is recorded
+    folder : Path
+        Where the benchmark keeps its files; its file system is recorded.
 
     Returns
     -------

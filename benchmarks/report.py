@@ -25,12 +25,18 @@ class Row:
 
     Attributes
     ----------
-    name : stable, for programs: ``warm.zarr.read_rows/ram``
-    says : what was measured, for people
-    beside : what it is compared with; empty where it stands alone
-    value : the number
-    unit : ``x as fast``, ``x the time``, ``s``, ``MB``
-    at_least, at_most : the target, None where there is none
+    name : str
+        Stable, for programs: ``warm.zarr.read_rows/ram``.
+    says : str
+        What was measured, for people.
+    beside : str
+        What it is compared with; empty where it stands alone.
+    value : float
+        The number.
+    unit : str
+        ``x as fast``, ``x the time``, ``s``, ``MB``.
+    at_least, at_most : float, optional
+        The target, None where there is none.
     """
 
     name: str
@@ -77,12 +83,18 @@ class Figure:
 
     Attributes
     ----------
-    name : ``warm``, ``epoch``, ...
-    title : one line
-    rows : what came out
-    sizes : of what it was measured on
-    timings : seconds of each contender
-    notes : what a reader should know, such as what was left out and why
+    name : str
+        ``warm``, ``epoch``, ...
+    title : str
+        One line.
+    rows : list[Row]
+        What came out.
+    sizes : dict[str, Any]
+        Of what it was measured on.
+    timings : list[Timings]
+        Seconds of each contender.
+    notes : list[str]
+        What a reader should know, such as what was left out and why.
     """
 
     name: str

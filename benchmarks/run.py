@@ -33,14 +33,22 @@ def run_figures(
 
     Parameters
     ----------
-    name : of the benchmark and of its JSON file
-    letters : of all its figures
-    start : takes a work folder, and what prints the progress; gives what runs the figure of a letter
-    only : letters of the figures to run, with commas between; None: all
-    quick : whether to say that the sizes were tiny
-    folder : where to make the work folder, by default among the system's temporary files
-    out : JSON file, by default in ``benchmarks/results``
-    told : how it was run, for the JSON file
+    name : str
+        Of the benchmark and of its JSON file.
+    letters : Iterable[str]
+        Of all its figures.
+    start : callable
+        Takes a work folder, and what prints the progress; gives what runs the figure of a letter.
+    only : str or None
+        Letters of the figures to run, with commas between; None: all.
+    quick : bool
+        Whether to say that the sizes were tiny.
+    folder : Path or None
+        Where to make the work folder, by default among the system's temporary files.
+    out : Path or None
+        JSON file, by default in ``benchmarks/results``.
+    told : dict[str, object]
+        How it was run, for the JSON file.
 
     Raises
     ------

@@ -20,8 +20,10 @@ class Contender:
 
     Attributes
     ----------
-    run : does the job of a round, whose number it is given; this is timed
-    prepare : called before each run with the number of the round; not timed
+    run : callable
+        Does the job of a round, whose number it is given; this is timed.
+    prepare : callable
+        Called before each run with the number of the round; not timed.
     """
 
     run: Callable[[int], object]
@@ -59,9 +61,12 @@ def interleave(contenders: Mapping[str, Contender], rounds: int, *, warm_up: int
 
     Parameters
     ----------
-    contenders : by name
-    rounds : that count
-    warm_up : rounds before them that do not; they have the numbers that follow
+    contenders : Mapping[str, Contender]
+        By name.
+    rounds : int
+        That count.
+    warm_up : int
+        Rounds before them that do not; they have the numbers that follow.
 
     Returns
     -------

@@ -8,7 +8,17 @@ from typing import Any
 
 import click
 
-from supportset.commands.options import Auto, Part, ShardFormatName, Share, json_option, print_json, store_option
+from supportset.commands.options import (
+    Auto,
+    Part,
+    Share,
+    dtype_option,
+    format_option,
+    json_option,
+    precision_option,
+    print_json,
+    store_option,
+)
 
 
 @click.command("extract")
@@ -36,23 +46,9 @@ from supportset.commands.options import Auto, Part, ShardFormatName, Share, json
 @click.option("--split", help="Only the clips of this split.")
 @click.option("--limit", type=int, help="Only the first N clips.")
 @click.option("--shard", type=Part(), help="Only the i-th of n parts, for batch systems such as SLURM.")
-@click.option(
-    "--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True, help="Format of the shards."
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float16",
-    show_default=True,
-    help="Precision of the stored features.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Precision of the encoder.",
-)
+@format_option
+@dtype_option
+@precision_option
 @click.option(
     "--decoder",
     type=click.Choice(["auto", "pyav", "torchcodec", "nvdec"]),

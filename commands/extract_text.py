@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from supportset.commands.options import ShardFormatName, device_option, json_option, print_json, store_option
+from supportset.commands.options import (
+    device_option,
+    dtype_option,
+    format_option,
+    json_option,
+    precision_option,
+    print_json,
+    store_option,
+)
 
 
 @click.command("extract-text")
@@ -27,23 +35,9 @@ from supportset.commands.options import ShardFormatName, device_option, json_opt
 @click.option("--protocol", help="Only the captions of this protocol.")
 @click.option("--split", help="Only the captions of this split.")
 @click.option("--limit", type=int, help="Only the first N captions.")
-@click.option(
-    "--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True, help="Format of the shards."
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float16",
-    show_default=True,
-    help="Precision of the stored features.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Precision of the encoder.",
-)
+@format_option
+@dtype_option
+@precision_option
 @click.option("--batch-size", type=int, help="Captions encoded at once.  [default: by device]")
 @device_option
 @json_option

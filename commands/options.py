@@ -93,3 +93,22 @@ class Part(click.ParamType):
         if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
             self.fail(f"{value!r} is not of the form i/n: parts count from 1: of eight, 1/8 to 8/8", param, ctx)
         return int(first), int(second)
+
+
+format_option = click.option(
+    "--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True, help="Format of the shards."
+)
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Precision of the stored features.",
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Precision of the encoder.",
+)

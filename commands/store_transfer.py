@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from supportset.commands.options import ShardFormatName, json_option, print_json, store_option
+from supportset.commands.options import ShardFormatName, Share, json_option, print_json, store_option
 from supportset.store.errors import SupportsetError, UsageError, printable
 
 SHOWN = 10  # failed clips that are listed; --json has all
@@ -86,6 +86,16 @@ class Progress:
     help="Clip id: the last part of a name, or all of it.",
 )
 @click.option(
+    "--follow-links", is_flag=True, help="Let an HDF5 file read other files: links, external and virtual data."
+)
+@click.option(
+    "--max-failures",
+    type=Share(),
+    default="5%",
+    show_default=True,
+    help="More of the clips failed: exit code 1.",
+)
+@click.option(
     "--strip", default="", metavar="TEXT", help="What ends each name and is no part of the id, such as _resnet or .mp4."
 )
 @click.option("--replace", is_flag=True, help="Take features that differ from those the store holds of the same clips.")
@@ -108,6 +118,8 @@ def import_command(
     key: str | None,
     id_list: str | None,
     id_from: str,
+    follow_links: bool,
+    max_failures: float,
     strip: str,
     replace: bool,
     strict: bool,
@@ -130,9 +142,9 @@ def import_command(
     if len(dict(stated)) < len(stated):
         raise UsageError(f"--state: {Counter(key for key, _ in stated).most_common(1)[0][0]!r} is stated twice")
     options = ImportOptions(name, kind, dict(stated), fps, dim, dtype, trim_zeros, replace, shard_format)
-    naming = Naming(id_from, strip, Path(id_list) if id_list else None, key)
+    naming = Naming(id_from, strip, Path(id_list) if id_list else None, key, follow_links)
     features = open_source(source, naming)
-    times = open_source(timestamps, Naming(id_from, strip, None, timestamps_key)) if timestamps else None
+    times = open_source(timestamps, Naming(id_from, strip, None, timestamps_key, follow_links)) if timestamps else None
     summary = import_features(store, dataset, features, options, times=times, progress=Progress("import"))
     held = summary.imported + summary.unchanged
     if as_json:
@@ -147,6 +159,12 @@ def import_command(
         click.echo(printable(f"note: {note}"), err=True)
     if not held:
         raise SupportsetError(f"{source}: not one clip could be imported: see the messages above")
+    total = held + len(summary.failures)
+    if len(summary.failures) > max_failures * total:
+        raise SupportsetError(
+            f"{source}: {len(summary.failures):,} of {total:,} clips failed, more than {max_failures:.0%} "
+            "(--max-failures): see the messages above"
+        )
     if strict and (summary.failures or summary.lacking):
         raise SupportsetError(
             f"{source}: not complete (--strict): failed {len(summary.failures):,}, "

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from supportset.store.errors import UsageError
 from supportset.train.known_configs import find_config
@@ -94,6 +94,11 @@ class DataConfig(Section):
         "`auto`: the first of these with enough space. Only speed depends on it.",
     )
     check: bool = Field(True, description="Compare every clip that is read with its checksum.")
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _one_set(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value  # on the command line: data.features=NAME
 
 
 class VideoConfig(Section):

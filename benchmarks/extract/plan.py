@@ -13,14 +13,22 @@ class Sizes:
 
     Attributes
     ----------
-    films : short videos
-    seconds : shortest and longest of them
-    shape : (width, height) of their pictures
-    backbone : that computes on them
-    long_seconds, short_seconds : of the two large videos whose memory is compared
-    large_shape : (width, height) of their pictures
-    device_steps : frames that the device computes in a round
-    device_films : short videos that it is given to decode
+    films : int
+        Short videos.
+    seconds : tuple[int, int]
+        Shortest and longest of them.
+    shape : tuple[int, int]
+        (width, height) of their pictures.
+    backbone : str
+        That computes on them.
+    long_seconds, short_seconds : int
+        Of the two large videos whose memory is compared.
+    large_shape : tuple[int, int]
+        (width, height) of their pictures.
+    device_steps : int
+        Frames that the device computes in a round.
+    device_films : int
+        Short videos that it is given to decode.
     """
 
     films: int = 60
@@ -52,12 +60,18 @@ class Plan:
 
     Attributes
     ----------
-    folder : for the files; removed by whoever made it
-    sizes : of what is measured on
-    rounds : that count
-    device : of the figure that is about a device; the others are about two cores
-    quick : whether only to show that everything runs
-    tell : prints the progress
+    folder : Path
+        For the files; removed by whoever made it.
+    sizes : Sizes
+        Of what is measured on.
+    rounds : int
+        That count.
+    device : str
+        Of the figure that is about a device; the others are about two cores.
+    quick : bool
+        Whether only to show that everything runs.
+    tell : callable
+        Prints the progress.
     """
 
     folder: Path

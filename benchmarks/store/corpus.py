@@ -24,9 +24,12 @@ class Corpus:
 
     Parameters
     ----------
-    clips : how many
-    steps : shortest and longest, both included
-    dim : D, numbers a step, stored as float16
+    clips : int
+        How many.
+    steps : tuple[int, int]
+        Shortest and longest, both included.
+    dim : int
+        D, numbers a step, stored as float16.
 
     Attributes
     ----------

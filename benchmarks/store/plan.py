@@ -16,13 +16,24 @@ class Sizes:
 
     Attributes
     ----------
-    clips, steps, dim : of the corpus that fits into memory
-    batch : clips in a batch
-    batches : in a round
-    shard : clips in a shard
-    cold, cold_batches : clips of the cold corpus, and batches in a round on it
-    written : clips that are written in a round
-    many, many_dim, many_steps : of the corpus of very many small clips
+    clips : int
+        Of the corpus that fits into memory.
+    steps : tuple[int, int]
+    dim : int
+    batch : int
+        Clips in a batch.
+    batches : int
+        In a round.
+    shard : int
+        Clips in a shard.
+    cold, cold_batches : int
+        Clips of the cold corpus, and batches in a round on it.
+    written : int
+        Clips that are written in a round.
+    many : int
+        Of the corpus of very many small clips.
+    many_dim : int
+    many_steps : tuple[int, int]
     """
 
     clips: int = 10_000
@@ -48,10 +59,14 @@ class Plan:
 
     Attributes
     ----------
-    folder : for the files; removed by whoever made it
-    sizes : of what is measured on
-    rounds : that count, for what takes milliseconds; what takes seconds has a third of them
-    tell : prints the progress
+    folder : Path
+        For the files; removed by whoever made it.
+    sizes : Sizes
+        Of what is measured on.
+    rounds : int
+        That count, for what takes milliseconds; what takes seconds has a third of them.
+    tell : callable
+        Prints the progress.
     """
 
     folder: Path

@@ -39,9 +39,11 @@ class RamSlices:
 
     Parameters
     ----------
-    corpus : what is read
-    small_pages : have the array in pages of 4 KB, as files are in the kernel's cache; else in what NumPy asks for,
-        pages of 2 MB where the system has them
+    corpus : Corpus
+        What is read.
+    small_pages : bool
+        Have the array in pages of 4 KB, as files are in the kernel's cache; else in what NumPy asks for, pages of 2 MB
+        where the system has them.
     """
 
     def __init__(self, corpus: Corpus, small_pages: bool = False) -> None:

@@ -34,9 +34,12 @@ class Waited:
 
     Attributes
     ----------
-    share : of the time that it waited for its loader
-    steps : that this is of
-    step_s : seconds a step, the median over the loop's records
+    share : float
+        Of the time that it waited for its loader.
+    steps : int
+        That this is of.
+    step_s : float
+        Seconds a step, the median over the loop's records.
     """
 
     share: float

@@ -17,16 +17,28 @@ class Sizes:
 
     Attributes
     ----------
-    clips, steps, dims : of the made-up MSR-VTT: clips, fewest and most steps of one, width of each feature set
-    captions : a clip
-    images, image_captions : of the made-up Flickr8k: pictures, and captions each
-    small, full : T5 of figures a and b, and of figure c
-    vocabulary : tokens of both
-    narrow : whether the heads are made narrow too; else they are the paper's
-    batch : captions in a step
-    bucket : batches cut together by length; what a round of figure b goes through
-    wait_steps, study_steps : of the runs of figure a, at the paper's sizes and at those of the studies
-    full_clips, full_steps : clips and steps of figure c
+    clips : int
+        Of the made-up MSR-VTT: clips, fewest and most steps of one, width of each feature set.
+    steps : tuple[int, int]
+    dims : tuple[int, int]
+    captions : int
+        A clip.
+    images, image_captions : int
+        Of the made-up Flickr8k: pictures, and captions each.
+    small, full : dict[str, int]
+        T5 of figures a and b, and of figure c.
+    vocabulary : int
+        Tokens of both.
+    narrow : bool
+        Whether the heads are made narrow too; else they are the paper's.
+    batch : int
+        Captions in a step.
+    bucket : int
+        Batches cut together by length; what a round of figure b goes through.
+    wait_steps, study_steps : int
+        Of the runs of figure a, at the paper's sizes and at those of the studies.
+    full_clips, full_steps : int
+        Clips and steps of figure c.
     """
 
     clips: int = 400
@@ -71,13 +83,20 @@ class Plan:
 
     Attributes
     ----------
-    folder : for the files; removed by whoever made it
-    real : folder with ``msrvtt/`` (annotations) and ``t5_tokenizer/``; what is absent there is made up
-    sizes : of what is measured on
-    rounds : that count
-    device : ``auto``, ``cpu`` or ``cuda``
-    quick : whether only to show that everything runs
-    tell : prints the progress
+    folder : Path
+        For the files; removed by whoever made it.
+    real : Path
+        Folder with ``msrvtt/`` (annotations) and ``t5_tokenizer/``; what is absent there is made up.
+    sizes : Sizes
+        Of what is measured on.
+    rounds : int
+        That count.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    quick : bool
+        Whether only to show that everything runs.
+    tell : callable
+        Prints the progress.
     """
 
     folder: Path

@@ -74,7 +74,8 @@ class Collate:
 
     Parameters
     ----------
-    steps, words : what clips and captions are padded to; None: the longest of the batch
+    steps, words : int or None
+        What clips and captions are padded to; None: the longest of the batch.
     """
 
     def __init__(self, steps: int | None, words: int | None) -> None:

@@ -35,14 +35,22 @@ class Way:
 
     Attributes
     ----------
-    bucketed : the round's captions are cut into batches by their length; else at random
-    short_captions : padded to the longest of the batch; else to ``data.max_tokens``
-    short_clips : padded to the longest of the batch; else to the longest of the dataset
-    own_decoder : ours, on real tokens alone with the fused loss; else the library's with logits for every position
-    packed : both encoders compute on real positions alone; else on all of them. On a GPU they always do the latter
-    cheap : our dropout and the fused AdamW; else PyTorch's dropout and the AdamW that is used unless another is asked
-    in_memory : features come from memory; else from one ``.npy`` a clip by a DataLoader with two workers
-    half : bf16 autocast; on a GPU only
+    bucketed : bool
+        The round's captions are cut into batches by their length; else at random.
+    short_captions : bool
+        Padded to the longest of the batch; else to ``data.max_tokens``.
+    short_clips : bool
+        Padded to the longest of the batch; else to the longest of the dataset.
+    own_decoder : bool
+        Ours, on real tokens alone with the fused loss; else the library's with logits for every position.
+    packed : bool
+        Both encoders compute on real positions alone; else on all of them. On a GPU they always do the latter.
+    cheap : bool
+        Our dropout and the fused AdamW; else PyTorch's dropout and the AdamW that is used unless another is asked.
+    in_memory : bool
+        Features come from memory; else from one ``.npy`` a clip by a DataLoader with two workers.
+    half : bool
+        Bf16 autocast; on a GPU only.
     """
 
     bucketed: bool = True
@@ -60,9 +68,12 @@ class Bench:
 
     Parameters
     ----------
-    config : of the model; its ``data.bucket`` is not looked at, the way says it
-    root, npy : the store, and the folder with one ``.npy`` a clip
-    bucket : batches of a round
+    config : Config
+        Of the model; its ``data.bucket`` is not looked at, the way says it.
+    root, npy : Path
+        The store, and the folder with one ``.npy`` a clip.
+    bucket : int
+        Batches of a round.
     """
 
     def __init__(self, config: Config, root: Path, npy: Path, bucket: int, device: torch.device) -> None:

@@ -233,7 +233,7 @@ class FrameTransform:
             if not isinstance(step, _KeepsRatio) or height * width <= _MOST_PIXELS:
                 frame = step(frame)
             elif isinstance(following, CenterCrop):  # a thin picture: make only what the crop keeps
-                frame = step(frame, following.window(height, width))
+                frame = step(frame, following.window(height, width))  # has `target`
             else:
                 raise ValueError(f"a frame of {frame.shape[1]} x {frame.shape[0]} would grow to {width:,} x {height:,}")
         if frame.shape != (self.height, self.width, 3):

@@ -20,6 +20,8 @@ from supportset.store.format.shard import Array
 
 NUMPY_FILES = (".npy", ".npz")
 TORCH_FILES = (".pt", ".pth")
+FREE_BYTES = 64 << 20  # that any array may take
+MAX_RATIO = 100  # of a larger array to its bytes in the file: more is a decompression bomb
 USUAL_KEYS = ("features", "values")  # used without --key if a file or a group holds several arrays
 
 # Exceptions of numpy, zipfile and h5py for files that are damaged, truncated, or of another type.
@@ -91,13 +93,44 @@ def parse_file(content: bytes, suffix: str, key: str | None = None) -> Array:
             return tensor_array(tensors[pick(list(tensors), key)])
         return tensor_array(loaded)
     try:
-        opened = np.load(io.BytesIO(content), allow_pickle=False)
+        opened = open_npz(io.BytesIO(content))
         if isinstance(opened, np.lib.npyio.NpzFile):
             with opened:
                 return np.asarray(opened[pick(opened.files, key)])
         return np.asarray(opened)
     except DAMAGE as error:
         raise damaged(error) from None
+
+
+def refuse_bomb(size: int, stored: int, bounded: bool = False) -> None:
+    """Raise Fault for an array that takes far more memory than its file has bytes.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of the array.
+    stored : int
+        Bytes that it takes in the file.
+    bounded : bool, default False
+        Whether its values are in other files, so that ``stored`` says nothing.
+    """
+    if not bounded and size > FREE_BYTES and size > MAX_RATIO * stored:
+        raise Fault("out_of_memory", f"{stored:,} bytes that unpack to {size:,}: save it without compression")
+
+
+def open_npz(file: Any) -> Any:
+    """Open an ``.npz`` or ``.npy`` file with NumPy, without pickles; Fault for an archive that unpacks to far more."""
+    _refuse_zip_bomb(file)
+    return np.load(file, allow_pickle=False)
+
+
+def _refuse_zip_bomb(file: Any) -> None:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                refuse_bomb(member.file_size, member.compress_size)
+    if hasattr(file, "seek"):
+        file.seek(0)
 
 
 def pick(names: list[str], key: str | None) -> str:
@@ -140,6 +173,7 @@ def load_torch(file: Any) -> Any:
     """
     torch = import_torch()
     try:
+        _refuse_zip_bomb(file)
         with warnings.catch_warnings():  # about pickle protocols, in damaged files: the error suffices
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -187,6 +221,8 @@ def reading(read: Callable[[], Any], damage: tuple[type[Exception], ...] = DAMAG
     """Call a library to read one clip; its exceptions become a :class:`Fault`."""
     try:
         return read()
+    except Fault:
+        raise
     except damage as error:
         raise damaged(error) from None
 

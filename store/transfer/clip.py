@@ -54,11 +54,14 @@ class Features:
     timestamps : (T, 2) float64 seconds
     zero_rows : int
         Rows of zeros at the end of the imported array.
+    lost : int
+        Values that are zero only in the stored dtype.
     """
 
     values: Array
     timestamps: Array
     zero_rows: int
+    lost: int = 0
 
     @property
     def checksums(self) -> tuple[int, int]:
@@ -81,7 +84,8 @@ def prepare(array: Array, form: Form, times: Array | None = None) -> Features:
     Raises
     ------
     Fault
-        With status ``wrong_shape``, ``wrong_dtype``, ``empty``, ``not_finite``, ``overflow`` or ``wrong_times``.
+        With status ``wrong_shape``, ``wrong_dtype``, ``empty``, ``not_finite``, ``overflow``, ``underflow`` or
+        ``wrong_times``.
     """
     steps = as_steps(array)
     if steps.shape[1] != form.dim:
@@ -101,7 +105,15 @@ def prepare(array: Array, form: Form, times: Array | None = None) -> Features:
     if values.dtype != steps.dtype and not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise Fault("overflow", f"{steps[row, column]} at step {row}, feature {column} does not fit {form.dtype}")
-    return Features(values, _spans(times, len(steps), kept, form.fps), zero_rows)
+    lost = int(np.count_nonzero(steps[:kept]) - np.count_nonzero(values)) if values.dtype != steps.dtype else 0
+    if lost and (gone := ~values.any(axis=1) & steps[:kept].any(axis=1)).any():
+        row = int(np.flatnonzero(gone)[0])
+        largest = np.abs(steps[row]).max()
+        raise Fault(
+            "underflow",
+            f"all values of step {row}, at most {largest:.3g}, are zero in {form.dtype}: use --dtype float32",
+        )
+    return Features(values, _spans(times, len(steps), kept, form.fps), zero_rows, lost)
 
 
 def as_steps(array: Array) -> Array:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from supportset.store.errors import SupportsetError, UsageError
@@ -18,11 +17,16 @@ from supportset.store.transfer.arrays import (
     Fault,
     load_torch,
     one_line,
+    open_npz,
     reading,
     tensor_array,
 )
+from supportset.store.transfer.hdf5_arrays import Hdf5Arrays
 from supportset.store.transfer.sources import ClipArrays, Naming, OneFile, OneTable
 
+# Names of the ids of a table's rows, and of what may be beside them, at the top of a file.
+ID_KEYS = ("ids", "clip_ids", "video_ids", "caption_ids", "names", "keys")
+BESIDE = ("offsets", "timestamps", "times", "lengths")
 HDF5_FILES = (".h5", ".hdf5", ".hdf")
 
 
@@ -88,38 +92,50 @@ def _inner_name(names: list[str]) -> str | None:
     return next(iter(first)) if alike else None
 
 
+def _opened(path: Path, names: list[str], naming: Naming, get: Callable[[str], Array], form: str) -> ClipArrays:
+    """One table with the ids of its rows, or one array a clip."""
+    at_top = {name for name in names if "/" not in name}
+    usual = next((name for name in USUAL_KEYS if name in at_top), None)
+    value = naming.key if naming.key in at_top else usual
+    ids = next((name for name in ID_KEYS if name in at_top), None)
+    if value is None or at_top - {value, ids, *BESIDE} or len(names) > len(at_top):
+        return Container(path, names, naming, get, form)
+    if ids is None and naming.only is None:
+        raise UsageError(
+            f"{path}: one array, {value!r}, of all clips needs their ids, one a row: add them to the file as "
+            f"{ID_KEYS[0]!r}, or name a list with --id-list"
+        )
+    rows = _text_ids(get(ids), path) if ids is not None else None
+    offsets = get("offsets") if "offsets" in at_top else None
+    return OneTable(path, get(value), naming, rows, offsets)
+
+
+def _text_ids(array: Array, path: Path) -> list[str]:
+    """Ids from an array of strings, of bytes or of numbers."""
+    if array.ndim != 1 or array.dtype.kind not in "SUOiu":
+        raise Fault("unreadable", f"its ids are {array.dtype} {array.shape}, not (N,) strings")
+    try:
+        return [each.decode() if isinstance(each, bytes) else str(each) for each in array.tolist()]
+    except UnicodeDecodeError as error:
+        raise Fault("unreadable", f"its ids are not UTF-8 ({error.reason})") from None
+
+
 def _open_npz(path: Path, naming: Naming) -> ClipArrays:
-    file = reading(lambda: np.load(path, allow_pickle=False))
+    file = reading(lambda: open_npz(path))
     if isinstance(file, np.ndarray):
-        raise Fault("unreadable", "is a .npy file by its content: rename it to .npy")
-    return Container(
-        path,
-        file.files,
-        naming,
-        lambda name: reading(lambda: np.asarray(file[name])),
-        "an .npz file of one array a clip",
-    )
+        raise Fault("unreadable", "is one .npy array by its content: rename it to .npy")
+    form = "an .npz file of one array a clip"
+    return _opened(path, file.files, naming, lambda name: reading(lambda: np.asarray(file[name])), form)
 
 
 def _open_hdf5(path: Path, naming: Naming) -> ClipArrays:
-    names: list[str] = []
-
-    def note(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            names.append(name)
-
     try:
-        file = h5py.File(path, "r")
-        file.visititems(note)
+        arrays = Hdf5Arrays(path, naming.follow_links)
     except DAMAGE as error:
         raise SupportsetError(f"{path}: not readable as HDF5 ({one_line(error)}): write it anew") from None
-    return Container(
-        path,
-        names,
-        naming,
-        lambda name: reading(lambda: np.asarray(file[name][()])),
-        "an HDF5 file of one dataset a clip",
-    )
+    source = _opened(path, arrays.names, naming, arrays.read, "an HDF5 file of one dataset a clip")
+    source.others = arrays.others
+    return source
 
 
 def _open_safetensors(path: Path, naming: Naming) -> ClipArrays:
@@ -146,11 +162,15 @@ def _open_torch(path: Path, naming: Naming) -> ClipArrays:
     if not isinstance(loaded, dict):
         if naming.only is None:
             raise UsageError(f"{path}: one tensor needs a list of its clips, one a line: name it with --id-list")
-        return OneTable(path, tensor_array(loaded), naming.only, None)
+        return OneTable(path, tensor_array(loaded), naming)
     tensors = dict(_flat(loaded))
-    return Container(
-        path, tensors, naming, lambda name: tensor_array(tensors[name]), "a .pt file with a dict of one tensor a clip"
-    )
+    form = "a .pt file with a dict of one tensor a clip"
+    return _opened(path, list(tensors), naming, lambda name: _tensor_or_ids(tensors[name]), form)
+
+
+def _tensor_or_ids(value: Any) -> Array:
+    """A tensor as an array, and a list of ids too."""
+    return np.array(value, object) if isinstance(value, list | tuple) else tensor_array(value)
 
 
 def _flat(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -117,7 +117,9 @@ def make_card(options: ImportOptions, form: Form, source: ClipArrays, times: Cli
 def _describe(source: ClipArrays) -> dict[str, Any]:
     listing = dict(source.listing())
     digest = xxhash.xxh3_128("\n".join(f"{size} {name}" for name, size in sorted(listing.items())).encode("utf-8"))
+    others = {"linked_files": sorted(source.others)} if source.others else {}
     return {
+        **others,
         "name": source.path.resolve().name,
         "form": source.form,
         "clips": len(source.ids),

@@ -45,6 +45,8 @@ class ImportSummary:
         Written clips that end in rows of zeros.
     zero_rows : int
         Number of these rows.
+    lost_values : int
+        Values that are zero only in the stored dtype.
     outside : list of str
         Ids that are not clips (or captions) of the dataset's tables.
     lacking : int or None
@@ -61,6 +63,7 @@ class ImportSummary:
     failures: list[tuple[str, str, str]] = field(default_factory=list)
     zero_padded: int = 0
     zero_rows: int = 0
+    lost_values: int = 0
     outside: list[str] = field(default_factory=list)
     lacking: int | None = None
     notes: list[str] = field(default_factory=list)
@@ -195,6 +198,7 @@ class _Job:
                 self._summary.imported += 1
                 self._summary.zero_padded += features.zero_rows > 0
                 self._summary.zero_rows += features.zero_rows
+                self._summary.lost_values += features.lost
             if progress:
                 progress(done, len(todo))
 
@@ -287,6 +291,8 @@ def _remarks(summary: ImportSummary, options: ImportOptions, tables: Dataset | N
     if summary.zero_padded:
         fate = "cut (--trim-zeros)" if options.trim_zeros else "kept: --trim-zeros cuts them if they are padding"
         notes.append(f"clips that end in rows of zeros: {summary.zero_padded:,} ({summary.zero_rows:,} rows), {fate}")
+    if summary.lost_values:
+        notes.append(f"values that are zero in {options.dtype}, not in the source: {summary.lost_values:,}")
     if not timed and options.fps is None and options.kind == "video":
         notes.append("the steps' times are unknown, one second each is assumed: --fps or --timestamps states them")
     noun = "captions" if options.kind == "text" else "clips"

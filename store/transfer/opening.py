@@ -52,11 +52,12 @@ def open_source(path: str | Path, naming: Naming | None = None) -> ClipArrays:
         raise UsageError(f"{path}: no such file or folder: check the path of the features")
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        ids = naming.only or path.with_name(IDS)
-        if not ids.is_file():
+        if naming.only is None and not path.with_name(IDS).is_file():
             raise UsageError(f"{path}: one array needs a list of its clips, one a line: name it with --id-list")
         offsets = path.with_name(OFFSETS)
-        return OneTable(path, load_table(path), ids, offsets if offsets.is_file() and offsets != path else None)
+        return OneTable(
+            path, load_table(path), naming, None, load_table(offsets) if offsets.is_file() and offsets != path else None
+        )
     if suffix in CONTAINERS:
         try:
             return CONTAINERS[suffix](path, naming)

@@ -40,12 +40,15 @@ class Naming:
         Path of an id list: only these clips are imported.
     key : str or None
         Name of the array, if each file or group holds several.
+    follow_links : bool
+        Whether an HDF5 file may name any other files.
     """
 
     id_from: str = "stem"
     strip: str = ""
     only: Path | None = None
     key: str | None = None
+    follow_links: bool = False
 
     def clip_id(self, name: str) -> str:
         """Return the clip id of a name (with ``/``, without the suffix of a file)."""
@@ -85,6 +88,8 @@ class ClipArrays(ABC):
         Ids of the id list that are not in the source.
     notes : list of str
         Remarks for the user, one line each.
+    others : set of str
+        Names of other files that the source refers to, and that were read.
     """
 
     form: str
@@ -93,6 +98,7 @@ class ClipArrays(ABC):
         self.path = path
         self.notes: list[str] = []
         self.absent: list[str] = []
+        self.others: set[str] = set()
         self.ids = list(ids)
         if naming.only is not None:
             held, wanted = set(self.ids), read_ids(naming.only)
@@ -204,23 +210,32 @@ class OneTable(OneFile):
         File of the array.
     table : ndarray
         The array, possibly mapped.
-    ids : Path
-        Path of the id list, one id a line.
-    offsets : Path or None
+    naming : Naming
+        Names an id list: of the rows, or if they have ids, the clips to import.
+    ids : list of str, optional
+        Ids of the rows; default: those in the id list, or in ``ids.txt`` beside the file.
+    offsets : ndarray, optional
         Path of the offsets, (N + 1,) integers; for (ΣT, D).
     """
 
     form = "one array with an id list"
 
-    def __init__(self, path: Path, table: Array, ids: Path, offsets: Path | None) -> None:
-        names = read_ids(ids)
-        self._bounds = self._rows(path, table, len(names), ids, offsets)
+    def __init__(
+        self, path: Path, table: Array, naming: Naming, ids: list[str] | None = None, offsets: Array | None = None
+    ) -> None:
+        if ids is None:  # the id list has those of all rows, not a choice
+            ids, of, naming = read_ids(naming.only or path.with_name(IDS)), naming.only or IDS, Naming()
+        else:
+            of = "its ids"
+        self._bounds = self._rows(path, table, len(ids), of, offsets)
         self._table = table
-        self._row = {clip_id: row for row, clip_id in enumerate(names)}
-        super().__init__(path, names, Naming())
+        self._row = {clip_id: row for row, clip_id in enumerate(ids)}
+        if len(self._row) < len(ids):
+            raise UsageError(f"{path}: {of} name a clip twice: each clip once")
+        super().__init__(path, ids, naming)
 
     @staticmethod
-    def _rows(path: Path, table: Array, count: int, ids: Path, offsets: Path | None) -> list[int] | None:
+    def _rows(path: Path, table: Array, count: int, ids: object, offsets: Array | None) -> list[int] | None:
         if offsets is None:
             if table.ndim not in (2, 3) or table.dtype.kind == "O":
                 raise UsageError(
@@ -229,14 +244,13 @@ class OneTable(OneFile):
             if len(table) != count:
                 raise UsageError(f"{path}: has {len(table):,} rows, {ids} names {count:,} clips: they must be as many")
             return None
-        bounds = load_table(offsets)
-        if bounds.ndim != 1 or bounds.dtype.kind not in "iu" or len(bounds) != count + 1:
-            raise UsageError(f"{offsets}: {bounds.dtype} {bounds.shape}: must be {count + 1:,} integers for {ids}")
-        rows: list[int] = bounds.tolist()
-        if table.ndim != 2 or rows[0] != 0 or rows[-1] != len(table) or rows != sorted(rows):
+        if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) != count + 1:
             raise UsageError(
-                f"{offsets}: must rise from 0 to the number of rows of {path}, whose shape is {table.shape}"
+                f"{path}: offsets are {offsets.dtype} {offsets.shape}: must be {count + 1:,} integers for {ids}"
             )
+        rows: list[int] = offsets.tolist()
+        if table.ndim != 2 or rows[0] != 0 or rows[-1] != len(table) or rows != sorted(rows):
+            raise UsageError(f"{path}: offsets must rise from 0 to the number of its rows; its shape is {table.shape}")
         return rows
 
     def _place(self, clip_id: str) -> str:

@@ -84,7 +84,7 @@ class PendingShard:
         Raises
         ------
         ValueOverflow
-            A value is not finite, before or after the cast to the stored dtype.
+            A value is not finite, before or after the cast to the stored dtype, or a step loses all its values to zero.
         InvalidFeatures
             Wrong shape, no steps, or impossible timestamps.
         """
@@ -108,6 +108,8 @@ class PendingShard:
         if not _all_finite(stored):
             worst = steps[~np.isfinite(stored)][0]
             raise ValueOverflow(f"clip {clip_id!r}: the value {worst} does not fit {stored.dtype.name}")
+        if steps.dtype.itemsize > stored.dtype.itemsize:
+            _refuse_underflow(clip_id, steps, stored)
         stored_times[...] = times
         return stored, stored_times
 
@@ -155,6 +157,18 @@ class PendingShard:
                 _grown(array, self.steps, max(needed, 2 * len(array))) for array in (self._values, self._timestamps)
             )
         return self._values[self.steps : needed], self._timestamps[self.steps : needed]
+
+
+def _refuse_underflow(clip_id: str, steps: Array, stored: Array) -> None:
+    """Raise ValueOverflow if a step has values, and none in the stored dtype."""
+    filled = stored.any(axis=1)
+    if filled.all() or not (gone := ~filled & steps.any(axis=1)).any():
+        return
+    row = int(np.flatnonzero(gone)[0])
+    raise ValueOverflow(
+        f"clip {clip_id!r}: all values of step {row}, at most {np.abs(steps[row]).max():.3g}, are zero in "
+        f"{stored.dtype.name}: store float32"
+    )
 
 
 def _grown(array: Array, used: int, rows: int) -> Array:

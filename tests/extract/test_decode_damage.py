@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.clips import Step, decode_clip
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.workers.decode_worker import Job, Setup
 from supportset.extract.workers.pool import DecodePool, StepFrames
@@ -214,3 +215,95 @@ def test_cut_images_are_damaged(tmp_path: Path, name: str) -> None:
     Image.fromarray(pixels).save(tmp_path / name)
     os.truncate(tmp_path / name, (tmp_path / name).stat().st_size // 2)
     assert outcome_of(tmp_path / name)[0] == "damaged"
+
+
+def boxes_of(data: bytes, kind: bytes) -> list[tuple[int, int]]:
+    """Begin and end of the boxes of a kind."""
+    places = [match.start() - 4 for match in re.finditer(re.escape(kind), data)]
+    return [(at, at + int.from_bytes(data[at : at + 4], "big")) for at in places]
+
+
+def check_not_silent(film: Path, good: tuple[str, str, list[Step]], sampling: Sampling | None = None) -> None:
+    """The damage is reported, or does no harm."""
+    status, message, steps = outcome_of(film, sampling)
+    if status == "ok":
+        same = [np.array_equal(one.frames, other.frames) for one, other in zip(steps, good[2], strict=True)]
+        assert all(same), message
+
+
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+@pytest.mark.parametrize("which", [1, 2, 4], ids=["second", "third", "last"])
+@pytest.mark.parametrize("how", ["kind", "size", "count", "time", "gone"])
+def test_a_lost_fragment_is_damage(tmp_path: Path, which: int, how: str) -> None:
+    """A demuxer passes over it, or ends at it, without an error."""
+    film = write_video(tmp_path / "film.mp4", 100, gop=20, muxer=FRAGMENTS)
+    good = outcome_of(film)
+    assert good[0] == "ok"
+    data = bytearray(film.read_bytes())
+    begin, end = boxes_of(data, b"moof")[which]
+    if how == "kind":
+        data[begin + 4] ^= 1
+    elif how == "size":
+        data[begin + 2] ^= 4
+    elif how == "count":
+        data[data.index(b"trun", begin) + 10] ^= 1
+    elif how == "time":
+        data[data.index(b"tfdt", begin) + 13] ^= 1
+    elif which < 4:  # the last one without its data leaves a shorter film
+        del data[begin : end + int.from_bytes(data[end : end + 4], "big")]
+    else:
+        return
+    film.write_bytes(data)
+    check_not_silent(film, good)
+
+
+@pytest.mark.parametrize(
+    ("table", "entry", "byte"), [("stts", 12, 2), ("ctts", 60, 2), ("ctts", 300, 1), ("stsz", 60, 2)]
+)
+def test_a_damaged_table_is_damage(tmp_path: Path, table: str, entry: int, byte: int) -> None:
+    film = write_video(tmp_path / "film.mp4", 100, gop=20, options={"bf": "2", "b-pyramid": "none"})
+    sampling = Sampling(fps=25.0)
+    good, data = outcome_of(film, sampling), bytearray(film.read_bytes())
+    ((begin, _),) = boxes_of(data, table.encode())
+    data[begin + 12 + entry // 4 * 4 + byte] ^= 0x10
+    film.write_bytes(data)
+    check_not_silent(film, good, sampling)
+
+
+def behind_gif(data: bytes) -> bytes:
+    return data + b"a comment; and more\0" * 20
+
+
+def one_too_large(data: bytes) -> bytes:
+    return data[:4] + (int.from_bytes(data[4:8], "little") + 1).to_bytes(4, "little") + data[8:]
+
+
+def cut_free_box(data: bytes) -> bytes:
+    return data + b"\0\0\x10\0free" + bytes(99)
+
+
+def stray_packet(data: bytes) -> bytes:
+    return data + data[:100]
+
+
+BEHIND = [
+    ("a.gif", {"codec": "gif", "pixels": "rgb8", "rate": 10}, behind_gif),
+    ("a.gif", {"codec": "gif", "pixels": "rgb8", "rate": 10}, lambda data: data + bytes(500)),
+    ("a.avi", {"codec": "mpeg4"}, one_too_large),
+    ("a.mp4", {}, cut_free_box),
+    ("a.mp4", {"muxer": {"movflags": "faststart"}}, cut_free_box),
+    ("a.ts", {}, stray_packet),
+    ("a.ts", {}, lambda data: data + bytes(100)),
+    ("a.mkv", {}, lambda data: data + bytes(4096)),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "change"), BEHIND)
+def test_bytes_behind_the_end_are_no_damage(
+    tmp_path: Path, name: str, options: dict[str, Any], change: Callable[[bytes], bytes]
+) -> None:
+    film = write_video(tmp_path / name, 50, **options)
+    film.write_bytes(change(film.read_bytes()))
+    assert outcome_of(film)[:2] == ("ok", "")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_model
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from supportset.store.errors import SupportsetError, UsageError
@@ -80,6 +82,52 @@ def test_saved_and_loaded_to_the_bit(case: str, norm: str, tmp_path: Path) -> No
         assert torch.equal(SupportSetModel.from_pretrained(tmp_path / "model")(batch).total, before.total)
 
 
+def test_equal_weights_give_equal_files_that_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        for name in ("one", "two"):
+            small_model().save_pretrained(tmp_path / name)
+    finally:
+        os.umask(before)
+    one, two = (tmp_path / name / "model.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert {path.stat().st_mode & 0o777 for path in one.parent.rglob("*") if path.is_file()} == {0o644}
+
+
+def test_every_damaged_byte_of_the_weights_is_noticed(tmp_path: Path) -> None:
+    small_model().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [*range(0, header, 97), *range(header, len(whole), max(1, len(whole) // 40)), len(whole) - 1]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 7)
+        weights.write_bytes(damaged)
+        with pytest.raises(SupportsetError, match="does not load") as told:
+            SupportSetModel.from_pretrained(tmp_path)
+        assert "\n" not in str(told.value)
+
+
+def test_a_model_of_an_earlier_version_loads(tmp_path: Path) -> None:
+    """Weights without a hash, a configuration with the old names."""
+    model = small_model().eval()
+    model.save_pretrained(tmp_path)
+    save_model(model, str(tmp_path / "model.safetensors"), metadata={"format": "pt"})
+    tree = json.loads((tmp_path / "config.json").read_text())
+    for section, new, old in (
+        ("data", "max_tokens", "max_words"),
+        ("loss", "caption_weight", "weight"),
+        ("optim", "max_grad_norm", "clip_norm"),
+        ("optim", "micro_batches", "accumulate"),
+    ):
+        tree["config"][section][old] = tree["config"][section].pop(new)
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    again = SupportSetModel.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
 def test_the_real_t5_tokenizer(shared_data: Path, tmp_path: Path) -> None:
     sizes = T5Config(vocab_size=32128, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
     T5ForConditionalGeneration(sizes).save_pretrained(tmp_path / "t5")
@@ -126,6 +174,9 @@ def test_a_folder_that_does_not_load_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(SupportsetError, match=message) as told:
             SupportSetModel.from_pretrained(tmp_path)
         assert "\n" not in str(told.value)
+    config.write_text("[" * 100_000)
+    with pytest.raises(SupportsetError, match="not readable as JSON"):
+        SupportSetModel.from_pretrained(tmp_path)
     config.write_text("{")
     with pytest.raises(SupportsetError, match="not readable as JSON"):
         SupportSetModel.from_pretrained(tmp_path)

@@ -47,12 +47,18 @@ def reconstruction_stats(
 
     Parameters
     ----------
-    model : with a decoder
-    text : (N, d) float, embeddings of ``captions``
-    clips : resident features of the gallery
-    size : clips of a group
-    seed : of the groups, and of whose weights a caption is given
-    most : captions; whole groups are taken until there are so many, for a large decoder takes its time
+    model : SupportSetModel
+        With a decoder.
+    text : ndarray
+        (N, d) float, embeddings of ``captions``.
+    clips : ClipFeatures
+        Resident features of the gallery.
+    size : int
+        Clips of a group.
+    seed : int
+        Of the groups, and of whose weights a caption is given.
+    most : int
+        Captions; whole groups are taken until there are so many, for a large decoder takes its time.
 
     Returns
     -------

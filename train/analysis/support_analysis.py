@@ -46,12 +46,18 @@ def support_stats(
 
     Parameters
     ----------
-    text : (N, d) embeddings of ``captions``
-    video : (P, d) embeddings of ``clip_ids``
-    sources : source video of each clip
-    temperature : of the softmax
-    size : clips of a group
-    seed : of the groups
+    text : ndarray
+        (N, d) embeddings of ``captions``.
+    video : ndarray
+        (P, d) embeddings of ``clip_ids``.
+    sources : dict of str to str
+        Source video of each clip.
+    temperature : float
+        Of the softmax.
+    size : int
+        Clips of a group.
+    seed : int
+        Of the groups.
 
     Returns
     -------
@@ -122,10 +128,14 @@ def support_report(
 
     Parameters
     ----------
-    run, store, split, device : as of `evaluate`
-    examples : captions to show with the clips that they attend to most, of all clips of the split
-    temperatures : others than the run's to look at its embeddings with; their statistics are below ``at``
-    size : clips of a group, in place of a batch's
+    run, store, split, device : str or Path, str, optional, str
+        As of `evaluate`.
+    examples : int
+        Captions to show with the clips that they attend to most, of all clips of the split.
+    temperatures : sequence of float
+        Others than the run's to look at its embeddings with; their statistics are below ``at``.
+    size : int, optional
+        Clips of a group, in place of a batch's.
 
     Raises
     ------

@@ -46,7 +46,10 @@ def open_features(store: str | Path, dataset: str, words: str, kind: Literal["vi
             f"{key} names {words!r}, a set of dataset {named!r}, while data.dataset is {dataset!r}: "
             "features and captions must be of one dataset"
         )
-    found = find_feature_set(store, f"{named}/{rest}", kind)
+    try:
+        found = find_feature_set(store, f"{named}/{rest}", kind)
+    except UsageError as error:
+        raise UsageError(f"{error}; {key}=NAME chooses it") from None
     if found.card.recipe.kind != kind:
         wanted, mend = (
             ("captions", "`extract-text` makes them")

@@ -27,8 +27,10 @@ class CaptionDecoder(nn.Module):
 
     Parameters
     ----------
-    t5 : T5 with an encoder of no layers, so that only the decoder and the vocabulary projection are held
-    code_width : d_e, of the video codes
+    t5 : Any
+        T5 with an encoder of no layers, so that only the decoder and the vocabulary projection are held.
+    code_width : int
+        D_e, of the video codes.
 
     Notes
     -----
@@ -55,9 +57,12 @@ class CaptionDecoder(nn.Module):
 
         Parameters
         ----------
-        codes : (N, M, d_e) float, what each caption is to be written from
-        mask : (N, M) bool, positions that are there; a caption with none reads zeros
-        labels : (N, L) long, the caption with its end token, -100 where padded after it
+        codes : Tensor
+            (N, M, d_e) float, what each caption is to be written from.
+        mask : Tensor
+            (N, M) bool, positions that are there; a caption with none reads zeros.
+        labels : Tensor
+            (N, L) long, the caption with its end token, -100 where padded after it.
 
         Returns
         -------
@@ -113,9 +118,12 @@ def build_decoder(config: DecoderConfig, code_width: int, fitted: Any) -> tuple[
 
     Parameters
     ----------
-    config : the decoder section
-    code_width : d_e, of the video codes
-    fitted : function (vocabulary, units) that gives a tokenizer fitted on the training captions
+    config : DecoderConfig
+        The decoder section.
+    code_width : int
+        D_e, of the video codes.
+    fitted : Any
+        Function (vocabulary, units) that gives a tokenizer fitted on the training captions.
 
     Raises
     ------

@@ -26,10 +26,13 @@ class Entries(NamedTuple):
 
     Attributes
     ----------
-    codes : of all K places, detached; those without an entry are zeros
-    usable : (C, K) bool, the places from which captions of the batch's clip c may be written
-    stats : ``bank_entries`` (that any clip may use), ``bank_age_mean`` and ``bank_age_max`` of these in steps,
-        ``bank_dropped``, the share of entries that were too old
+    codes : VideoCodes
+        Of all K places, detached; those without an entry are zeros.
+    usable : Tensor
+        (C, K) bool, the places from which captions of the batch's clip c may be written.
+    stats : dict of str to float
+        ``bank_entries`` (that any clip may use), ``bank_age_mean`` and ``bank_age_max`` of these in steps,
+        ``bank_dropped``, the share of entries that were too old.
     """
 
     codes: VideoCodes
@@ -42,10 +45,16 @@ class MemoryBank:
 
     Parameters
     ----------
-    places : K, the largest number of clips that are kept
-    dim, width, positions : d of the embeddings, d_e and the largest M of the sequences
-    max_age : steps after which an entry is dropped; None keeps it until its place is needed
-    device, dtype : where the codes lie, and how the sequences are held; embeddings are held as float32 at least
+    places : int
+        K, the largest number of clips that are kept.
+    dim, width, positions : int
+        D of the embeddings, d_e and the largest M of the sequences.
+    max_age : int, optional
+        Steps after which an entry is dropped; None keeps it until its place is needed.
+    device : torch.device or str
+        Device of the codes.
+    dtype : torch.dtype
+        Of the sequences; embeddings are float32 at least.
     """
 
     def __init__(
@@ -89,9 +98,12 @@ class MemoryBank:
 
         Parameters
         ----------
-        clip_ids : the batch's clips; their own entries are passed over
-        step : of the batch; entries that are too old by now are dropped
-        sources : source video of each clip, where clips of one source may not support each other
+        clip_ids : sequence of str
+            The batch's clips; their own entries are passed over.
+        step : int
+            Of the batch; entries that are too old by now are dropped.
+        sources : sequence of int, optional
+            Source video of each clip, where clips of one source may not support each other.
         """
         self._drop_old(step)
         there = self.steps != _FREE
@@ -114,10 +126,14 @@ class MemoryBank:
 
         Parameters
         ----------
-        clip_ids : C different clips, not more than there are places
-        codes : of these clips
-        step : of the batch
-        sources : source video of each clip, as `entries` will ask for it
+        clip_ids : sequence of str
+            C different clips, not more than there are places.
+        codes : VideoCodes
+            Of these clips.
+        step : int
+            Of the batch.
+        sources : sequence of int, optional
+            Source video of each clip, as `entries` will ask for it.
         """
         if len(clip_ids) > self.places:
             raise ValueError(f"{len(clip_ids)} clips do not fit into {self.places} places")

@@ -42,7 +42,8 @@ class SupportSetModel(nn.Module):
 
     Attributes
     ----------
-    config, feature_dim : what it was made for
+    config, feature_dim : Config, int
+        What it was made for.
     video : VideoEncoder
     text : TextEncoder
     decoder : CaptionDecoder, or None where ``support.captioning`` is ``none``
@@ -74,10 +75,14 @@ class SupportSetModel(nn.Module):
 
         Parameters
         ----------
-        config : the run's configuration
-        feature_dim : D of the stored features
-        captions : training captions, which tokenizers are fitted on where the configuration asks for it
-        text_recipe : of the text features, where ``text.features`` names some
+        config : Config
+            The run's configuration.
+        feature_dim : int
+            D of the stored features.
+        captions : list of str
+            Training captions, which tokenizers are fitted on where the configuration asks for it.
+        text_recipe : Recipe, optional
+            Of the text features, where ``text.features`` names some.
 
         Raises
         ------

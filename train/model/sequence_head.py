@@ -27,7 +27,8 @@ class MaskedBatchNorm(nn.Module):
 
     Attributes
     ----------
-    running_mean, running_var : (d,) float, what evaluation uses
+    running_mean, running_var : Tensor
+        (d,) float, what evaluation uses.
     reduce : function or None
         A differentiable sum of a tensor over the processes of a group. With it the statistics are those of the
         batches of all processes; None: of this process alone.
@@ -206,11 +207,16 @@ class SequenceHead(nn.Module):
 
     Parameters
     ----------
-    width, layers, heads : sizes
-    norm : ``batch`` (statistics over unpadded positions) or ``layer``, after each residual sum
-    dropout : of each part's output, inside the feed-forward part and of the attention weights
-    local : what each block begins with: a ``convolution`` of ``kernel`` steps, a ``gru``, or ``none``
-    feed_forward : False leaves the blocks plain multi-head attention
+    width, layers, heads : int
+        Sizes.
+    norm : Norm
+        ``batch`` (statistics over unpadded positions) or ``layer``, after each residual sum.
+    dropout : float
+        Of each part's output, inside the feed-forward part and of the attention weights.
+    local : Local
+        What each block begins with: a ``convolution`` of ``kernel`` steps, a ``gru``, or ``none``.
+    feed_forward : bool
+        False leaves the blocks plain multi-head attention.
 
     Notes
     -----

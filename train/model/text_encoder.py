@@ -28,10 +28,14 @@ class TextEncoder(nn.Module):
 
     Parameters
     ----------
-    config : which backbone and head
-    backbone : ``nn.Embedding`` for word vectors, else a transformers encoder; None where a frozen one has run before
-    dim : d of the joint space
-    recipe : of the text features that take the place of a backbone
+    config : TextConfig
+        Which backbone and head.
+    backbone : nn.Module, optional
+        ``nn.Embedding`` for word vectors, else a transformers encoder; None where a frozen one has run before.
+    dim : int
+        D of the joint space.
+    recipe : Recipe, optional
+        Of the text features that take the place of a backbone.
 
     Notes
     -----
@@ -144,10 +148,14 @@ def build_text_encoder(
 
     Parameters
     ----------
-    config : the text section
-    dim : d of the joint space
-    fitted : function (vocabulary, units) that gives a tokenizer fitted on the training captions
-    recipe : of the text features that are read instead; there is no tokenizer then
+    config : TextConfig
+        The text section.
+    dim : int
+        D of the joint space.
+    fitted : Any
+        Function (vocabulary, units) that gives a tokenizer fitted on the training captions.
+    recipe : Recipe, optional
+        Of the text features that are read instead; there is no tokenizer then.
 
     Raises
     ------

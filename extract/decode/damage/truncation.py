@@ -16,7 +16,7 @@ from supportset.extract.decode.damage import matroska
 
 _MP4_BOXES = set(b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta".split())
 _WITH_FRAMES = {b"moov", b"mdat", b"moof", b"LIST"}
-_MOOF = 2**24  # bytes; the head of a fragment is smaller
+_MOOF, _FRAGMENTS = 256, 2**26  # bytes in which a fragment names its track, and in which one is looked for
 _TS_PACKET = 188
 _TS_TAIL = 20_000  # packets at the end, to look for one of the same stream
 
@@ -48,25 +48,22 @@ def is_cut_short(path: Path) -> bool:
 
 
 def has_fragment_behind(path: Path, position: int, track: int) -> bool:
-    """Whether an MP4 file has a fragment of a track after a byte: a demuxer may end at one that is damaged.
+    """Whether an MP4 file has a fragment of a track after a byte: a demuxer may end before it, at a damaged one.
 
     Raises
     ------
     OSError
         The file cannot be read.
     """
-    size, begin = os.path.getsize(path), 0
     with open(path, "rb") as file:
-        for kind, end in _boxes(file, size):
-            if kind == b"moof" and begin > position and end - begin <= _MOOF:
-                file.seek(begin)
-                content = file.read(end - begin)
-                at = content.find(b"tfhd")
-                while at >= 0:
-                    if int.from_bytes(content[at + 8 : at + 12], "big") == track:
-                        return True
-                    at = content.find(b"tfhd", at + 1)
-            begin = end
+        file.seek(position)
+        content = file.read(_FRAGMENTS)
+    at = content.find(b"moof")
+    while at >= 0:
+        head = content.find(b"tfhd", at, at + _MOOF)
+        if head >= 0 and int.from_bytes(content[head + 8 : head + 12], "big") == track:
+            return True
+        at = content.find(b"moof", at + 1)
     return False
 
 

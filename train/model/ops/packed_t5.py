@@ -22,10 +22,14 @@ def encode_packed(stack: Any, tokens: Tensor, positions: Positions, mask: Tensor
 
     Parameters
     ----------
-    stack : ``T5Stack``, an encoder
-    tokens : (N, L) long; of padded ones anything
-    positions : R of (N, L); in each caption the real ones come first
-    mask : (N, L) bool, true where a token is real
+    stack : Any
+        ``T5Stack``, an encoder.
+    tokens : Tensor
+        (N, L) long; of padded ones anything.
+    positions : Positions
+        R of (N, L); in each caption the real ones come first.
+    mask : Tensor
+        (N, L) bool, true where a token is real.
 
     Returns
     -------
@@ -47,11 +51,16 @@ def decode_packed(stack: Any, tokens: Tensor, positions: Positions, codes: Tenso
 
     Parameters
     ----------
-    stack : ``T5Stack``, a decoder
-    tokens : (N, L) long, what each position reads; of padded ones anything
-    positions : R of (N, L), the real ones; in each caption they come first
-    codes : (N, M, d) float, what it attends to
-    mask : (N, M) bool, at least one true in each row
+    stack : Any
+        ``T5Stack``, a decoder.
+    tokens : Tensor
+        (N, L) long, what each position reads; of padded ones anything.
+    positions : Positions
+        R of (N, L), the real ones; in each caption they come first.
+    codes : Tensor
+        (N, M, d) float, what it attends to.
+    mask : Tensor
+        (N, M) bool, at least one true in each row.
 
     Returns
     -------

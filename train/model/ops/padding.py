@@ -17,8 +17,10 @@ class Positions:
 
     Parameters
     ----------
-    rows : (R,) long, counted through (B, L); None: all of them
-    mask : (B, L) bool, true where a position is real; in each sequence these come first
+    rows : Tensor, optional
+        (R,) long, counted through (B, L); None: all of them.
+    mask : Tensor
+        (B, L) bool, true where a position is real; in each sequence these come first.
 
     Attributes
     ----------

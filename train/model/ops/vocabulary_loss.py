@@ -23,9 +23,12 @@ def vocabulary_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 
     Parameters
     ----------
-    hidden : (R, d) float
-    weight : (V, d) float, of the vocabulary projection; it has no bias
-    labels : (R,) long
+    hidden : Tensor
+        (R, d) float.
+    weight : Tensor
+        (V, d) float, of the vocabulary projection; it has no bias.
+    labels : Tensor
+        (R,) long.
 
     Returns
     -------

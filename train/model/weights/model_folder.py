@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_model, save
+from torch import Tensor, nn
 
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.train.config import Config, parse_config
@@ -19,20 +20,71 @@ FORMAT, FORMAT_VERSION = "supportset-model", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Each holds the tokenizer, and the configuration of the transformers model (word vectors have none).
 TEXT_FOLDER, DECODER_FOLDER = "text_encoder", "decoder"
+_HASH, _NO_HASH = "xxh3_128", "0" * 32  # of the file's bytes, with the hash itself as zeros
 
 
 def write_weights(model: nn.Module, folder: Path) -> None:
-    """Write all parameters and buffers; tied ones once."""
-    _write(folder / WEIGHTS, lambda path: save_model(model, str(path), metadata={"format": "pt"}))
+    """Write all parameters and buffers, tied ones once; equal weights give equal files.
+
+    The header's metadata has a hash of the file, which `read_weights` checks.
+    """
+    tensors: dict[str, Tensor] = {}
+    seen = set()
+    for name, tensor in sorted(model.state_dict().items()):
+        if (place := (tensor.data_ptr(), tensor.shape)) not in seen or not tensor.numel():
+            tensors[name] = tensor.detach().contiguous().cpu()
+        seen.add(place)
+    content = memoryview(save(tensors))
+    data = 8 + int.from_bytes(content[:8], "little")
+    # The library orders what is in the header at random.
+    header = json.loads(bytes(content[8:data])) | {"__metadata__": {"format": "pt", _HASH: _NO_HASH}}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    digest = xxhash.xxh3_128(head)
+    digest.update(content[data:])
+    head = head.replace(_NO_HASH.encode(), digest.hexdigest().encode(), 1)
+
+    def put(path: Path) -> None:
+        with open(path, "wb") as file:  # by ourselves, so that its mode follows the umask
+            file.write(head)
+            file.write(content[data:])
+
+    _write(folder / WEIGHTS, put)
 
 
 def read_weights(model: nn.Module, folder: Path) -> None:
-    """Read all parameters and buffers; an absent or a superfluous one is an error (RuntimeError)."""
+    """Read all parameters and buffers.
+
+    Raises
+    ------
+    RuntimeError
+        If one is absent or superfluous, or the file is not the one that was written.
+    """
+    _check(folder / WEIGHTS)
     load_model(model, str(folder / WEIGHTS))
 
 
+def _check(path: Path) -> None:
+    """Compare the file with its hash, where it has one: models of earlier versions have none."""
+    with open(path, "rb") as file:
+        size = file.read(8)
+        text = file.read(min(int.from_bytes(size, "little"), path.stat().st_size))
+        header = json.loads(text)
+        # By its value, so that damage to its name does not hide it. Earlier versions had names of tied weights there.
+        others = [each for each in header.get("__metadata__", {}).items() if each[1] not in header]
+        known = next((value for name, value in others if (name, value) != ("format", "pt")), None)
+        if known is None:
+            return
+        digest = xxhash.xxh3_128(size + text.replace(known.encode(), _NO_HASH.encode(), 1))
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    if digest.hexdigest() != known:
+        raise RuntimeError(f"{WEIGHTS} is damaged: its hash is another than the one it was written with")
+
+
 def weight_names(folder: Path) -> set[str]:
-    """Names in the weights' file; of tied ones only one is there."""
+    """Return the names in the weights' file; of tied weights it has only one."""
     with safe_open(str(folder / WEIGHTS), "pt") as content:
         return set(content.keys())
 
@@ -50,7 +102,15 @@ def write_config(config: Config, feature_dim: int, folder: Path) -> None:
 
 
 def read_config(folder: Path) -> tuple[Config, int]:
-    """Read the run's configuration and the features' dimension."""
+    """Read the run's configuration and D of its features.
+
+    Raises
+    ------
+    UsageError
+        If the folder has no model, or one of another format.
+    SupportsetError
+        If the file is damaged.
+    """
     path = folder / CONFIG
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +118,7 @@ def read_config(folder: Path) -> tuple[Config, int]:
         raise UsageError(
             f"{folder}: no trained model here ({CONFIG} is absent); name a finished run's folder"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SupportsetError(f"{path}: not readable as JSON: {error}; copy the folder again, or train again") from None
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise UsageError(f"{path}: not a model of this project (its format is not {FORMAT!r}); name a run's folder")
@@ -73,14 +133,14 @@ def read_config(folder: Path) -> tuple[Config, int]:
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Say in one line what keeps a model from loading."""
+    """Turn what keeps a model from loading into one line."""
     try:
         yield
     # Absent or unreadable files; sizes or names that don't fit the configuration; a cut or damaged weights file.
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise SupportsetError(
-            f"{folder}: the model does not load ({reason}); copy the folder whole, or train again"
+            f"{folder}: the model does not load ({reason}); copy the complete folder again, or train again"
         ) from None
 
 

@@ -36,8 +36,10 @@ def locate(name: str, key: str) -> str:
 
     Parameters
     ----------
-    name : local folder, a short name whose weights a pip package carries, or a hub name
-    key : the configuration key that holds the name, for messages
+    name : str
+        Local folder, a short name whose weights a pip package carries, or a hub name.
+    key : str
+        The configuration key that holds the name, for messages.
 
     Raises
     ------
@@ -87,10 +89,14 @@ def load_weights(
 
     Parameters
     ----------
-    model_class : the transformers class
-    source, name, key : as for `locate`
-    config : configuration to build it with
-    needed : tells which weights, by name, must be in the file; what is not needed may be missing from it
+    model_class : Any
+        The transformers class.
+    source, name, key : str
+        As for `locate`.
+    config : Any
+        Configuration to build it with.
+    needed : callable
+        Tells which weights, by name, must be in the file; what is not needed may be missing from it.
 
     Raises
     ------

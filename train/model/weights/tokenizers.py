@@ -23,10 +23,13 @@ def fit_tokenizer(
 
     Parameters
     ----------
-    captions : training captions
-    vocabulary : most tokens it may have, the three special ones included
-    units : ``subwords`` (byte-pair merges; what a decoder writes joins up to text again) or ``words``
-        (the most frequent words; rarer ones are unknown)
+    captions : sequence of str
+        Training captions.
+    vocabulary : int
+        Most tokens it may have, the three special ones included.
+    units : {'subwords', 'words'}
+        ``subwords`` (byte-pair merges; what a decoder writes joins up to text again) or ``words`` (the most frequent
+        words; rarer ones are unknown).
 
     Returns
     -------
