@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers  # imports a class when it is first used
 from torch import Tensor, nn
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
 
 from supportset.store.errors import UsageError
 from supportset.train.config import DecoderConfig
@@ -93,7 +92,7 @@ class CaptionDecoder(nn.Module):
             (N, at most max_tokens + 1) token ids, the start token first, padded after the end token.
         """
         written: Tensor = self.t5.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=self.connect(codes)),
+            encoder_outputs=transformers.modeling_outputs.BaseModelOutput(last_hidden_state=self.connect(codes)),
             attention_mask=open_rows(mask).long(),
             decoder_start_token_id=self.start,
             pad_token_id=self.pad,
@@ -133,7 +132,7 @@ def build_decoder(config: DecoderConfig, code_width: int, fitted: Any) -> tuple[
     """
     if config.kind == "scratch":
         tokenizer = fitted(config.vocabulary, "subwords")
-        sizes = T5Config(
+        sizes = transformers.T5Config(
             vocab_size=len(tokenizer),
             d_model=config.width,
             d_kv=config.width // config.heads,
@@ -144,7 +143,7 @@ def build_decoder(config: DecoderConfig, code_width: int, fitted: Any) -> tuple[
             dropout_rate=config.dropout,
             decoder_start_token_id=tokenizer.pad_token_id,
         )
-        return CaptionDecoder(T5ForConditionalGeneration(sizes), code_width), tokenizer
+        return CaptionDecoder(transformers.T5ForConditionalGeneration(sizes), code_width), tokenizer
     source = locate(config.name, _KEY)
     sizes = load_config(source, config.name, _KEY)
     if sizes.model_type != "t5":
@@ -152,7 +151,7 @@ def build_decoder(config: DecoderConfig, code_width: int, fitted: Any) -> tuple[
     tokenizer = load_tokenizer(source, config.name, _KEY)
     sizes.num_layers = 0  # the encoder's; its weights stay in the file
     sizes.dropout_rate = config.dropout
-    t5 = load_weights(T5ForConditionalGeneration, source, config.name, _KEY, sizes)
+    t5 = load_weights(transformers.T5ForConditionalGeneration, source, config.name, _KEY, sizes)
     if len(tokenizer) > sizes.vocab_size:
         raise UsageError(
             f"{_KEY} = {config.name!r}: its tokenizer has {len(tokenizer)} tokens, the model {sizes.vocab_size}: "
@@ -163,5 +162,7 @@ def build_decoder(config: DecoderConfig, code_width: int, fitted: Any) -> tuple[
 
 def restore_decoder(config: DecoderConfig, code_width: int, folder: Path) -> tuple[CaptionDecoder, Any]:
     """Rebuild what `CaptionDecoder.save` wrote, with weights yet to be loaded."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return CaptionDecoder(T5ForConditionalGeneration(T5Config.from_pretrained(folder)), code_width), tokenizer
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return CaptionDecoder(
+        transformers.T5ForConditionalGeneration(transformers.T5Config.from_pretrained(folder)), code_width
+    ), tokenizer

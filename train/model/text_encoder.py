@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers  # imports a class when it is first used
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from supportset.store.errors import UsageError
 from supportset.store.format.card import Recipe
@@ -94,7 +94,7 @@ class TextEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if isinstance(self.backbone, nn.Embedding):
                 vectors: Tensor = self.backbone(ids)
-            elif isinstance(self.backbone, T5EncoderModel):
+            elif isinstance(self.backbone, transformers.T5EncoderModel):
                 positions = Positions.of(mask)
                 vectors = positions.pad(encode_packed(self.backbone.encoder, ids, positions, mask))
             else:
@@ -180,7 +180,7 @@ def build_text_encoder(
         tokenizer = fitted(config.vocabulary, "words")
         return TextEncoder(config, _word_vectors(config, len(tokenizer)), dim), tokenizer
     tokenizer = fitted(config.vocabulary, "subwords")
-    sizes = T5Config(
+    sizes = transformers.T5Config(
         vocab_size=len(tokenizer),
         d_model=config.width,
         d_kv=config.width // config.heads,
@@ -190,7 +190,7 @@ def build_text_encoder(
         dropout_rate=config.dropout,
         use_cache=False,
     )
-    return TextEncoder(config, T5EncoderModel(sizes), dim), tokenizer
+    return TextEncoder(config, transformers.T5EncoderModel(sizes), dim), tokenizer
 
 
 def restore_text_encoder(config: TextConfig, dim: int, folder: Path) -> tuple[TextEncoder, Any]:
@@ -199,15 +199,15 @@ def restore_text_encoder(config: TextConfig, dim: int, folder: Path) -> tuple[Te
         recipe = Recipe.from_json(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
         return TextEncoder(config, None, dim, recipe), None
     if config.encoder in ("words", "scratch"):
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if config.encoder == "words":
         backbone: Any = _word_vectors(config, len(tokenizer))
     elif config.encoder == "hf":
-        backbone = _encoder_alone(AutoModel.from_config(load_config(str(folder), str(folder), _KEY)))
+        backbone = _encoder_alone(transformers.AutoModel.from_config(load_config(str(folder), str(folder), _KEY)))
     else:
-        backbone = T5EncoderModel(T5Config.from_pretrained(folder))
+        backbone = transformers.T5EncoderModel(transformers.T5Config.from_pretrained(folder))
     return TextEncoder(config, backbone, dim), tokenizer
 
 
@@ -218,13 +218,18 @@ def _load_backbone(config: TextConfig) -> tuple[Any, Any]:
     if config.encoder == "hf":
         # Poolers are taken off below, so their weights need not be there.
         model = load_weights(
-            AutoModel, source, config.name, _KEY, sizes, needed=lambda weight: not weight.startswith("pooler.")
+            transformers.AutoModel,
+            source,
+            config.name,
+            _KEY,
+            sizes,
+            needed=lambda weight: not weight.startswith("pooler."),
         )
         backbone = _encoder_alone(model)
     elif sizes.model_type != "t5":
         raise UsageError(f"{_KEY} = {config.name!r} is a {sizes.model_type!r} model, not T5: set text.encoder = 'hf'")
     else:
-        backbone = load_weights(T5EncoderModel, source, config.name, _KEY, sizes)
+        backbone = load_weights(transformers.T5EncoderModel, source, config.name, _KEY, sizes)
     embeddings = backbone.get_input_embeddings()
     if not isinstance(embeddings, nn.Embedding):
         raise UsageError(f"{_KEY} = {config.name!r}: a {type(backbone).__name__} reads no text; name a text encoder")
