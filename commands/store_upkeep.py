@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -71,7 +71,7 @@ def verify_command(
         raise UsageError(f"{store}: no feature sets here: run `extract` first, or give --store")
     if recheck and len(words) != 1:
         raise UsageError("--against-videos is for one feature set: name it, as DATASET/WORDS-OF-ITS-NAME")
-    found = {"sets": [], "datasets": []}  # type: dict[str, list[dict[str, Any]]]
+    found: dict[str, list[dict[str, Any]]] = {"sets": [], "datasets": []}
     for error in errors:
         click.echo(f"damaged: {error}", err=True)
     harmful = len(errors)

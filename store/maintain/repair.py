@@ -57,9 +57,9 @@ def drop_damaged(path: str | StorePath, shards: Collection[str]) -> list[str]:
         A file cannot be read or written, or an index file is damaged.
     """
     folder = open_folder(path).child(SHARDS)
-    lost = {each.shard for each in find_orphans(path) if each.kind == "lost"}
+    without_index = {each.shard for each in find_orphans(path) if each.kind == "lost"}
     for shard in shards:
-        if shard in lost or _has_damaged_index(folder, shard):
+        if shard in without_index or _has_damaged_index(folder, shard):
             _remove_unreadable(folder, shard)
     indexes, tables = read_all(folder, allow_lost=True)
     rank = np.repeat(np.arange(len(tables)), [len(table) for table in tables])

@@ -109,7 +109,10 @@ def prepare(array: Array, form: Form, times: Array | None = None) -> Features:
     if lost and (gone := ~values.any(axis=1) & steps[:kept].any(axis=1)).any():
         row = int(np.flatnonzero(gone)[0])
         largest = np.abs(steps[row]).max()
-        raise Fault("underflow", f"all values of step {row}, at most {largest:.3g}, are zero in {form.dtype}: use --dtype float32")
+        raise Fault(
+            "underflow",
+            f"all values of step {row}, at most {largest:.3g}, are zero in {form.dtype}: use --dtype float32",
+        )
     return Features(values, _spans(times, len(steps), kept, form.fps), zero_rows, lost)
 
 
