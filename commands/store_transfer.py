@@ -159,16 +159,16 @@ def import_command(
         click.echo(printable(f"note: {note}"), err=True)
     if not held:
         raise SupportsetError(f"{source}: not one clip could be imported: see the messages above")
+    if strict and (summary.failures or summary.lacking):
+        raise SupportsetError(
+            f"{source}: not complete (--strict): failed {len(summary.failures):,}, "
+            f"clips of the dataset without features {summary.lacking or 0:,}"
+        )
     total = held + len(summary.failures)
     if len(summary.failures) > max_failures * total:
         raise SupportsetError(
             f"{source}: {len(summary.failures):,} of {total:,} clips failed, more than {max_failures:.0%} "
             "(--max-failures): see the messages above"
-        )
-    if strict and (summary.failures or summary.lacking):
-        raise SupportsetError(
-            f"{source}: not complete (--strict): failed {len(summary.failures):,}, "
-            f"clips of the dataset without features {summary.lacking or 0:,}"
         )
 
 

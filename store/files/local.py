@@ -43,11 +43,11 @@ class LocalFolder:
         return LocalFolder(self.path / name)
 
     def names(self) -> list[str]:
-        """List the names in the folder, sorted; empty if it is missing."""
+        """List the names in the folder, sorted; empty if it is missing or a file."""
         with telling("list the folder", self.path):
             try:
                 return sorted(os.listdir(self.path))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return []
 
     def stamps(self) -> dict[str, str]:

@@ -25,7 +25,7 @@ from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, hash_parts, part_sizes
 from supportset.store.format.card import check_format, parse_json
 from supportset.store.format.index_checks import check_index, check_rows, has_features
-from supportset.store.format.manifest import Entry, lost_shards, put_entry
+from supportset.store.format.manifest import Entry, entry_name, lost_shards, put_entry
 from supportset.store.format.parquet import open_parquet
 from supportset.store.format.row_hash import hash_rows
 from supportset.store.format.shard import EncodedShard, Location
@@ -178,6 +178,8 @@ def write_index(folder: Folder, index: ShardIndex, rows: pa.Table) -> None:
     written = memoryview(sink.getvalue())
     folder.put({index_name(index.shard): [written]})
     put_entry(folder, index.shard, Entry.of_index(written))
+    if folder.size(index_name(index.shard)) is None:  # a compaction has merged the shard meanwhile
+        folder.remove(entry_name(index.shard))
 
 
 def read_index(folder: Folder, shard: str, columns: list[str] | None = None) -> tuple[ShardIndex, pa.Table]:

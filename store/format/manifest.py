@@ -11,6 +11,7 @@ with the size and hash of the index. A removal opens the entry again before it r
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from supportset.store.errors import SupportsetError
@@ -19,6 +20,8 @@ from supportset.store.format.card import check_format, parse_json
 
 FORMAT = "supportset-manifest-entry"
 FORMAT_VERSION = 1
+
+_NAME = re.compile(r"([0-9a-f]{16})\.json")
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,7 @@ def lost_shards(folder: Folder, names: list[str], known: set[str]) -> list[str]:
     list of str
         Ids, sorted. A shard with a damaged entry and no index is one of them.
     """
-    ends = ".json"
-    shards = [name.removesuffix(ends) for name in names if name.endswith(ends)]
+    shards = [match[1] for name in names if (match := _NAME.fullmatch(name))]
     suspects = sorted(shard for shard in shards if shard not in known)
     lost = []
     for shard in suspects:

@@ -8,17 +8,17 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import h5py
 import numpy as np
 import pyarrow.compute as pc
-import xxhash
 
-from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import TEMPORARY, as_part, local_path, sync_folder, telling
+from supportset.store.errors import UsageError
+from supportset.store.files import TEMPORARY, local_path, sync_folder, telling
 from supportset.store.format.index import has_features
 from supportset.store.format.shard import Array
 from supportset.store.read.feature_set import FeatureSet
@@ -143,16 +143,12 @@ def export_features(
     if len({target.resolve() for target in targets}) < len(targets):
         raise UsageError(f"{path}: features and timestamps cannot go to the same place")
     lengths = features.lengths(ids).tolist()
-    stated = {what: features.checksums(ids, name).tolist() for what, name in _ARRAYS.items()}
+    reader = copy(features)
+    reader.check = True
 
     def arrays(what: str) -> Iterator[tuple[str, Array]]:
         for done, clip_id in enumerate(ids, 1):
-            array = features.read([clip_id])[0] if what == "features" else features.read_timestamps([clip_id])
-            if xxhash.xxh3_64_intdigest(as_part(array)) != stated[what][done - 1]:
-                raise SupportsetError(
-                    f"{features.path}: the {what} of {clip_id!r} do not match their checksum, so nothing was exported: "
-                    "`store verify` finds what is damaged"
-                )
+            array = reader.read([clip_id])[0] if what == "features" else reader.read_timestamps([clip_id])
             yield clip_id, array
             if progress and what == "features":
                 progress(done, len(ids))
@@ -180,9 +176,6 @@ def export_features(
 def _without_features(features: FeatureSet) -> dict[str, int]:
     rows = features.rows()
     return dict(Counter(rows.filter(pc.invert(has_features(rows)))["status"].to_pylist()))
-
-
-_ARRAYS: dict[str, Literal["values", "timestamps"]] = {"features": "values", "timestamps": "timestamps"}
 
 
 def _files(suffix: str, save: Callable[[IO[bytes], Export, Array], None]) -> Callable[[Path, Export], None]:
@@ -269,7 +262,7 @@ def _refuse_taken(path: Path, *, may_be_folder: bool) -> None:
     with telling("look at the destination", path):
         if not os.path.lexists(path) or (may_be_folder and path.is_dir() and not os.listdir(path)):
             return
-    kind = "is a folder that is not empty" if path.is_dir() and may_be_folder else "exists"
+    kind = "is a folder that is not empty" if path.is_dir() and may_be_folder else "is there already"
     raise UsageError(f"{path}: {kind}: name another destination, or move it away")
 
 

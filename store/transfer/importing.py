@@ -282,7 +282,7 @@ def _earlier(store: str | StorePath, dataset: str, path: StorePath, card: Featur
             notes.append(f"adds to features of the same name and recipe that were imported from {name!r}")
         elif info.path != path and there.recipe.backbone == card.recipe.backbone:
             differing = ", ".join(there.recipe.differences(card.recipe))
-            notes.append(f"the store also holds {dataset}/{info.name}, of the same name: differs in {differing}")
+            notes.append(f"the store also holds {dataset}/{info.name}, of the same name (different: {differing})")
     return notes
 
 

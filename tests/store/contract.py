@@ -207,7 +207,7 @@ class ShardFormatContract:
     def test_shard_of_failures_only_has_no_arrays(self, tmp_path: Path) -> None:
         with FeatureWriter(tmp_path, card(), shard_format=self.name) as writer:
             writer.fail("b", "unreadable", "no codec")
-        assert self.names(tmp_path, "") == self.names(tmp_path, ".parquet")
+        assert self.names(tmp_path, "") == self.names(tmp_path, ".json") + self.names(tmp_path, ".parquet")
         assert FeatureSet.open(tmp_path).statuses() == {"unreadable": 1}
 
     def test_overflow_is_refused_and_leaves_the_writer_usable(self, tmp_path: Path) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from supportset.store.errors import UsageError
+from supportset.commands.main import cli
+from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.card import FeatureCard, Recipe
 from supportset.store.read.catalog import feature_set_path, find_feature_set, list_feature_sets
-from tests.store.samples import clips, recipe, write
+from supportset.store.write.writer import FeatureWriter
+from tests.store.samples import card, clips, recipe, write
 
 CLIP = recipe(backbone="open_clip:ViT-B-32/laion2b_s34b_b79k")
 CLIP_FAST = recipe(backbone="open_clip:ViT-B-32/laion2b_s34b_b79k", sampling={"fps": 2.0})
@@ -85,3 +91,49 @@ def test_the_kind_decides_between_the_towers_of_one_model(root: Path) -> None:
     assert find_feature_set(root, "msvd/text", "video").card.recipe == tower, "a lone set is found, and its kind told"
     with pytest.raises(UsageError, match="several feature sets fit"):
         find_feature_set(root, "msrvtt/open_clip", "video")
+
+
+def test_what_cannot_be_listed_is_an_error_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for dataset in ("a", "b", "c"):
+        write(tmp_path / dataset / "features" / card().recipe.folder, clips(1))
+    (tmp_path / "b" / "features" / card().recipe.folder / "card.json").unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    real = os.listdir
+
+    def listdir(path: Any) -> list[str]:
+        if str(path) == str(tmp_path / "c" / "features"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    errors: list[SupportsetError] = []
+    assert [info.dataset for info in list_feature_sets(tmp_path, errors=errors)] == ["a"]
+    assert len(errors) == 2
+    assert "card.json: missing" in str(errors[0])
+    assert "Permission denied" in str(errors[1])
+    with pytest.raises(SupportsetError, match="Permission denied"):
+        list_feature_sets(tmp_path)
+    run = CliRunner().invoke(cli, ["store", "verify", "--store", str(tmp_path)])
+    assert run.exit_code == 1
+    assert "a/made_up" in run.output
+    assert "card.json: missing" in run.output
+    assert CliRunner().invoke(cli, ["store", "ls", "--store", str(tmp_path)]).exit_code == 1
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    run = CliRunner().invoke(cli, ["store", "ls", "--store", str(tmp_path / "nowhere")])
+    assert run.exit_code == 2
+    assert "no such store" in run.output
+    assert CliRunner().invoke(cli, ["store", "ls", "--store", str(tmp_path)]).exit_code == 0
+
+
+def test_names_are_printed_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "d" / "features" / card().recipe.folder
+    with FeatureWriter(path, card()) as writer:
+        writer.fail("evil\x1b[2J\nline", "bad\x1b", "said\x07")
+    for verb in (["show", "d"], ["ls"], ["verify"]):
+        output = CliRunner().invoke(cli, ["store", *verb, "--store", str(tmp_path)]).output
+        assert "\x1b" not in output
+        assert "\x07" not in output
+    shown = CliRunner().invoke(cli, ["store", "show", "d", "--store", str(tmp_path)]).output
+    assert "evil\\x1b[2J\\nline: bad\\x1b" in shown

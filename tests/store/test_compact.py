@@ -17,6 +17,7 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import LocalFolder, hash_file
 from supportset.store.format.card import FeatureCard
 from supportset.store.format.index import read_all
+from supportset.store.format.manifest import Entry, put_entry
 from supportset.store.maintain.compact import compact
 from supportset.store.maintain.verify import verify
 from supportset.store.read.feature_set import FeatureSet
@@ -145,7 +146,9 @@ def test_rubbish_goes_once_it_is_old(path: Path, monkeypatch: pytest.MonkeyPatch
     root = path / "shards" / f"{shards(path)[0]}.zarr"
     orphan = root.with_name("0" * 16 + ".zarr")
     shutil.copytree(root, orphan)
+    put_entry(LocalFolder(root.parent), "0" * 16, Entry())
     temporary = [path / "shards" / ".tmp-12345678-x.zarr", path / ".tmp-12345678-card.json"]
+    entry = orphan.with_suffix(".json")
     temporary[0].mkdir()
     (temporary[0] / "part").write_text("half")
     temporary[1].write_text("half")
@@ -154,13 +157,15 @@ def test_rubbish_goes_once_it_is_old(path: Path, monkeypatch: pytest.MonkeyPatch
     os.utime(orphan, (0, 0))  # old by its own account, as a copy that is being made right now
     summary = compact(path)
     assert summary.orphans == []
-    assert sorted(summary.orphans_left) == sorted(map(str, [orphan, *temporary]))
+    assert sorted(summary.orphans_left) == sorted(map(str, [orphan, entry, *temporary]))
     real = LocalFolder.changed
     aged = lambda folder, name: (real(folder, name) or 0) - (0 if "clock" in name else 3601)  # noqa: E731
     monkeypatch.setattr(LocalFolder, "changed", aged)
     summary = compact(path)
-    assert sorted(summary.orphans) == sorted(map(str, [orphan, *temporary]))
-    assert sorted(os.listdir(path / "shards")) == sorted([root.name, f"{root.stem}.parquet", foreign.name])
+    assert sorted(summary.orphans) == sorted(map(str, [orphan, entry, *temporary]))
+    assert sorted(os.listdir(path / "shards")) == sorted(
+        [root.name, f"{root.stem}.parquet", f"{root.stem}.json", foreign.name]
+    )
     monkeypatch.undo()
     temporary[1].write_text("half")
     assert compact(path, safe_age=0.0).orphans == [str(temporary[1])]

@@ -15,6 +15,7 @@ import pytest
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import LocalFolder, hash_file
 from supportset.store.format.dataset import Caption, list_datasets, open_dataset, write_dataset
+from supportset.store.maintain.verify import verify_dataset
 
 
 def content(tmp_path: Path) -> dict[str, Any]:
@@ -254,3 +255,42 @@ def test_newer_and_damaged_dataset_json(tmp_path: Path) -> None:
     path.write_text(text[:50])
     with pytest.raises(SupportsetError, match=r"dataset\.json: not readable as JSON"):
         open_dataset(tmp_path, "world")
+
+
+@pytest.mark.parametrize("file", ["dataset.json", "clips.parquet", "captions.parquet", "splits.parquet"])
+def test_verify_finds_every_change_of_a_file(tmp_path: Path, file: str) -> None:
+    write_dataset(tmp_path, "world", **content(tmp_path))
+    (name,) = list_datasets(tmp_path)
+    assert verify_dataset(tmp_path, name).problems == []
+    path = tmp_path / name / file
+    whole = path.read_bytes()
+    damages = [whole[:40], whole[:-1], whole + b" ", bytes(len(whole)), b""]
+    damages += [
+        whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(0, len(whole), max(1, len(whole) // 30))
+    ]
+    for damage in damages:
+        path.write_bytes(damage)
+        assert verify_dataset(tmp_path, name).harmful, damage[:50]
+    path.unlink()
+    errors: list[SupportsetError] = []
+    if file == "dataset.json":
+        assert list_datasets(tmp_path, errors) == []
+        assert "dataset.json: missing, beside tables" in str(errors[0])
+    else:
+        assert verify_dataset(tmp_path, name).harmful
+
+
+def test_a_dataset_from_before_there_were_hashes(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "world", **content(tmp_path))
+    (name,) = list_datasets(tmp_path)
+    path = tmp_path / name / "dataset.json"
+    info = json.loads(path.read_text())
+    del info["hash"]
+    for facts in info["tables"].values():
+        del facts["size"], facts["xxh3"]
+    path.write_text(json.dumps(info, indent=2) + "\n")
+    report = verify_dataset(tmp_path, name)
+    assert report.harmful == []
+    assert "written before 0.2.0" in report.problems[0].says
+    write_dataset(tmp_path, "world", **content(tmp_path))
+    assert verify_dataset(tmp_path, name).problems == []

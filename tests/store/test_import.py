@@ -163,7 +163,7 @@ def test_the_same_options_are_the_same_set_and_others_are_not(tmp_path: Path) ->
     variants: list[dict[str, Any]] = [
         {},
         {"name": "other"},
-        {"stated": {"a": "1"}},
+        {"card_fields": {"a": "1"}},
         {"fps": 2.0},
         {"trim_zeros": True},
         {"kind": "text"},

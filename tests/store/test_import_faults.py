@@ -52,7 +52,7 @@ def fault(tmp_path: Path, array: Any, **said: Any) -> tuple[str, str]:
         (np.ones((2, 3), complex), "wrong_dtype", "complex128"),
         (np.array([[1, 2, 3], [1, np.nan, 3]], np.float16), "not_finite", "nan at step 1, feature 1"),
         (np.array([[-np.inf, 2, 3]], np.float16), "not_finite", "-inf at step 0, feature 0"),
-        (np.array([{}]), "unreadable", "pickled objects"),
+        (np.array([{}]), "unreadable", "pickles"),
     ],
 )
 def test_an_odd_clip_is_a_failure_with_its_reason(tmp_path: Path, array: Any, status: str, says: str) -> None:
@@ -145,7 +145,7 @@ def test_listed_ids_without_a_file_are_missing(tmp_path: Path) -> None:
     assert_holds(summary, {"a": GOOD, "c": GOOD})
     assert [(clip_id, status) for clip_id, status, _ in summary.failures] == [("gone", "missing")]
     assert FeatureSet.open(summary.path).statuses() == {"ok": 2, "missing": 1}
-    assert any("does not name them: 1" in note for note in summary.notes)
+    assert any("and not imported: 1" in note for note in summary.notes)
 
 
 def test_padding_is_told_and_cut_on_request(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def _times(full: int, padded: int, black: int) -> dict[str, Any]:
         (np.zeros((2, 3)), r"\(2, 3\)"),
         (np.array([[0, 1], [5, 4]]), "ends before"),
         (np.array([0.0, np.nan]), "not finite"),
-        (np.array([{}, {}]), "its times: holds pickled"),
+        (np.array([{}, {}]), "its times: holds pickles"),
         (None, "no times of the clip"),
     ],
 )
@@ -276,7 +276,7 @@ def test_what_cannot_be_a_source_is_told_at_once(tmp_path: Path) -> None:
         path = tmp_path / f"bad{suffix}"
         path.write_bytes(b"nonsense")
         (tmp_path / "ids.txt").write_text("a\n")
-        says("readable|plain tensors", path, kind=SupportsetError)
+        says("readable|plain", path, kind=SupportsetError)
     np.save(tmp_path / "t.npy", np.ones((3, 2)))
     says("3 rows.*names 1 clips", tmp_path / "t.npy")
     (tmp_path / "ids.txt").unlink()
@@ -306,7 +306,7 @@ def test_float64_needs_a_dtype(tmp_path: Path) -> None:
 
 def test_nothing_readable_writes_nothing(tmp_path: Path) -> None:
     source = npy_folder(tmp_path / "src", {"a": np.array([{}]), "b": np.ones((1, 1, 1), np.float16)})
-    with pytest.raises(SupportsetError, match="none of its 2 clips can be imported; the first: a: holds pickled"):
+    with pytest.raises(SupportsetError, match="none of its 2 clips can be imported; the first: a: holds pickles"):
         run(tmp_path / "store", source)
     assert not (tmp_path / "store").exists()
 

@@ -80,7 +80,11 @@ def test_it_is_made_anew_after_each_change(cached: Path, monkeypatch: pytest.Mon
     compact(cached)
     assert_holds(cached, more)
     assert not list((cached / "shards").glob(".*"))
-    next((cached / "shards").glob("*.parquet")).unlink()
+    index = next((cached / "shards").glob("*.parquet"))
+    index.unlink()
+    with pytest.raises(SupportsetError, match="index file is missing"):
+        FeatureSet.open(cached)
+    index.with_suffix(".json").unlink()
     assert len(FeatureSet.open(cached)) < 31
 
 

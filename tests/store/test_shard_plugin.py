@@ -66,7 +66,7 @@ def test_the_commands_know_it(tmp_path: Path) -> None:
     write(path, clips(4), shard_format="zarr")
     run = CliRunner().invoke(cli, ["store", "convert", "d", "--to", "plain", "--store", str(tmp_path)])
     assert run.exit_code == 0, run.output
-    assert [name.suffix for name in sorted((path / "shards").iterdir())] == [".parquet", ".plain"]
+    assert [name.suffix for name in sorted((path / "shards").iterdir())] == [".json", ".parquet", ".plain"]
     assert_holds(path, clips(4))
     assert "|plain" in CliRunner().invoke(cli, ["extract", "--help"]).output
     wrong = CliRunner().invoke(cli, ["store", "convert", "d", "--to", "lmdb", "--store", str(tmp_path)])
