@@ -15,6 +15,8 @@ import supportset
 from supportset.store.errors import UsageError
 from tests.train.small_store import SmallStore, config, plant
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = ("supportset", *(f"supportset.{name}" for name in ("store", "extract", "train", "evaluate", "search")))
 LIGHT = {"supportset.store": {"torch", "transformers"}, "supportset.evaluate": {"torch", "transformers"}}
 

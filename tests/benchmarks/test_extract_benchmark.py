@@ -17,6 +17,8 @@ from benchmarks.extract.memory import _peaks
 from supportset.extract.decode.sampling import Sampling
 from tests.extract.films import outcome_of
 
+pytestmark = pytest.mark.slow
+
 OVERLAP = [f"{name}.{what}" for name in ("balanced", "decoding_slower") for what in ("pipeline/slower_stage", "gain")]
 
 

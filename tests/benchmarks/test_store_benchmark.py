@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from benchmarks.store.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("letter", "expected"),

@@ -21,6 +21,8 @@ from benchmarks.train.plan import QUICK, Plan
 from benchmarks.train.ways import Bench, Way
 from supportset.train.model.decoder import IGNORED
 
+pytestmark = pytest.mark.slow
+
 WAITS = {f"loader.{size}.{place}" for size in ("paper", "study") for place in ("ram", "disk")}
 STEPS = {
     "ours/plain",

@@ -15,6 +15,8 @@ from click.testing import CliRunner, Result
 
 from supportset.commands.main import cli
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"red": (220, 30, 30), "green": (30, 190, 60), "blue": (40, 60, 230), "white": (240, 240, 240)}
 THINGS = ("left", "right", "top", "bottom")
 SMALL = [

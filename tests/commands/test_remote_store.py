@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supportset.commands.main import cli
+from supportset.extract.run import extract
 from supportset.store.files import open_folder, store_path
 from supportset.store.format.dataset import write_dataset
 from supportset.store.read.catalog import find_feature_set, list_feature_sets
@@ -18,10 +19,11 @@ from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.films import write_video
-from tests.extract.runs import extract_with
 from tests.s3_server import S3Server
 from tests.store.samples import clips, recipe, write
 from tests.train.small_store import config, plant
+
+pytestmark = pytest.mark.slow
 
 CLIPS = {f"clip{i}": np.random.default_rng(i).standard_normal((i + 1, 4)).astype(np.float16) for i in range(4)}
 
@@ -97,7 +99,7 @@ def test_damage_is_found_and_dropped(s3: str) -> None:
     [
         ("s3://no-such-bucket/x", 1, "bucket does not exist"),
         ("gs://bucket/x", 2, "pip install gcsfs"),
-        ("s3://tests/a?b", 2, "cannot contain '?' in it"),
+        ("s3://tests/a?b", 2, "cannot contain '?'"),
     ],
 )
 def test_a_store_that_cannot_be_reached(s3_server: S3Server, store: str, code: int, says: str) -> None:
@@ -126,7 +128,7 @@ def test_extraction_writes_to_s3_and_goes_on_there(s3: str, tmp_path: Path) -> N
     films = {"c0": "film0.mp4", "c1": "gone.mp4"}
     for paths, expected in ((films, {"ok": 1, "missing": 1}), ({**films, "c1": "film1.mp4"}, {"ok": 2})):
         dataset = dataset_of(s3, paths)  # type: ignore[arg-type]
-        summary = extract_with(dataset, s3, tmp_path / "videos", MeanColour(), **options)
+        summary = extract(dataset, s3, tmp_path / "videos", MeanColour(), **options)
         assert summary.status == expected
     assert summary.path.startswith(f"{s3}/films/features/")
     (info,) = list_feature_sets(s3, "films")

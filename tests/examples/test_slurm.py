@@ -17,6 +17,8 @@ import pytest
 from tests.extract.films import write_video
 from tests.extract.plugin import ROOT, install
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = ROOT / "examples" / "slurm" / "extract.sbatch"
 COUNT = 7
 

@@ -18,6 +18,8 @@ from supportset.extract.decode.clips import decode_clip
 from supportset.extract.decode.sampling import Sampling
 from tests.extract.films import decode_all, filtered, outcome_of, pick, repeated, steps_of, write_video
 
+pytestmark = pytest.mark.slow
+
 GAPS = [0, 40, 80, 120, 400, 440, 1000, 1010, 1020, 1500, 2200, 2210, 3000, 3700, 3740, 4100, 5200, 5240, 5900, 6000]
 
 FILMS: dict[str, dict[str, Any]] = {

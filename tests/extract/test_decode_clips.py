@@ -18,6 +18,8 @@ from supportset.extract.decode.sampling import Sampling
 from supportset.extract.decode.timeline import FrameClock
 from tests.extract.films import write_video
 
+pytestmark = pytest.mark.slow
+
 Part = tuple[float | None, float | None]
 Decoded = list[tuple[list[Step], Outcome]]
 GAPS = [0, 40, 80, 400, 440, 1000, 1010, 1020, 1500, 2200, 2210, 3000, 3700, 3740, 4100, 5200, 5240, 5900, 6000, 6400]

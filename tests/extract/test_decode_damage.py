@@ -23,6 +23,8 @@ from tests.extract.films import outcome_of, write_audio, write_video
 from tests.extract.fragile import Shrink
 from tests.extract.torture import cut, noisy
 
+pytestmark = pytest.mark.slow
+
 CUT: dict[str, dict[str, Any]] = {
     "front.mp4": {"muxer": {"movflags": "faststart"}},
     "pieces.mp4": {"muxer": {"movflags": "frag_keyframe+empty_moov"}, "gop": 10},

@@ -20,6 +20,8 @@ from supportset.extract.demo_world.motions import Placed
 from supportset.extract.demo_world.render import FPS, SIDE, clip_frames
 from supportset.store.errors import SupportsetError, UsageError
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"seed": 3, "train": 4, "validation": 1, "test": 2}
 
 

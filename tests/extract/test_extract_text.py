@@ -25,6 +25,8 @@ from supportset.store.format.dataset import open_dataset
 from supportset.store.read.feature_set import FeatureSet
 from tests.extract.text_models import CAPTIONS, captions_of, save_bert, save_roberta, save_t5
 
+pytestmark = pytest.mark.slow
+
 SAVE: dict[str, Callable[[Path], Any]] = {"bert": save_bert, "t5": save_t5, "roberta": save_roberta}
 WITH_WORDS = [number for number, text in enumerate(CAPTIONS) if text.strip()]
 

@@ -23,6 +23,8 @@ from supportset.train.model.weights.pretrained import load_config, load_tokenize
 from tests.extract.backbones.test_open_clip import architectures  # noqa: F401
 from tests.extract.text_models import save_bert, save_t5
 
+pytestmark = pytest.mark.slow
+
 
 class Call:
     """Unpickles by a call of ``open``, which makes a file."""

@@ -26,6 +26,8 @@ from supportset.extract.workers.pool import ClipResult, StepFrames
 from supportset.store.write.writer import Source
 from tests.extract.films import write_video
 
+pytestmark = pytest.mark.slow
+
 
 def test_frames_that_were_used_are_let_go(tmp_path: Path) -> None:
     film = write_video(tmp_path / "film.mp4", 150, size=(640, 480))  # 0.9 MB a picture

@@ -24,6 +24,8 @@ from supportset.store.files import hash_file
 from tests.extract.films import write_video
 from tests.extract.fragile import Fragile, Shrink, Unloadable
 
+pytestmark = pytest.mark.slow
+
 Decoded = tuple[dict[int, list[tuple[np.ndarray, float, float]]], dict[int, ClipResult]]
 
 

@@ -22,6 +22,8 @@ from supportset.store.read.feature_set import FeatureSet
 from tests.extract.fakes import dataset_of
 from tests.extract.films import write_video
 
+pytestmark = pytest.mark.slow
+
 KILLS, FILMS, SEED = 10, 40, 4
 # Imports once, then forks a process for each run: starting Python ten times would take longer than all the rest.
 SERVER = """

@@ -22,6 +22,8 @@ from tests.extract.plugin import ROOT, install
 from tests.extract.test_extraction_process import settings_of
 from tests.extract.test_sharing import COUNT, SPANS, check, films, paths, processes_of, run, sealed, wait_for
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["films"]  # a fixture
 CODE = """
 import sys

@@ -24,6 +24,8 @@ from tests.extract.fakes import MeanColour, MeanOfRows, dataset_of
 from tests.extract.films import write_video
 from tests.extract.runs import extract_with
 
+pytestmark = pytest.mark.slow
+
 COUNT = 6
 
 

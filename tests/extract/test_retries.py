@@ -19,6 +19,8 @@ from supportset.extract.workers.retries import Pass, group_jobs
 from tests.extract.films import picture
 from tests.extract.fragile import Fragile, Shrink
 
+pytestmark = pytest.mark.slow
+
 FPS = Sampling(fps=5.0)
 PARTS: list[tuple[float | None, float | None]] = [
     (0.0, 1.0),

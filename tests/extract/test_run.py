@@ -18,6 +18,8 @@ from tests.extract.films import write_video
 from tests.extract.fragile import Shrink
 from tests.extract.runs import Films, extract_with, row, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("shard_format", ["zarr", "hdf5"])
 def test_features_are_those_of_each_clip_alone(tmp_path: Path, videos: Path, films: Films, shard_format: str) -> None:

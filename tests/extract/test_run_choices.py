@@ -14,6 +14,8 @@ from supportset.store.errors import SupportsetError, UsageError
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.runs import Films, extract_with, run, statuses
 
+pytestmark = pytest.mark.slow
+
 
 def test_no_video_at_all_stops_before_anything_is_written(tmp_path: Path, videos: Path) -> None:
     dataset = dataset_of(tmp_path / "features", {"a": "nope.mp4", "b": None})

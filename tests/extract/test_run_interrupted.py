@@ -22,6 +22,8 @@ from tests.extract.films import write_video
 from tests.extract.fragile import Slow
 from tests.extract.runs import extract_with
 
+pytestmark = pytest.mark.slow
+
 COUNT = 12
 CODE = """
 import sys

@@ -19,6 +19,8 @@ from tests.extract.films import write_audio, write_video
 from tests.extract.fragile import Fragile
 from tests.extract.runs import Films, row, run, statuses
 
+pytestmark = pytest.mark.slow
+
 
 def test_failures_are_rows_and_only_retried_when_asked(tmp_path: Path, videos: Path, films: Films) -> None:
     (videos / "text.mp4").write_text("words")

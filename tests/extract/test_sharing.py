@@ -30,6 +30,8 @@ from tests.extract.films import write_video
 from tests.extract.plugin import ROOT, install
 from tests.extract.runs import extract_with
 
+pytestmark = pytest.mark.slow
+
 COUNT = 16
 SAMPLING = Sampling(fps=5.0)
 CODE = """

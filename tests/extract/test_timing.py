@@ -16,6 +16,8 @@ from supportset.extract.decode.sampling import Sampling
 from supportset.extract.decode.timeline import Timing
 from tests.extract.films import decode_all, filtered, outcome_of, picture, repeated, steps_of, write_video
 
+pytestmark = pytest.mark.slow
+
 SAMPLING = Sampling(fps=2.0)
 
 

@@ -24,6 +24,8 @@ from tests.extract.fragile import Poisons, Shrink
 from tests.extract.runs import extract_with
 from tests.extract.torture import CASES, FPS, READABLE, Case
 
+pytestmark = pytest.mark.slow
+
 REAL = 4  # clips, where there are any
 PARTS = {f"part {k} of constant": (0.3 * k, 0.3 * k + 0.8) for k in range(4)}  # clips that share a source
 

@@ -27,6 +27,8 @@ from tests.store.faults import FAULTS, FaultyDisk, Killed
 from tests.store.samples import FORMATS, Clip, assert_holds, card, clip, clips, recipe, write
 from tests.store.test_convert import state
 
+pytestmark = pytest.mark.slow
+
 formats = pytest.mark.parametrize("shard_format", FORMATS)
 
 

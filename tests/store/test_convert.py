@@ -29,6 +29,8 @@ from supportset.store.write.replacement import replaced_shards
 from supportset.store.write.writer import FeatureWriter, Source
 from tests.store.samples import DIM, FORMATS, assert_holds, card, clip, clips, recipe, write
 
+pytestmark = pytest.mark.slow
+
 OTHER = {"zarr": "hdf5", "hdf5": "zarr"}
 
 

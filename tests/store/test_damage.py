@@ -22,7 +22,7 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, write
 
-pytestmark = pytest.mark.parametrize("shard_format", FORMATS)
+pytestmark = [pytest.mark.parametrize("shard_format", FORMATS), pytest.mark.slow]
 
 
 def values_file(path: Path) -> Path:

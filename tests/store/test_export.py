@@ -24,6 +24,8 @@ from supportset.store.transfer.sources import Naming
 from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import DIM, FORMATS, Clip, card, clip, clips, write
 
+pytestmark = pytest.mark.slow
+
 
 def plainly(path: Path, form: str) -> dict[str, np.ndarray[Any, Any]]:
     """Read an export without any of our code."""

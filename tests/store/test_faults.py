@@ -17,6 +17,8 @@ from supportset.store.write.writer import FeatureWriter
 from tests.store.faults import FAULTS, FaultyDisk, Killed
 from tests.store.samples import FORMATS, Clip, assert_holds, card, clips, write
 
+pytestmark = pytest.mark.slow
+
 FAULT_NAMES = [errno.errorcode.get(fault, "") if isinstance(fault, int) else fault for fault in FAULTS]
 
 

@@ -16,6 +16,8 @@ from supportset.store.format.shards.hdf5 import Hdf5Format
 from tests.store.contract import ShardFormatContract
 from tests.store.samples import clips, write
 
+pytestmark = pytest.mark.slow
+
 SHARD = "0123456789abcdef"
 ARRAYS = ShardArrays.pack(*zip(*clips(40).values(), strict=True))
 

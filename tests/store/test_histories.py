@@ -48,6 +48,8 @@ from supportset.store.write.writer import FeatureWriter
 from tests.store.history import CLIPS, Fault, History, Open, Reader
 from tests.store.on_disk import OnDisk, Row
 
+pytestmark = pytest.mark.slow
+
 clip_ids = st.sampled_from(CLIPS)
 seeds = st.integers(0, 20)
 forms = st.sampled_from([("zarr", "none"), ("hdf5", "none"), ("zarr", "zstd:1"), ("hdf5", "gzip:1")])

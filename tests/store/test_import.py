@@ -23,6 +23,8 @@ from supportset.store.transfer.sources import Naming
 from tests.store.foreign import WRITERS, Arrays, arrays, npy_folder
 from tests.store.samples import FORMATS
 
+pytestmark = pytest.mark.slow
+
 
 def run(
     store: Path, source: Path, *, naming: Naming | None = None, times: Path | None = None, **said: Any

@@ -17,6 +17,8 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import assert_holds, card, clips, write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

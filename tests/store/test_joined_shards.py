@@ -32,7 +32,10 @@ from tests.store.samples import FORMATS, Clip, card, clips, write
 
 Array = np.ndarray[Any, Any]
 
-pytestmark = pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="files are mapped one by one here")
+pytestmark = [
+    pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="files are mapped one by one here"),
+    pytest.mark.slow,
+]
 
 
 def made(count: int, columns: int, dtype: str, longest: int = 60) -> dict[str, Clip]:

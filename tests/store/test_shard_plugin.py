@@ -17,6 +17,8 @@ from supportset.store.format.shard import Compression, EncodedShard, Location, S
 from tests.store.contract import ShardFormatContract
 from tests.store.samples import assert_holds, card, clips, write
 
+pytestmark = pytest.mark.slow
+
 
 class PlainFormat(ShardFormat):
     """Each array in a file, and a note of dtypes and shapes."""

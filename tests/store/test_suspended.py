@@ -29,6 +29,8 @@ from tests.store.faults import FaultyDisk
 from tests.store.samples import FORMATS, assert_holds, card, clip, clips, recipe, write
 from tests.store.test_verify import place_of
 
+pytestmark = pytest.mark.slow
+
 formats = pytest.mark.parametrize("shard_format", FORMATS)
 
 

@@ -21,6 +21,8 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import FORMATS, Clip, assert_holds, card, clip, clips, recipe, write
 
+pytestmark = pytest.mark.slow
+
 formats = pytest.mark.parametrize("shard_format", FORMATS)
 
 

@@ -34,6 +34,8 @@ from supportset.train.model.model import SupportSetModel
 from tests.extract.text_models import save_bert, save_t5
 from tests.train.small_store import SmallStore, config, damage_features, plant
 
+pytestmark = pytest.mark.slow
+
 SAVE: dict[str, Callable[[Path], Any]] = {"hf": save_bert, "t5": save_t5}
 STILL: dict[str, Any] = {"dropout": 0.0}  # no part of the model is random
 

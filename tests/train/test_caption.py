@@ -17,6 +17,8 @@ from supportset.train.model.decoder import IGNORED, CaptionDecoder
 from supportset.train.model.model import SupportSetModel
 from tests.train.small_store import config, plant
 
+pytestmark = pytest.mark.slow
+
 
 def tiny_decoder(seed: int, vocabulary: int = 5) -> CaptionDecoder:
     torch.manual_seed(seed)

@@ -24,6 +24,8 @@ from supportset.train.data.source import open_run_data, source_videos
 from supportset.train.data.training_data import TokenTable, TrainingData
 from tests.train.small_store import config, plant, recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -30,6 +30,8 @@ from supportset.train.model.model import Losses, SupportSetModel
 from supportset.train.run_folder import RunFolder
 from tests.train.small_store import config, plant
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

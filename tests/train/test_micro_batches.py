@@ -15,6 +15,8 @@ from supportset.train.model.ops.micro_batches import in_micro_batches
 from tests.train.small_models import small_batch, small_config, small_model
 from tests.train.small_store import config, plant
 
+pytestmark = pytest.mark.slow
+
 
 def gradients(parts: int, captioning: str, **sections: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     settings = small_config(support={"captioning": captioning}, optim={"micro_batches": parts}, **sections)

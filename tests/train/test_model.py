@@ -26,6 +26,8 @@ from tests.train.small_models import (
 )
 from tests.train.test_text_encoder import save_small_bert
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = ["none", "identity", "full", "hybrid", "cross"]
 
 

@@ -18,6 +18,8 @@ from supportset.train.model.model import SupportSetModel
 from tests.train.small_models import CAPTIONS, save_small_t5, small_batch, small_config, small_model
 from tests.train.test_text_encoder import save_small_bert
 
+pytestmark = pytest.mark.slow
+
 FOLDER_CASES: dict[str, dict[str, Any]] = {
     "scratch": {},
     "words": {"text": {"encoder": "words", "head": "mean"}, "support": {"captioning": "none"}},

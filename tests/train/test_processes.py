@@ -33,6 +33,8 @@ from supportset.train.run_folder import to_toml
 from tests.train.process_tasks import CASES, LONG, NUMBER, launch, one_fails, setting, steps, trainings
 from tests.train.small_store import config, plant
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = {"rtol": 0.0, "atol": 1e-6}
 

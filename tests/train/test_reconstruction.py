@@ -26,6 +26,8 @@ from supportset.train.model.model import SupportSetModel
 from supportset.train.run_folder import RunFolder
 from tests.train.small_store import config, plant
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:

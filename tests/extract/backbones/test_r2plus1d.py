@@ -15,6 +15,8 @@ from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import video
 
+pytestmark = pytest.mark.slow
+
 
 def published_network(classes: int = 359) -> VideoResNet:
     """What moabitcoin/ig65m-pytorch builds, with random parameters and batch statistics."""

@@ -20,6 +20,8 @@ from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import SIZES, frame
 
+pytestmark = pytest.mark.slow
+
 
 def timm_features(model: torch.nn.Module, config: dict, pictures: list[np.ndarray]) -> torch.Tensor:
     transform = create_transform(**config, is_training=False)

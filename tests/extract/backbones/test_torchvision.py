@@ -17,6 +17,8 @@ from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import frame, video
 
+pytestmark = pytest.mark.slow
+
 
 def randomised(name: str, **options: object) -> nn.Module:
     """A model with random weights and random batch statistics, so that every entry of the file matters."""

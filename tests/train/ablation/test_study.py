@@ -29,6 +29,8 @@ from supportset.train.loop.training import train
 from supportset.train.run_folder import to_toml
 from tests.train.small_store import config, plant
 
+pytestmark = pytest.mark.slow
+
 FAST = """
 [overrides]
 optim.epochs = 1
