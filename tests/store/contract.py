@@ -67,6 +67,8 @@ class ShardFormatContract:
             assert not convert_feature_set(path, to).damaged
             assert not verify(path).problems
             assert_holds(path, content)
+        if not isinstance(path, Path):  # a remote store: other tests damage one
+            return
         (there,) = read_all(open_folder(path / "shards"))[0]
         file = path / "shards" / there.arrays["values"].file
         content_then = bytearray(file.read_bytes())

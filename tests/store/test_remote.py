@@ -21,6 +21,7 @@ import s3fs
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import RemotePath, StorePath, open_folder, store_path
 from supportset.store.format.index import read_all
+from supportset.store.format.manifest import Entry, put_entry
 from supportset.store.maintain.compact import compact
 from supportset.store.maintain.removal import remove_feature_set
 from supportset.store.maintain.verify import verify
@@ -114,7 +115,7 @@ def test_a_folder(url: str) -> None:
     assert folder.stamps() != before
     with pytest.raises(SupportsetError, match=r"/b: cannot write: it exists"):
         folder.put({"b/x": [b"2"]})
-    with pytest.raises(ValueError, match="one name at a time"):
+    with pytest.raises(ValueError, match="files of one put"):
         folder.put({"a": [b""], "b": [b""]})
     assert folder.read("b/x") == b"1"
     changed = folder.changed("b")
@@ -294,10 +295,11 @@ def test_compaction_under_a_reader(s3: str, s3_server: S3Server, shard_format: s
     features = FeatureSet.open(s3)
     features.read(["clip0"])
     folder = open_folder(s3).child("shards")
+    put_entry(folder, "0123456789abcdef", Entry())
     folder.put({"0123456789abcdef.h5": [b"of a killed writer"]})
     summary = compact(s3)
     assert (summary.shards_before, summary.shards_after, summary.orphans) == (2, 1, [])
-    assert summary.orphans_left == [f"{s3}/shards/0123456789abcdef.h5"]
+    assert summary.orphans_left == [f"{s3}/shards/0123456789abcdef{end}" for end in (".h5", ".json")]
     values, _ = features.read(list(content))
     assert values.tobytes() == b"".join(clip[0].tobytes() for clip in content.values())
     assert compact(s3, safe_age=0.0).orphans == summary.orphans_left
@@ -340,7 +342,7 @@ BAD = [
     ("s3://no-such-bucket/store", SupportsetError, "bucket does not exist; check the name of the bucket"),
     ("gs://bucket/store", UsageError, "pip install gcsfs"),
     ("nosuch://bucket/store", UsageError, "Protocol not known: nosuch"),
-    ("s3://bucket/st*re", UsageError, r"cannot contain '\*' in it"),
+    ("s3://bucket/st*re", UsageError, r"cannot contain '\*'"),
     ("simplecache::s3://bucket/store", UsageError, "chained URLs"),
 ]
 
@@ -400,7 +402,7 @@ def test_urls_are_joined_in_one_way() -> None:
 def test_a_url_that_lost_a_slash_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for cut in (Path("s3://bucket/features"), "s3:/bucket/features"):
-        with pytest.raises(UsageError, match="write it as text"):
+        with pytest.raises(UsageError, match="pass a string"):
             FeatureWriter(cut, card())
     assert not list(tmp_path.iterdir())
     (tmp_path / "s3:").mkdir()
