@@ -306,7 +306,7 @@ def test_compaction_under_a_reader(s3: str, s3_server: S3Server, shard_format: s
     assert values.tobytes() == b"".join(clip[0].tobytes() for clip in content.values())
     assert compact(s3, safe_age=0.0).orphans == summary.orphans_left
     assert_holds(store_path(s3), content)
-    assert len(folder.names()) == 2
+    assert len(folder.names()) == 3
 
 
 def test_verify_reads_everything_and_caches_nothing(s3: str, s3_server: S3Server, cache: Path) -> None:
