@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
-from supportset.commands.plain_text import one_line
+from supportset.store.errors import printable
 
 
 @click.command("caption")
@@ -59,8 +59,8 @@ def caption_command(
         )
     elif not out:
         for each in found.written:
-            click.echo(f"{each.score:7.3f}  {one_line(each.clip_id)}  {one_line(each.caption)}")
+            click.echo(f"{each.score:7.3f}  {printable(each.clip_id)}  {printable(each.caption)}")
     if found.missing:
-        click.echo(f"{len(found.missing)} clips have no features (the first: {one_line(found.missing[0])})", err=True)
+        click.echo(f"{len(found.missing)} clips have no features (the first: {printable(found.missing[0])})", err=True)
     if out:
         click.echo(f"{len(found.written):,} captions written to {out}", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
-from supportset.commands.plain_text import lines
+from supportset.store.errors import printable_lines
 
 
 @click.command("eval")
@@ -29,5 +29,5 @@ def eval_command(
     if as_json:
         print_json(result)
         return
-    click.echo(lines(describe(result)))
+    click.echo(printable_lines(describe(result)))
     click.echo(f"per-query ranks: {result['files']['ranks']}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
-from supportset.commands.plain_text import lines
+from supportset.store.errors import printable_lines
 
 
 @click.command("report")
@@ -45,7 +45,7 @@ def report_command(
         if as_json:
             print_json(result)
         else:
-            click.echo(lines(describe(result)))
+            click.echo(printable_lines(describe(result)))
         return
     from supportset.train.model_card import CARD, write_card
     from supportset.train.run_folder import RunFolder
@@ -55,5 +55,5 @@ def report_command(
     if as_json:
         print_json({"run": run, "card": card})
     else:
-        click.echo(lines(card))
+        click.echo(printable_lines(card))
     click.echo(f"written: {folder.path / CARD}", err=True)

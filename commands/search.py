@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from supportset.commands.options import device_option, json_option, print_json, store_option
-from supportset.commands.plain_text import one_line
+from supportset.store.errors import printable
 
 
 @click.command("search")
@@ -44,5 +44,5 @@ def search_command(
         return
     for place, hit in enumerate(hits, 1):
         part = "" if hit.start_s is None else f"  [{hit.start_s:g}-{hit.end_s:g} s]"
-        where = one_line(hit.path) if hit.path else "(file not known)"
-        click.echo(f"{place:>3}  {hit.score:6.3f}  {one_line(hit.clip_id)}  {where}{part}")
+        where = printable(hit.path) if hit.path else "(file not known)"
+        click.echo(f"{place:>3}  {hit.score:6.3f}  {printable(hit.clip_id)}  {where}{part}")

@@ -21,13 +21,18 @@ def printable(text: object) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines for a terminal: `printable`, line by line."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 class SupportsetError(Exception):
     """Work failed: the message names the file, the value and the fix.
 
     Attributes
     ----------
     exit_code : int
-        Int What the command line exits with: 1 for failed work.
+        Exit code of the command line: 1 for failed work.
     """
 
     exit_code = 1

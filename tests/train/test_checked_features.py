@@ -79,9 +79,9 @@ def test_a_query_in_other_bytes_is_one_line(run: Path) -> None:
 
 
 def test_text_from_elsewhere_is_printed_as_text() -> None:
-    from supportset.commands.plain_text import lines, one_line
+    from supportset.store.errors import printable, printable_lines
 
-    assert one_line("a\x1b[2Jb\nc\u202ed\x9bé 日本") == "a\\x1b[2Jb\\nc\\u202ed\\x9bé 日本"
-    assert one_line("caf\udce9") == "caf\\udce9"
-    assert one_line("क्\u200dष") == "क्\u200dष"
-    assert lines("one\n\ttwo\r") == "one\n\\ttwo\\r"
+    assert printable("a\x1b[2Jb\nc\u202ed\x9bé 日本") == "a\\x1b[2Jb\\nc\\u202ed\\x9bé 日本"
+    assert printable("caf\udce9") == "caf\\udce9"
+    assert printable("क्\u200dष") == "क्\u200dष"
+    assert printable_lines("one\n\ttwo\r") == "one\n\\ttwo\\r"
