@@ -6,6 +6,8 @@ import unicodedata
 
 _CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format (such as right-to-left marks), surrogates, line separators
 
+_JOINERS = "\u200c\u200d"  # scripts and emoji need them
+
 
 def printable(text: object) -> str:
     """Return a text for a terminal: control characters, line breaks and direction marks become escapes.
@@ -16,7 +18,9 @@ def printable(text: object) -> str:
     if said.isascii() and said.isprintable():
         return said
     return "".join(
-        char.encode("unicode_escape", "backslashreplace").decode() if unicodedata.category(char) in _CONTROL else char
+        char.encode("unicode_escape", "backslashreplace").decode()
+        if unicodedata.category(char) in _CONTROL and char not in _JOINERS
+        else char
         for char in said
     )
 
