@@ -56,10 +56,11 @@ def _nulls(values: pa.Array) -> np.ndarray[Any, Any] | None:
 
 def _numbers(values: pa.Array, null: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
     """The values, 0 where null."""
+    empty = pa.array([], values.type).to_numpy(zero_copy_only=False)
     if not len(values):
-        return np.empty(0, values.type.to_pandas_dtype())
+        return empty
     content = values.buffers()[1]
-    numbers = np.frombuffer(content, values.type.to_pandas_dtype())[values.offset : values.offset + len(values)]
+    numbers = np.frombuffer(content, empty.dtype)[values.offset : values.offset + len(values)]
     if null is None:
         return numbers
     filled = numbers.copy()
