@@ -79,14 +79,19 @@ def from_hub(name: str, fix: str, kind: str = "backbone") -> Iterator[None]:
     from huggingface_hub import constants
 
     offline = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = offline or not _resolves(constants.ENDPOINT)
+    resolves = _resolves(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = offline or not resolves
     try:
         with quiet_libraries(), no_remote_code():
             yield
     except _UNREADABLE + _network_errors() as error:
+        cause = first_line(error) if resolves and not offline else f"no network: {constants.ENDPOINT} does not resolve"
+        if offline:
+            cause = "HF_HUB_OFFLINE is set"
+        without = ", or use --backbone efficientnet_lite:0, which needs no download" if kind == "backbone" else ""
         raise UsageError(
             f"{kind} {name}: its weights are not a local path and cannot be downloaded from the hub "
-            f"({first_line(error)}): download them where there is a network and name them by path, {fix}"
+            f"({cause}): download them where there is a network and name them by path, {fix}{without}"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = offline

@@ -110,7 +110,8 @@ def test_weights_out_of_reach_are_one_line_with_the_mend(
     with pytest.raises(UsageError) as raised:
         load_backbone(name)
     message = str(raised.value)
-    assert "not a local path and cannot be downloaded from the hub" in message
+    assert "not a local path and cannot be downloaded from the hub (no network: " in message
+    assert "or use --backbone efficientnet_lite:0" in message
     assert mend in message
     assert "\n" not in message
     assert len(message) < 600
