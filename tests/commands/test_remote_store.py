@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supportset.commands.main import cli
-from supportset.extract.run import extract
 from supportset.store.files import open_folder, store_path
 from supportset.store.format.dataset import write_dataset
 from supportset.store.read.catalog import find_feature_set, list_feature_sets
@@ -19,6 +18,7 @@ from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
 from tests.extract.fakes import MeanColour, dataset_of
 from tests.extract.films import write_video
+from tests.extract.runs import extract_with
 from tests.s3_server import S3Server
 from tests.store.samples import clips, recipe, write
 from tests.train.small_store import config, plant
@@ -128,7 +128,7 @@ def test_extraction_writes_to_s3_and_goes_on_there(s3: str, tmp_path: Path) -> N
     films = {"c0": "film0.mp4", "c1": "gone.mp4"}
     for paths, expected in ((films, {"ok": 1, "missing": 1}), ({**films, "c1": "film1.mp4"}, {"ok": 2})):
         dataset = dataset_of(s3, paths)  # type: ignore[arg-type]
-        summary = extract(dataset, s3, tmp_path / "videos", MeanColour(), **options)
+        summary = extract_with(dataset, s3, tmp_path / "videos", MeanColour(), **options)
         assert summary.status == expected
     assert summary.path.startswith(f"{s3}/films/features/")
     (info,) = list_feature_sets(s3, "films")

@@ -41,7 +41,7 @@ def state(path: Path) -> list[dict[str, Any]]:
 
 
 def suffixes(path: Path) -> set[str]:
-    return {file.suffix for file in (path / "shards").iterdir()} - {".parquet"}
+    return {file.suffix for file in (path / "shards").iterdir()} - {".parquet", ".json"}
 
 
 def mixed(path: Path, shard_format: str) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def test_a_stop_at_any_step_loses_nothing_and_a_second_run_finishes(
         indexes, _ = read_all(LocalFolder(path / "shards"))
         assert {index.shard_format for index in indexes if index.files} == {"hdf5"}
         assert len(indexes) == len(list((path / "shards").glob("*.parquet")))
-    assert stops == 4 * 2 + 4 * 2  # shard and index of each new one; index and shard of each old one
+    assert stops == 4 * 4 + 4 * 4  # files, index and manifest entry (twice) of each new and each old shard
 
 
 @pytest.mark.parametrize("shard_format", FORMATS)
@@ -204,7 +204,7 @@ def test_a_cut_or_absent_shard_file_is_named(tmp_path: Path, shard_format: str, 
     summary = convert_feature_set(tmp_path, OTHER[shard_format])
     assert (summary.converted, summary.removed) == (0, 0)
     assert path.name in summary.damaged[0]
-    assert ("is gone" if harm == "gone" else "its index says") in summary.damaged[0]
+    assert ("is missing" if harm == "gone" else "its index says") in summary.damaged[0]
 
 
 def test_what_the_disk_does_not_hold_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,8 +338,8 @@ def test_a_damaged_archive_is_found_and_named(tmp_path: Path, to: str, compress:
 def test_compressions_that_are_not_there(tmp_path: Path) -> None:
     write(tmp_path, clips(1))
     for to, compress, says in (
-        ("zarr", "gzip", "zarr is compressed with zstd"),
-        ("hdf5", "zstd:3", "hdf5 is compressed with gzip"),
+        ("zarr", "gzip", "of zarr: use zstd"),
+        ("hdf5", "zstd:3", "of hdf5: use gzip"),
         ("zarr", "zstd:0", "from 1"),
         ("zarr", "zstd:22", "from 1"),
         ("zarr", "zstd:", "from 1"),

@@ -62,7 +62,7 @@ def test_what_is_not_in_one_run_is_not_mapped_but_decoded(tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", [b"", b"nonsense", b"\x89HDF\r\n\x1a\n" + bytes(100)])
 def test_damaged_file_is_one_line(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / f"{SHARD}.h5").write_bytes(damage)
-    with pytest.raises(SupportsetError, match=f"{SHARD}.h5: .*delete {SHARD}.parquet") as caught:
+    with pytest.raises(SupportsetError, match=f"{SHARD}.h5: .*store verify --drop-damaged") as caught:
         Hdf5Format().locate(LocalFolder(tmp_path), SHARD)
     assert "\n" not in str(caught.value)
 
