@@ -18,7 +18,7 @@ import zarr
 Bytes = tuple[bytes, bytes]  # of a clip's values, of its timestamps
 
 _INDEX = re.compile(r"([0-9a-f]{16})\.parquet")
-_SHARD = re.compile(r"([0-9a-f]{16})\.(zarr|h5)")
+_SHARD = re.compile(r"([0-9a-f]{16})\.(zarr|h5|json)")
 
 
 class Row(NamedTuple):

@@ -316,6 +316,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_cache, "SHARDS_WORTH_IT", 1)  # the cache is made for every set, not for large ones only
 
 
+@pytest.mark.timeout(1200)
 def test_any_history_reads_as_a_model_in_memory() -> None:
     run_state_machine_as_test(Histories, settings=PROFILE)
 
