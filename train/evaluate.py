@@ -58,7 +58,8 @@ def evaluate(
     dict
         ``protocol``, ``split``, ``dataset``, ``gallery`` (clips, missing ones included), ``expected_gallery`` (None:
         the protocol states no number), ``gallery_complete``, ``queries`` (captions), ``missing`` (clips without
-        features: misses), ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
+        features: misses), ``left_out`` (those of them that have features, but whose videos are gone),
+        ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
         ``rsum``; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares with the
         clips trained on, as the run recorded it, or as counted now for another protocol (None: another dataset, or the
         training split itself); ``run``, ``model``, ``features``, ``text_features``, ``files``.
@@ -92,6 +93,7 @@ def evaluate(
         "gallery_complete": not part.missing and expected in (None, len(part.clip_ids)),
         "queries": len(part.captions),
         "missing": len(part.missing),
+        "left_out": len(part.missing.intersection(opened.features.left_out)),
         "t2v": scores.t2v,
         "v2t": scores.v2t,
         "rsum": scores.rsum,
@@ -160,7 +162,8 @@ def describe(result: dict[str, Any]) -> str:
         f"gallery   {gallery}",
         f"queries   {result['queries']:,} captions",
         f"missing   {result['missing']:,}"
-        + (" clips without features: counted as misses" if result["missing"] else ""),
+        + (" clips without features: counted as misses" if result["missing"] else "")
+        + (f"; the videos of {result['left_out']:,} are gone" if result.get("left_out") else ""),
         "",
         _row("", result["t2v"]),
     ]
