@@ -235,7 +235,8 @@ def describe(result: Mapping[str, Any]) -> str:
         f"gallery   {gallery}" + (f", listed in {result['gallery_list']}" if result["gallery_list"] else ""),
         f"queries   {result['queries']:,} captions{convention}",
         f"missing   {result['missing']:,}"
-        + (" clips without features: counted as misses" if result["missing"] else ""),
+        + (" clips without features: counted as misses" if result["missing"] else "")
+        + (f"; the videos of {result['left_out']:,} are gone" if result.get("left_out") else ""),
         *([f"selected  {result['selected_by']}"] if result["selected_by"] else []),
         "",
         _row("", result["t2v"]),

@@ -58,7 +58,8 @@ def evaluate(
     dict
         ``protocol``, ``split``, ``dataset``, ``gallery`` (clips, missing ones included), ``expected_gallery`` (None:
         the protocol states no number), ``gallery_complete``, ``queries`` (captions), ``missing`` (clips without
-        features: misses), ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
+        features: misses), ``left_out`` (those of them that have features, but whose videos are gone), ``t2v`` and
+        ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
         ``rsum``; ``ranking``: nDCG@10 and mAP of both; ``captions``, how they count; ``labels`` and ``beside``, scores
         that stand beside; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares
         with the clips trained on, as the run recorded it, or as counted now for another protocol (None: another
@@ -93,6 +94,7 @@ def evaluate(
         dataset=tables.name,
         expected=None if split == HOLDOUT else expected_clips(protocol, tables.expected(in_tables, split)),
         subject={
+            "left_out": len(part.missing.intersection(opened.features.left_out)),
             "run": str(folder.path),
             "model": folder.model_hash(),
             "features": [entry["folder"] for entry in opened.record["features"]],
