@@ -64,7 +64,7 @@ def eval_command(
             temperature=temperature,
             device=device,
         )
-        result = retriever.evaluate(protocol, split, out)
+        result = retriever.evaluate(protocol, split, out=out)
     else:
         from supportset.train.evaluate import evaluate
 
