@@ -169,7 +169,7 @@ class Evaluation:
             "tie_rule": TIE_RULE,
             "t2v": self.scores.t2v,
             "v2t": self.scores.v2t,
-            "rsum": self.scores.rsum,
+            "rsum": self.scores.rsum if self.scores.v2t else None,
             "ranking": self.scores.ranking,
             "interval": INTERVAL,
             "intervals": self.intervals,
@@ -231,6 +231,7 @@ def describe(result: Mapping[str, Any]) -> str:
         gallery += f" (the protocol asks for {result['expected_gallery']:,}: not comparable)"
     convention = "" if result["captions"] == ALL else f", {CONVENTIONS[result['captions']]}"
     lines = [
+        *([f"score     {result['name']}"] if result["name"] != result["protocol"] else []),
         f"protocol  {result['protocol']}, split {result['split']} of {result['dataset']}",
         f"gallery   {gallery}" + (f", listed in {result['gallery_list']}" if result["gallery_list"] else ""),
         f"queries   {result['queries']:,} captions{convention}",
@@ -242,6 +243,9 @@ def describe(result: Mapping[str, Any]) -> str:
         _row("", result["t2v"]),
     ]
     for way, name in WAYS.items():
+        if not result[way]:
+            lines.append(f"{name}: not scored")
+            continue
         lines.append(_row(name, {key: f"{value:.1f}" for key, value in result[way].items()}))
         bounds = {key: "{:.1f}-{:.1f}".format(*pair) for key, pair in result["intervals"][way].items()}
         lines.append(_row("  95 %", bounds))
@@ -251,9 +255,11 @@ def describe(result: Mapping[str, Any]) -> str:
             "; ".join(
                 f"{name}: " + ", ".join(f"{key} {value:.1f}" for key, value in result["ranking"][way].items())
                 for way, name in WAYS.items()
+                if way in result["ranking"]
             )
         )
     lines += [*_describe_labels(result["labels"]), *_describe_beside(result)]
+    lines += [f"note: {note}" for note in result.get("notes", ())]
     for key, of, words in (
         ("verbatim_queries", "queries", "queries are word for word training captions"),
         ("shared_source_clips", "clips", "clips share their source video with a training clip"),
@@ -268,7 +274,8 @@ def _describe_labels(labels: Mapping[str, Any] | None) -> list[str]:
         return []
     lines = ["", f"{labels['score']}: {labels['added']:,} more right clips for {labels['queries']:,} captions"]
     for way, name in WAYS.items():
-        lines.append(f"  {name}: " + ", ".join(f"{key} {value:.1f}" for key, value in labels[way].items()))
+        if labels[way]:
+            lines.append(f"  {name}: " + ", ".join(f"{key} {value:.1f}" for key, value in labels[way].items()))
     if labels["own_judged_wrong"]:
         lines.append(f"  {labels['own_judged_wrong']:,} captions' own clips were judged wrong: they stay right")
     return lines

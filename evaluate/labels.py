@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,10 @@ class LabelScores:
     t2v: dict[str, float]
     v2t: dict[str, float]
     intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+    def only_t2v(self) -> LabelScores:
+        """Leave out the direction from video to text, where it was not scored."""
+        return replace(self, v2t={}, intervals={"t2v": self.intervals["t2v"], "v2t": {}})
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""

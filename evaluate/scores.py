@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,8 +53,13 @@ class RetrievalScores:
 
     @property
     def rsum(self) -> float:
-        """R@1 + R@5 + R@10 of both directions, at most 600."""
-        return rsum(self.t2v, self.v2t)
+        """R@1 + R@5 + R@10 of both directions, at most 600; NaN where only one was scored."""
+        return rsum(self.t2v, self.v2t) if self.v2t else float("nan")
+
+    def only_t2v(self) -> RetrievalScores:
+        """Leave out the direction from video to text, where it was not scored."""
+        ranking = {way: each for way, each in self.ranking.items() if way == "t2v"}
+        return replace(self, v2t_ranks=self.v2t_ranks[:0], v2t_clips=(), v2t={}, ranking=ranking)
 
     def flat(self) -> dict[str, float]:
         """All scores in one level: ``t2v/R@1``, ..., ``rsum``."""
@@ -247,7 +252,5 @@ def _single(ranks: NDArray[np.float64]) -> dict[str, float]:
 def intervals(split: Split, scores: RetrievalScores, seed: int = 0) -> dict[str, dict[str, list[float]]]:
     """95 % bootstrap intervals of the recalls of both directions, drawn by clip."""
     clips = scores.t2v_clips or tuple(caption.clip_id for caption in split.captions)
-    return {
-        "t2v": bootstrap_intervals(scores.t2v_ranks, clips, seed=seed),
-        "v2t": bootstrap_intervals(scores.v2t_ranks, scores.v2t_clips, seed=seed),
-    }
+    ways = (("t2v", scores.t2v_ranks, clips), ("v2t", scores.v2t_ranks, scores.v2t_clips))
+    return {way: bootstrap_intervals(ranks, of, seed=seed) if len(ranks) else {} for way, ranks, of in ways}

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from supportset.evaluate.evaluation import Evaluation
 from supportset.evaluate.ranks import unit_rows
-from supportset.evaluate.scores import Embeddings, Matrix
+from supportset.evaluate.scores import Embeddings, Matrix, Similarity
 from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
 from supportset.evaluate.splits import default_split, read_split
 from supportset.search.retriever import Clips, Retriever, check_steps
@@ -183,8 +183,8 @@ class ZeroShot(Retriever):
         self,
         protocol: str | None = None,
         split: str | None = None,
-        *,
         out: str | Path | None = None,
+        *,
         scoring: Scoring = PLAIN,
     ) -> dict[str, Any]:
         """Score it as ``supportset eval --zero-shot`` does.
@@ -198,7 +198,7 @@ class ZeroShot(Retriever):
         out : str or Path, optional
             Folder to write scores and ranks to.
         scoring : Scoring
-            How captions count, the gallery, and what stands beside the score.
+            Gallery list, conventions, relevance file, scores beside.
 
         Returns
         -------
@@ -213,32 +213,35 @@ class ZeroShot(Retriever):
         SupportsetError
             Features that do not match their checksums.
         """
-        evaluation = self.evaluation(protocol, split, scoring)
+        evaluation = self.evaluation(protocol, split, scoring=scoring)
         return evaluation.to_json() if out is None else evaluation.write(out)
 
-    def evaluation(self, protocol: str | None = None, split: str | None = None, scoring: Scoring = PLAIN) -> Evaluation:
+    def evaluation(
+        self, protocol: str | None = None, split: str | None = None, *, scoring: Scoring = PLAIN
+    ) -> Evaluation:
         """The same as an `Evaluation`."""
-        tables = self.dataset
-        protocol = protocol or _only_protocol(tables)
+        protocol = protocol or _only_protocol(self.dataset)
         in_tables = scoring.table_protocol(protocol)
-        split = split or default_split(tables, in_tables, "train")
-        part = scoring.prepare(read_split(tables, in_tables, split, set(self.features.clip_ids)))
+        split = split or default_split(self.dataset, in_tables, "train")
+        part = scoring.prepare(read_split(self.dataset, in_tables, split, set(self.features.clip_ids)))
         if not part.captions:
-            raise UsageError(f"{tables.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries")
+            raise UsageError(
+                f"{self.dataset.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries"
+            )
         self.check_text()
         texts = self.encode_text([caption.text for caption in part.captions])
-        similarity = (
-            Embeddings(self.encode_stored(self.features, part.present), texts)
-            if self.weighting is None
-            else Matrix(self.weighting.scores(texts, self.features, part.present))
-        )
+        similarity: Similarity
+        if self.weighting is None:
+            similarity = Embeddings(self.encode_stored(self.features, part.present), texts)
+        else:
+            similarity = Matrix(self.weighting.scores(texts, self.features, part.present))
         return Evaluation.of_similarity(
             part,
             similarity,
             scoring=scoring,
             protocol=protocol,
-            dataset=tables.name,
-            expected=expected_clips(protocol, tables.expected(in_tables, split)),
+            dataset=self.dataset.name,
+            expected=expected_clips(protocol, self.dataset.expected(in_tables, split)),
             subject={"left_out": len(part.missing.intersection(self.features.left_out)), **self.describe()},
             selected_by="nothing: no training",
         )
