@@ -105,7 +105,8 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     random.seed(config.seed)
     torch.manual_seed(config.seed)
     texts = [caption.text for caption in data.train.captions]
-    model = SupportSetModel.build(config, data.features.dim, texts, data.text.recipe if data.text is not None else None)
+    recipe = data.text.recipe if data.text is not None else None
+    model = SupportSetModel.build(config, data.features.dim, texts, recipe, data.visual)
     loader = make_loader(config, data, model, texts, device, ranks)
     bank = make_bank(config, loader, model, device)
     sources = number_sources(config, data)
