@@ -1,4 +1,4 @@
-"""Train a tiny CLIP on rendered pictures and write it as open_clip writes a model: a folder to try an encoder pair with.
+"""Train a tiny CLIP on rendered pictures, and write it as open_clip writes a model: an encoder pair to try things on.
 
 The pictures are single frames of a demo world of its own seed, so the model knows colours, shapes and places, and no
 motion: what training on clips can add to it. Two small towers, some minutes on one core, no network. The whole way:

@@ -358,9 +358,11 @@ class Config(Section):
                     )
         if self.loss.temperature == "tower":
             if self.text.encoder != "tower":
-                raise ValueError("loss.temperature = 'tower' is learned from text.encoder = 'tower': set that, or a number")
+                raise ValueError("loss.temperature = 'tower' needs text.encoder = 'tower': set that, or a number")
             if "temperature" not in CONTRASTIVE.load(self.loss.contrastive).keys:
-                raise ValueError(f"loss.temperature = 'tower' is of infonce, loss.contrastive is {self.loss.contrastive!r}")
+                raise ValueError(
+                    f"loss.contrastive = {self.loss.contrastive!r} has no temperature: leave loss.temperature out"
+                )
         if isinstance(self.support.bank, int) and 0 < self.support.bank < self.optim.batch_size:
             raise ValueError(
                 f"support.bank = {self.support.bank} is smaller than a batch of {self.optim.batch_size}; to have fewer "

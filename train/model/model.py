@@ -245,8 +245,9 @@ class SupportSetModel(nn.Module):
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Groups for an optimiser: pretrained parameters and fresh ones, each with and without weight decay.
 
-        Fresh ones, adapters among them, learn at ``head_learning_rate`` where it is set. Biases, normalisations and other vectors do not
-        decay. A group without parameters is left out; frozen parameters are in none. Each group has a ``name``.
+        Fresh ones, adapters among them, learn at ``head_learning_rate`` where it is set. Biases, normalisations and
+        other vectors do not decay. A group without parameters is left out; frozen parameters are in none. Each
+        group has a ``name``.
         """
         pretrained: set[int] = set()
         if self.text.pretrained and self.text.backbone is not None:

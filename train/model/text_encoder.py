@@ -50,8 +50,8 @@ class TextEncoder(nn.Module):
     the mean over the caption's tokens, mapped linearly; ``none`` maps the first token's output (the class token of
     models that have one).
 
-    With ``encoder = "tower"`` the embedding is the tower's, and a head adds to it; its last layer starts at zero. With the
-    head ``none`` it is the tower's alone.
+    With ``encoder = "tower"`` the embedding is the tower's, and a head adds to it; its last layer starts at zero. With
+    the head ``none`` it is the tower's alone.
 
     A frozen backbone stays in evaluation mode and gets no gradient. ``encoder_dropout = false`` keeps a fine-tuned
     one in evaluation mode too: it learns without its own dropout.

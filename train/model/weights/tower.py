@@ -67,10 +67,10 @@ def load_pair_tower(visual: FeatureCard, given: str) -> Tower:
     UsageError
         The features' encoder has no text tower, or it can't be found or read, or has other weights.
     """
-    from supportset.extract.text.encoders.towers import load_tower, recorded_name
+    from supportset.extract.text.encoders.towers import load_tower_of
 
     try:
-        return Tower(load_tower(visual.recipe, given or recorded_name(visual)))
+        return Tower(load_tower_of(visual, given or None))
     except UsageError as error:
         raise UsageError(f"text.encoder = 'tower': {str(error).replace('--encoder', 'text.name')}") from None
 
