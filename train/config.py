@@ -377,7 +377,8 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Parameters
     ----------
     path : str or Path
-        A TOML file, or the name of a configuration that comes with the package, such as ``demo``.
+        A TOML file, or the name of a configuration that comes with the package, such as ``demo``. Its ``base`` names
+        another one, beside it or of the package, whose values it has where it gives none.
     overrides : sequence of str
         ``section.key=value``; the value is read as TOML, or as a plain string where that fails.
 
@@ -387,10 +388,34 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         Absent or malformed file, unknown key (with the nearest known one), value of a wrong type or range.
     """
     path = find_config(path)
-    tree = read_toml(path)
+    tree = read_tree(path)
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree, str(path))
+
+
+def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a configuration as a tree, with the values of its ``base`` where it gives none; ``above`` names it."""
+    tree = read_toml(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: base = {base!r}: the name of another configuration, as 'msrvtt.toml'")
+    above = (*above, path.resolve())
+    below = find_config(base, beside=path.parent)
+    if below.resolve() in above:
+        raise UsageError(f"{path}: base = {base!r} leads back to this file")
+    return merged(read_tree(below, above), tree)
+
+
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree with some values replaced, section by section."""
+    result = dict(tree)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -110,13 +110,13 @@ class SupportSetModel(nn.Module):
 
         if (text_recipe is None) == bool(config.text.features):
             raise ValueError(f"text.features = {config.text.features!r}, and the recipe given is {text_recipe}")
+        text, text_tokenizer = build_text_encoder(config.text, config.dim, fitted, text_recipe, visual)
         first_dim = feature_dim if visual is None else visual.recipe.dim
         if config.video.init == "identity" and config.dim != first_dim:
             raise UsageError(
                 f"video.init = 'identity' starts at features of length {first_dim}: set dim = {first_dim}, not "
                 f"{config.dim}"
             )
-        text, text_tokenizer = build_text_encoder(config.text, config.dim, fitted, text_recipe, visual)
         limit = getattr(getattr(text.backbone, "config", None), "max_position_embeddings", None)
         if limit is not None and config.data.max_tokens > limit:
             raise UsageError(

@@ -72,7 +72,9 @@ def load_pair_tower(visual: FeatureCard, given: str) -> Tower:
     try:
         return Tower(load_tower_of(visual, given or None))
     except UsageError as error:
-        raise UsageError(f"text.encoder = 'tower': {str(error).replace('--encoder', 'text.name')}") from None
+        reason = str(error).replace("--encoder", "text.name")
+        reason = reason.replace("train a run on them", "set another text.encoder, as configs/folder-offline.toml does")
+        raise UsageError(f"text.encoder = 'tower': {reason}") from None
 
 
 def restore_tower(folder: Path) -> Tower:
