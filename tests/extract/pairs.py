@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 import transformers as tf
@@ -70,3 +71,20 @@ def save_open_clip(folder: Path) -> Any:
     model = open_clip.CLIP(**OPEN_CLIP).eval()
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
     return model
+
+
+def library_texts(kind: str, folder: Path, model: Any, texts: list[str]) -> np.ndarray:
+    """Embeddings of texts by transformers alone, as its model cards say: (N, d), not normalised."""
+    if kind != "pe_audio_video":  # transformers does not read what it writes of tied weights
+        model = tf.AutoModel.from_pretrained(folder).eval()
+    reader = tf.AutoTokenizer.from_pretrained(folder)
+    padding = "max_length" if kind in ("siglip", "siglip2", "videoprism") else True
+    inputs = reader(texts, padding=padding, truncation=True, max_length=TOKENS, return_tensors="pt")
+    inputs = {name: inputs[name] for name in reader.model_input_names if name != "token_type_ids"}
+    with torch.no_grad():
+        if kind.startswith("pe_"):  # its get_text_features is not reachable: what its forward compares with videos
+            frames = torch.zeros(len(texts), 2, 3, 64, 64)
+            pair = getattr(model, "video_model", model)
+            return pair(pixel_values_videos=frames, **inputs).text_video_embeds.numpy()
+        output = model.get_text_features(**inputs)
+    return getattr(output, "pooler_output", output).numpy()

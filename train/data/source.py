@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from supportset.evaluate.splits import Split, hold_out, leakage, read_captions, read_split
 from supportset.store.errors import UsageError
+from supportset.store.format.card import FeatureCard
 from supportset.store.format.dataset import Dataset, open_dataset
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.store.read.feature_set import FeatureSet
@@ -42,6 +43,8 @@ class RunData:
         Lines for the user.
     text : CachedText or None
         Stored features of the captions; None where the model reads tokens.
+    visual : FeatureCard or None
+        Card of the first feature set, which says what encoder pair made it.
     """
 
     dataset: Dataset
@@ -51,6 +54,7 @@ class RunData:
     record: dict[str, Any]
     notes: list[str]
     text: CachedText | None = None
+    visual: FeatureCard | None = None
 
 
 def open_run_data(config: Config, store: str | Path) -> RunData:
@@ -138,7 +142,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         "leakage": {split.name: leakage(train, split, sources) for split in asked},
         "fingerprint": fingerprint(sets, train, validation, text),
     }
-    return RunData(dataset, features, train, validation, record, _notes(record), text)
+    return RunData(dataset, features, train, validation, record, _notes(record), text, sets[0].card)
 
 
 def source_videos(dataset: Dataset) -> dict[str, str]:

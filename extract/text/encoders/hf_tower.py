@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class _Pair:
 
 
 _PE_VIDEO = _Pair(("text_model", "text_video_head"), embed=_first_token, prefix="text_video_", exponential=False)
-_PAIRS = {
+PAIRS = {
     "clip": _Pair(),
     "metaclip_2": _Pair(),
     "xclip": _Pair(),  # its own forward also conditions the text on each video; the stored features have no such text
@@ -69,6 +70,10 @@ class HfTextTower(TextTower):
         self._masked = "attention_mask" in reader.model_input_names
         self._special = len(read_ids(reader, [""])[0])
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer's files."""
+        self._reader.save_pretrained(folder)
+
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids with the special tokens of the tokenizer; a cut text keeps its final one."""
         cut = read_ids(self._reader, texts, self.max_tokens)
@@ -89,7 +94,7 @@ class HfTextTower(TextTower):
 
 def read_tower(name: str, weights: str, source: str, config: Any) -> TextTower | None:
     """Load a pair from a folder or by hub name, and keep its text tower; None where its type has none."""
-    pair = _PAIRS.get(config.model_type)
+    pair = PAIRS.get(config.model_type)
     if pair is None:
         return None
     network, missing = load_network(source, config)
