@@ -18,7 +18,7 @@ from supportset.evaluate.labels import LabelScores, score_labels
 from supportset.evaluate.scores import ALL, CONVENTIONS, Embeddings, RetrievalScores, Similarity, intervals, score
 from supportset.evaluate.scoring import PLAIN, Scoring
 from supportset.evaluate.splits import Split
-from supportset.store.files import LocalFolder
+from supportset.store.files import LocalFolder, hash_parts
 
 TIE_RULE = "pessimistic: a wrong candidate with an equal score counts against the model; a miss has no rank"
 WAYS = {"t2v": "text to video", "v2t": "video to text"}
@@ -160,6 +160,7 @@ class Evaluation:
             "split": self.split.name,
             "dataset": self.dataset,
             "gallery": self.gallery,
+            "gallery_hash": hash_parts([f"{clip_id}\n".encode() for clip_id in sorted(self.split.clip_ids)]),
             "expected_gallery": self.expected,
             "gallery_complete": self.complete,
             "queries": len(self.scores.t2v_ranks),
