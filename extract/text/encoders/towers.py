@@ -62,8 +62,8 @@ def load_tower(recipe: Recipe, given: str | None = None) -> TextTower:
         )
     if recipe.weights_hash != UNKNOWN and "embedding" not in recipe.layer:
         raise UsageError(
-            f"the features {recipe.folder} hold the {recipe.layer} of {recipe.backbone}, which no text is compared with: "
-            f"use features of an encoder pair, as {DEFAULT_BACKBONE}, or train a run on them"
+            f"the features {recipe.folder} hold the {recipe.layer} of {recipe.backbone}, which no text is compared "
+            f"with: use features of an encoder pair, as {DEFAULT_BACKBONE}, or train a run on them"
         )
     tower.given = f"{parsed.family}:{parsed.model}" + (f"@{parsed.path}" if parsed.path else "")
     if recipe.weights_hash not in (UNKNOWN, tower.visual_hash):
