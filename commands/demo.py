@@ -64,7 +64,7 @@ def demo_command(out: Path, config: str, device: str) -> None:
         world = read_dataset("demo", data, need_videos=False)
         for note in world.annotations.notes:
             click.echo(note, err=True)
-        tables = world.write(store)
+        tables = world.write(store, replace=True)
     with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
         backbone = load_backbone("efficientnet_lite:0")
         extract(tables, store, data, backbone, Sampling(frames=4), execution=Execution(device=device))

@@ -28,6 +28,7 @@ from supportset.commands.options import (
 )
 @click.option("--videos", type=click.Path(path_type=Path), help="Folder of the videos.  [default: that of --data]")
 @click.option("--name", help="Name in the store.  [default: DATASET; for 'folder' the folder's own name]")
+@click.option("--replace", is_flag=True, help="Replace the dataset if another folder has this name in the store.")
 @store_option
 @click.option(
     "--backbone",
@@ -107,6 +108,7 @@ def extract_command(
     data: Path | None,
     videos: Path | None,
     name: str | None,
+    replace: bool,
     store: str,
     backbones: tuple[str, ...],
     fps: float | None,
@@ -128,8 +130,10 @@ def extract_command(
     found = read_dataset(dataset, data, videos, name, need_videos=not annotations_only)
     for note in found.annotations.notes:
         click.echo(f"{found.name}: {note}", err=True)
+    if not replace:
+        found.refuse_other(store)
     if annotations_only:
-        tables, path = found.write(store), store_path(store) / found.name
+        tables, path = found.write(store, replace=replace), store_path(store) / found.name
         click.echo(f"{found.name}: tables written below {path}", err=True)
         if as_json:
             counted = {"dataset": found.name, "path": str(path), "clips": len(tables.clips)}
@@ -149,7 +153,7 @@ def extract_command(
     pick_decoder(execution.decoder)
     check_places(execution)
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
-    tables = found.write(store)
+    tables = found.write(store, replace=replace)
     summaries = [
         extract(tables, store, found.videos_root, backbone, sampling, selection, execution) for backbone in loaded
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from supportset.extract.readers import get_reader
 from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.origin import Origin, origin_of, refuse_other
 from supportset.extract.work.selection import require_videos
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Dataset, write_dataset
@@ -28,15 +29,30 @@ class AnnotatedDataset:
         Folder that the clips' paths are relative to.
     annotations : Annotations
         The rows, and notes for the user.
+    origin : dict
+        Where it was read from; see :func:`supportset.extract.readers.origin.origin_of`.
     """
 
     name: str
     videos_root: Path
     annotations: Annotations
+    origin: Origin
 
-    def write(self, root: str | Path) -> Dataset:
-        """Write the tables into the store ``root``; equal tables are kept."""
+    def refuse_other(self, root: str | Path) -> None:
+        """Raise UsageError if the store ``root`` has tables of another folder under this name."""
+        refuse_other(root, self.name, self.origin, self.annotations)
+
+    def write(self, root: str | Path, *, replace: bool = False) -> Dataset:
+        """Write the tables into the store ``root``; equal tables are kept.
+
+        Raises
+        ------
+        UsageError
+            The store has tables of another folder under this name, and ``replace`` is not set.
+        """
         found = self.annotations
+        if not replace:
+            self.refuse_other(root)
         return write_dataset(
             root,
             self.name,
@@ -45,6 +61,7 @@ class AnnotatedDataset:
             splits=found.splits,
             protocols=found.protocols,
             sources=found.sources,
+            origin=self.origin,
         )
 
 
@@ -84,4 +101,4 @@ def read_dataset(
         raise UsageError(
             f"dataset name {name!r}: use at most {_LONGEST} letters, digits, - and _ without accents: --name {plain}"
         )
-    return AnnotatedDataset(name, videos or data, found)
+    return AnnotatedDataset(name, videos or data, found, origin_of(read.name, data, videos))

@@ -142,6 +142,7 @@ def write_dataset(
     splits: Rows,
     protocols: Mapping[str, Mapping[str, int | None]],
     sources: Iterable[Path],
+    origin: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Write a dataset's tables, or do nothing where they hold the same already.
 
@@ -167,6 +168,8 @@ def write_dataset(
         Number of clips that each split must have; None if unknown.
     sources : iterable of Path
         Annotation files; their names and hashes are recorded.
+    origin : mapping, optional
+        Where the rows are from; recorded.
 
     Returns
     -------
@@ -197,6 +200,7 @@ def write_dataset(
         },
         "protocols": sizes,
         "sources": [{"name": file, "xxh3": xxh3} for file, xxh3 in sorted(hashes)],
+        **({"origin": dict(origin)} if origin else {}),
     }
     folder = open_folder(store_path(root) / name)
     info["hash"] = _hash_of(info)
