@@ -83,7 +83,7 @@ def test_tables_that_do_not_say_where_they_are_from(tmp_path: Path) -> None:
         write_dataset(store, "mine", clips=rows, captions=[], splits=[], protocols={}, sources=[])
         touch(tmp_path / "new", "a.mp4")
         if refused:
-            with pytest.raises(UsageError, match="another folder .* has none of its 1 clips"):
+            with pytest.raises(UsageError, match=r"another folder .* has none of its 1 clips"):
                 put(tmp_path / "new", store)
         else:
             assert put(tmp_path / "new", store) == ["a"]
