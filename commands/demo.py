@@ -50,12 +50,13 @@ def demo_command(out: Path, config: str, device: str) -> None:
 
     settings = load_config(config)  # a mistake ends the command before torch is loaded and anything is rendered
 
+    from supportset.evaluate.evaluation import describe
     from supportset.extract.backbones import load_backbone
     from supportset.extract.decode.sampling import Sampling
     from supportset.extract.options import Execution
     from supportset.extract.readers.annotate import read_dataset
     from supportset.extract.run import extract
-    from supportset.train.evaluate import describe, evaluate
+    from supportset.train.evaluate import evaluate
     from supportset.train.loop.training import train
 
     stages = Stages()

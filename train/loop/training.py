@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from supportset.evaluate.splits import has_default_split
 from supportset.train.config import Config
 from supportset.train.data.source import RunData, open_run_data
-from supportset.train.evaluate import has_default_split
 from supportset.train.loop.checkpoint import Checkpoint, Position
 from supportset.train.loop.preparation import Validation, make_bank, make_loader, notes_of, number_sources, on_device
 from supportset.train.loop.ranks import Ranks, training_ranks
