@@ -22,7 +22,7 @@ _FIXES = {
     errno.EROFS: "the file system is read-only: use another folder",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOENT: "check the path",
-    errno.ENOTDIR: "a file has the name of a folder: move it away",
+    errno.ENOTDIR: "a file has the name of a folder: name another folder, or move the file away",
     errno.EISDIR: "a folder has the name of a file: move it away",
     errno.EIO: "the disk reports an error: check it, then run again",
 }
