@@ -73,7 +73,12 @@ def train(place: Path, **data: Any) -> Result:
             {"train_split": "train", "validation_split": "val"},
             "--split val",
         ),
-        ({"train": range(12), "a": range(12, 16), "b": range(16, COUNT)}, range(12), {"train_split": "train"}, "--split holdout"),
+        (
+            {"train": range(12), "a": range(12, 16), "b": range(16, COUNT)},
+            range(12),
+            {"train_split": "train"},
+            "--split holdout",
+        ),
     ],
 )  # fmt: skip
 def test_the_next_command_works(
