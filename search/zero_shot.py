@@ -17,6 +17,7 @@ from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
 from supportset.evaluate.splits import default_split, read_split
 from supportset.search.retriever import Clips, Retriever, check_steps
 from supportset.search.searcher import Searcher
+from supportset.search.stored_text import stored_embeddings
 from supportset.search.text_weighted import TEMPERATURE, TextWeighted
 from supportset.store.errors import UsageError
 from supportset.store.files.hashing import hash_parts
@@ -229,7 +230,10 @@ class ZeroShot(Retriever):
                 f"{self.dataset.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries"
             )
         self.check_text()
-        texts = self.encode_text([caption.text for caption in part.captions])
+        stored = (
+            stored_embeddings(self.tower, self.features.sets[0], part.captions) if self.templates == (PLACE,) else None
+        )
+        texts = self.encode_text([each.text for each in part.captions]) if stored is None else unit_rows(stored[0])
         similarity: Similarity
         if self.weighting is None:
             similarity = Embeddings(self.encode_stored(self.features, part.present), texts)
@@ -242,7 +246,11 @@ class ZeroShot(Retriever):
             protocol=protocol,
             dataset=self.dataset.name,
             expected=expected_clips(protocol, self.dataset.expected(in_tables, split)),
-            subject={"left_out": len(part.missing.intersection(self.features.left_out)), **self.describe()},
+            subject={
+                "left_out": len(part.missing.intersection(self.features.left_out)),
+                **self.describe(),
+                "text_features": None if stored is None else stored[1],
+            },
             selected_by="nothing: no training",
         )
 

@@ -103,6 +103,23 @@ def test_the_result_says_everything_and_a_missing_clip_is_a_miss(pair: tuple[Pat
     assert (tmp_path / "scores" / "films-test-ranks.parquet").exists()
 
 
+def test_stored_embeddings_of_the_tower_are_read_if_they_are_of_all_captions(tmp_path: Path) -> None:
+    save_pair("clip", tmp_path / "tiny")
+    store = tmp_path / "store"
+    plant(store, f"hf:{tmp_path / 'tiny'}")
+    computed = open_zero_shot("films/hf-tiny", store, device="cpu").evaluate()
+    assert computed["text_features"] is None
+    asked = ("extract-text", "films", "--encoder", "tower:hf-tiny", "--store", store, "--device", "cpu", "--dtype")
+    assert run(*asked, "float32", "--limit", "3")[0] == 0
+    assert open_zero_shot("films/hf-tiny", store, device="cpu").evaluate()["text_features"] is None
+    assert run(*asked, "float32")[0] == 0
+    read = open_zero_shot("films/hf-tiny", store, device="cpu").evaluate()
+    assert "-text-" in read.pop("text_features")
+    assert read == {key: value for key, value in computed.items() if key != "text_features"}
+    template = open_zero_shot("films/hf-tiny", store, device="cpu", templates=["a {}"]).evaluate()
+    assert template["text_features"] is None
+
+
 def library_steps(store: Path) -> list[np.ndarray]:
     """Unit steps of all clips as stored; of the missing one anything."""
     features = find_feature_set(store, "films/hf-tiny")

@@ -116,7 +116,7 @@ def test_step_0_is_the_pair_without_training(
     video, said = zero_shot_scores(store, kind, pairs[kind])
     run = open_run(tmp_path / "run", "cpu", text_encoder=pairs[kind] if cached else None)
     captions = open_dataset(store.root, "small").split_captions("planted", "test")
-    np.testing.assert_allclose(run.embed_texts([each.text for each in captions]), said, atol=1e-6)
+    np.testing.assert_allclose(run.encode_text([each.text for each in captions]), said, atol=1e-6)
     similarities = said @ video.T
     own = {clip_id: row for row, clip_id in enumerate(open_dataset(store.root, "small").split_clips("planted", "test"))}
     right = np.array([similarities[row, own[each.clip_id]] for row, each in enumerate(captions)])
@@ -141,9 +141,9 @@ def test_a_run_needs_nothing_but_its_folder(
     shutil.rmtree(store)
     shutil.move(tmp_path / "run", tmp_path / "sent")
     run = open_run(tmp_path / "sent", "cpu")
-    embedded = run.embed_texts(TEXTS)
+    embedded = run.encode_text(TEXTS)
     assert np.abs(embedded[0] - embedded[1]).max() > 1e-3
-    assert run.embed_clips([np.ones((3, DIM), np.float32)]).shape == (1, DIM)
+    assert run.encode_clips([np.ones((3, DIM), np.float32)]).shape == (1, DIM)
     state = load_file(tmp_path / "sent" / "model.safetensors")
     assert not [name for name in state if "lora" in name or "base_layer" in name]
     pickled = [path for path in (tmp_path / "sent").rglob("*") if path.suffix in (".bin", ".pkl", ".pt")]
