@@ -14,7 +14,7 @@ from supportset.evaluate.evaluation import Evaluation
 from supportset.evaluate.ranks import unit_rows
 from supportset.evaluate.scores import Embeddings, Matrix, Similarity
 from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
-from supportset.evaluate.splits import default_split, read_split
+from supportset.evaluate.splits import default_split, only_protocol, read_split
 from supportset.search.retriever import Clips, Retriever, check_steps
 from supportset.search.searcher import Searcher
 from supportset.search.stored_text import stored_embeddings
@@ -221,7 +221,7 @@ class ZeroShot(Retriever):
         self, protocol: str | None = None, split: str | None = None, *, scoring: Scoring = PLAIN
     ) -> Evaluation:
         """The same as an `Evaluation`."""
-        protocol = protocol or _only_protocol(self.dataset)
+        protocol = protocol or only_protocol(self.dataset)
         in_tables = scoring.table_protocol(protocol)
         split = split or default_split(self.dataset, in_tables, "train")
         part = scoring.prepare(read_split(self.dataset, in_tables, split, set(self.features.clip_ids)))
@@ -313,13 +313,3 @@ def open_zero_shot(
         weighting=None if pooling == "mean" else TextWeighted(TEMPERATURE if temperature is None else temperature),
         device=device,
     )
-
-
-def _only_protocol(dataset: Dataset) -> str:
-    protocols = dataset.protocols()
-    if len(protocols) != 1:
-        raise UsageError(
-            f"dataset {dataset.name!r} has {'several protocols' if protocols else 'no protocol'}: "
-            + (f"give --protocol with one of {', '.join(protocols)}" if protocols else "extract it with captions")
-        )
-    return protocols[0]

@@ -107,6 +107,13 @@ def test_embeddings_are_kept_and_made_again_when_anything_changes(
     assert ask()[1] == 0
 
 
+def test_a_run_whose_cache_cannot_be_written_is_searched(store: SmallStore, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("cache")))
+    (copy / "cache").write_text("a file in the place of the folder")
+    hits = search(copy, "a red ball rolls", 3, store.root, device="cpu")
+    assert hits == search(run, "a red ball rolls", 3, store.root, device="cpu")
+
+
 def test_a_broken_embedding_comes_last(store: SmallStore, run: Path) -> None:
     searcher = open_run(run, "cpu").open_gallery(store.root)
     best = searcher.search(["a red ball rolls"], 1)[0][0].clip_id

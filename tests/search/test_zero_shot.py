@@ -172,8 +172,10 @@ def test_large_score_matrices_are_files_and_blocks_do_not_matter(
     texts, clips = retriever.encode_text(SAID), retriever.features.clip_ids
     assert retriever.weighting is not None
     whole = retriever.weighting.scores(texts, retriever.features, clips)
-    for name, value in (("_CLIPS", 2), ("_TEXTS", 2), ("_IN_MEMORY", 8)):
-        monkeypatch.setattr(f"supportset.search.text_weighted.{name}", value)
+    mean = retriever.encode_stored(retriever.features, clips)
+    for name, value in (("text_weighted._TEXTS", 2), ("text_weighted._IN_MEMORY", 8), ("retriever._VALUES", 80)):
+        monkeypatch.setattr(f"supportset.search.{name}", value)
+    np.testing.assert_array_equal(retriever.encode_stored(retriever.features, clips), mean)
     parts = retriever.weighting.scores(texts, retriever.features, clips)
     assert isinstance(parts, np.memmap)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
