@@ -12,6 +12,7 @@ from supportset.commands.options import (
     Auto,
     Part,
     Share,
+    Size,
     dtype_option,
     format_option,
     json_option,
@@ -112,6 +113,11 @@ if TYPE_CHECKING:
     help="Exit with 1 if a larger share of the clips with a file failed.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 if any clip is missing, failed or damaged.")
+@click.option(
+    "--max-disk",
+    type=Size(),
+    help="Most that the features may need, by the estimate at the start.  [default: 100GB, and what is free]",
+)
 @click.option("--annotations-only", is_flag=True, help="Write the dataset's tables and stop: for imported features.")
 @json_option
 @click.pass_context

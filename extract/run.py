@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from supportset.extract.decode.decoders import pick_decoder
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.disk import DiskUse, check_disk, estimate
 from supportset.extract.options import Execution, Selection
 from supportset.extract.pipeline.devices import cores_of_machine, pick_devices
 from supportset.extract.pipeline.recipe import fit_sampling, make_card, make_recipe
@@ -93,13 +94,15 @@ def extract(
     if not work.found and not work.done:
         require_videos(clips, videos_root)
     if work.tasks or work.absent:
+        use = estimate(work.tasks, videos_root, backbone, sampling, execution.dtype)
+        check_disk(use, path, execution.max_disk)
         settings = Settings(
             root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores_of_machine()
         )
         with Progress(len(work.tasks), quiet=not progress, log=RunLog(path)) as shown, sigterm_interrupts():
             card = make_card(recipe, ", ".join(devices), execution.precision, backbone.given, execution.decoder)
             shown.begin(
-                _announcement(dataset, path, clips, work),
+                _announcement(dataset, path, clips, work, use),
                 dataset=dataset.name,
                 settled=work.done,
                 absent=len(work.absent),
@@ -163,10 +166,11 @@ def _gone(path: StorePath, dataset: Dataset) -> list[str]:
     return sorted(dataset.gone.intersection(FeatureSet.open(path).clip_ids))
 
 
-def _announcement(dataset: Dataset, path: StorePath, clips: list[Clip], work: Work) -> str:
+def _announcement(dataset: Dataset, path: StorePath, clips: list[Clip], work: Work, use: DiskUse) -> str:
     words = [f"{len(work.tasks):,} of {len(clips):,} clips of {dataset.name} to do"]
     if work.done:
         words.append(f"{work.done:,} settled before")
     if work.absent:
         words.append(f"{len(work.absent):,} without a video")
-    return f"extract: {', '.join(words)}; into {path}"
+    needs = f", {use}" if work.tasks else ""
+    return f"extract: {', '.join(words)}; into {path}{needs}"
