@@ -20,12 +20,18 @@ from supportset.extract.pipeline.recipe import fit_sampling, make_recipe
 from supportset.extract.text.encoders import live_features, load_text_encoder, load_tower
 from supportset.extract.text.run import extract_text
 from supportset.search.run import open_run
+from supportset.store.errors import UsageError
+from supportset.store.format.card import FeatureCard
 from supportset.store.format.dataset import open_dataset
 from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
+from supportset.train.model.model import SupportSetModel
+from supportset.train.model.video_encoder import VideoEncoder, zero_shot
 from tests.extract.pairs import DIM, save_pair
+from tests.extract.text_models import save_bert
+from tests.train.small_models import small_config
 from tests.train.small_store import SmallStore, config, plant
-from tests.train.test_loop import records
+from tests.train.test_loop import records, same_weights
 
 pytestmark = pytest.mark.slow
 
@@ -149,3 +155,130 @@ def test_a_run_needs_nothing_but_its_folder(
     pickled = [path for path in (tmp_path / "sent").rglob("*") if path.suffix in (".bin", ".pkl", ".pt")]
     assert {path.parent.name for path in pickled} == {"checkpoint"}
     assert scores["rsum"] > 0
+
+
+def test_a_training_that_harms_keeps_the_model_of_step_0(stores: dict[str, SmallStore], tmp_path: Path) -> None:
+    chosen = setting("clip", text={"finetune": False}, optim={"epochs": 2, "learning_rate": 1e-9, "patience": 1})
+    result = train(chosen, stores["clip"].root, tmp_path / "run", device="cpu")  # no score rises: the ranks stay
+    assert (result.best["epoch"], result.epochs) == (0, 1)
+    assert [record["epoch"] for record in records(tmp_path / "run", "validation")] == [0, 1]
+    train(chosen.model_copy(update={"optim": chosen.optim.model_copy(update={"epochs": 0})}), stores["clip"].root,
+          tmp_path / "untrained", device="cpu")  # fmt: skip
+    assert same_weights(tmp_path / "run", tmp_path / "untrained")
+
+
+def test_adapters_alone_are_trained_and_a_stopped_run_goes_on(stores: dict[str, SmallStore], tmp_path: Path) -> None:
+    optim = {"epochs": 2, "select_by": "last", "checkpoint_every": 3}
+    chosen = setting("clip", text={"lora": 2}, optim=optim, loss={"temperature": "tower"})
+    root = stores["clip"].root
+    whole = train(chosen, root, tmp_path / "whole", device="cpu")
+    cut = chosen.model_copy(update={"optim": chosen.optim.model_copy(update={"max_steps": 5})})
+    train(cut, root, tmp_path / "parts", device="cpu")
+    train(chosen, root, tmp_path / "parts", device="cpu", resume=True)
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+    train(chosen.model_copy(update={"optim": chosen.optim.model_copy(update={"epochs": 0})}), root,
+          tmp_path / "start", device="cpu")  # fmt: skip
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("start", "whole"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    tower = {name for name in before if name.startswith("text.backbone.")}
+    linear = {
+        name for name in tower if name.endswith(("_proj.weight", "fc1.weight", "fc2.weight", "projection.weight"))
+    }
+    assert changed & tower == linear
+    state = torch.load(tmp_path / "whole" / "checkpoint" / "state.pt", weights_only=True)["model"]
+    assert {name for name in state if "lora_" in name}
+    assert whole.steps == 16
+
+
+def test_the_temperature_starts_as_the_pairs_and_is_learned(
+    stores: dict[str, SmallStore], pairs: dict[str, str], tmp_path: Path
+) -> None:
+    tower = load_text_encoder(pairs["siglip"])
+    words = {"text": {"features": "hf-siglip"}, "loss": {"temperature": "tower"}}
+    chosen = setting("siglip", **words, optim={"epochs": 2, "log_every": 1})
+    train(chosen, stores["siglip"].root, tmp_path / "run", device="cpu")
+    logged = [record["temperature"] for record in records(tmp_path / "run", "train")]
+    assert logged[0] == pytest.approx(1 / tower.logit_scale)  # type: ignore[attr-defined]
+    assert len(set(logged)) == len(logged) == 16
+    saved = load_file(tmp_path / "run" / "model.safetensors")["log_scale"]
+    assert saved.shape == ()
+
+
+def test_features_beside_the_pairs_reach_the_head_alone(stores: dict[str, SmallStore], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(stores["clip"].root, store)
+    plant(store)  # other features of the same clips
+    alone = train(setting("clip", optim={"epochs": 0}), store, tmp_path / "alone", device="cpu")
+    both = setting("clip", data={"features": ["hf-clip", "planted"]}, optim={"epochs": 0})
+    assert train(both, store, tmp_path / "both", device="cpu").best["validation"] == alone.best["validation"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"dim": 32}, f"gives embeddings of length {DIM}: set dim = {DIM}, not 32"),
+        ({"dim": 32, "text": {"encoder": "words", "head": "mean"}}, f"at features of length {DIM}: set dim = {DIM}"),
+        ({"text": {"name": "hf:/nowhere"}}, r"text.encoder = 'tower': .*text.name names its path"),
+        ({"data": {"features": ["planted"]}}, "planted:concepts"),
+        ({"data": {"features": ["planted", "hf-clip"]}}, "planted:concepts"),
+        ({"text": {"features": "hf-bert"}}, "holds no text embeddings of an encoder pair"),
+        ({"text": {"features": "hf-siglip"}}, r"are of hf:siglip, the clips' features of hf:clip: .* one pair"),
+    ],
+)
+def test_what_cannot_start_at_a_pair_is_one_line(
+    sections: dict[str, Any], words: str, pairs: dict[str, str], stores: dict[str, SmallStore], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(stores["clip"].root, store)
+    plant(store)
+    save_bert(tmp_path / "bert")
+    for name in (str(tmp_path / "bert"), pairs["siglip"]):
+        extract_text(open_dataset(store, "small"), store, load_text_encoder(name), device="cpu", progress=False)
+    with pytest.raises(UsageError, match=words) as error:
+        train(setting("clip", **sections), store, tmp_path / "run", device="cpu")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pair_without_a_temperature_says_so(tmp_path: Path) -> None:
+    save_pair("videoprism", tmp_path / "pair")
+    backbone = load_backbone(f"hf:{tmp_path / 'pair'}")
+    recipe = make_recipe(backbone, fit_sampling(Sampling(fps=1.0), backbone), "float16")
+    card = FeatureCard(recipe, {"backbone": f"hf:{tmp_path / 'pair'}"})
+    with pytest.raises(UsageError, match="this encoder pair has no temperature; give a number"):
+        SupportSetModel.build(setting("pair", loss={"temperature": "tower"}), DIM, TEXTS, visual=card)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"loss": {"temperature": 0.0}}, "loss.temperature = 0: above 0, or 'tower'"),
+        ({"loss": {"temperature": "tower"}}, "needs text.encoder = 'tower'"),
+        ({"text": {"encoder": "words", "lora": 4}}, "text.lora = 4 adapts a tower"),
+        ({"text": {"encoder": "tower", "lora": 4, "features": "x"}}, "text.lora = 4 adapts a tower"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(sections: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        small_config(**sections)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_identity_head_starts_at_the_mean_of_unit_steps(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([4, 1, 2])
+    mask = torch.arange(4)[None] < lengths[:, None]
+    steps = torch.randn(3, 4, 12, dtype=torch.float64).to(dtype)
+    steps[~mask] = torch.nan  # whatever stands in padding
+    expected = np.stack([unit_rows(clip[:n].double().numpy()).mean(0) for clip, n in zip(steps, lengths, strict=True)])
+    np.testing.assert_allclose(zero_shot(steps, mask).numpy(), expected, atol=1e-6)
+    for aggregation in ("mean", "max", "attention", "transformer"):
+        video = small_config(video={"init": "identity", "aggregation": aggregation, "dropout": 0.5}).video
+        encoder = VideoEncoder(video, 12, 12)
+        values = steps.to(torch.promote_types(dtype, torch.float32)).nan_to_num()
+        found = encoder.to(values.dtype)(values, mask).embedding
+        assert torch.equal(found, zero_shot(values, mask))
+        found.square().sum().backward()
+        assert encoder.embed.weight.grad is not None
+        assert encoder.embed.weight.grad.abs().max() > 0
