@@ -34,14 +34,18 @@ def search_command(
     as_json: bool,
 ) -> None:
     """Find the clips of a store that match TEXT best, by a trained RUN."""
-    from supportset.search.run import search
+    from supportset.search.run import open_run
+    from supportset.search.trained import check_query
 
-    hits = search(
-        run, text, k, store, dataset=dataset, protocol=protocol, split=split, device=device, text_encoder=encoder
-    )
+    check_query([text], k)
+    opened = open_run(run, device, text_encoder=encoder)
+    searcher = opened.open_gallery(store, dataset=dataset, protocol=protocol, split=split)
+    hits = searcher.search([text], k)[0]
     if as_json:
-        print_json({"query": text, "hits": [hit.to_json() for hit in hits]})
+        print_json({"query": text, "left_out": searcher.left_out, "hits": [hit.to_json() for hit in hits]})
         return
+    if searcher.left_out:
+        click.echo(f"note: {searcher.left_out:,} clips are left out, as their videos are gone", err=True)
     for place, hit in enumerate(hits, 1):
         part = "" if hit.start_s is None else f"  [{hit.start_s:g}-{hit.end_s:g} s]"
         where = printable(hit.path) if hit.path else "(file not known)"

@@ -90,6 +90,15 @@ class Searcher:
     split : str, optional
         Search only the clips of this split.
 
+    Attributes
+    ----------
+    clip_ids : list of str
+        The clips that are searched.
+    embeddings : (N, d) float32
+        Of unit length.
+    left_out : int
+        Clips with features that are not searched, as their videos are gone.
+
     Raises
     ------
     UsageError
@@ -111,8 +120,12 @@ class Searcher:
         folder, features = opened.folder, opened.features
         self.config, self.tables = opened.config, opened.dataset
         if not len(features):
-            raise UsageError(f"{store}: dataset {self.tables.name!r} has no clip with features of the run's recipe")
+            told = f"; the videos of {len(features.left_out):,} clips are gone" if features.left_out else ""
+            raise UsageError(
+                f"{store}: dataset {self.tables.name!r} has no clip with features of the run's recipe{told}"
+            )
         wanted = self._wanted(features, protocol, split)
+        self.left_out = len(self._of_split(features.left_out, protocol, split))
         _ = run.frozen_text  # another encoder is found before the clips are embedded
         everything = self._embeddings(folder, features)
         row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
@@ -139,15 +152,20 @@ class Searcher:
         return hits
 
     def _wanted(self, features: AlignedFeatures, protocol: str | None, split: str | None) -> list[str]:
+        wanted = self._of_split(features.clip_ids, protocol, split)
+        if not wanted:
+            protocol = protocol or self.config.data.protocol
+            raise UsageError(f"no clip of split {split!r} of protocol {protocol!r} has features to search in")
+        return wanted
+
+    def _of_split(self, clip_ids: list[str], protocol: str | None, split: str | None) -> list[str]:
         if protocol is None and split is None:
-            return features.clip_ids
+            return clip_ids
         protocol = protocol or self.config.data.protocol
         if split is None:
             raise UsageError(f"--protocol {protocol} needs a --split to search in")
-        wanted = [clip_id for clip_id in self.tables.split_clips(protocol, split) if clip_id in features]
-        if not wanted:
-            raise UsageError(f"no clip of split {split!r} of protocol {protocol!r} has features to search in")
-        return wanted
+        among = set(clip_ids)
+        return [clip_id for clip_id in self.tables.split_clips(protocol, split) if clip_id in among]
 
     def _embeddings(self, folder: RunFolder, features: AlignedFeatures) -> NDArray[np.float32]:
         lines = [folder.model_hash(), str(self.config.data.max_steps)]

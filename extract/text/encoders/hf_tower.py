@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from supportset.extract.backbones.encoder import hash_state
-from supportset.extract.backbones.families.hf import strip, visual_state
+from supportset.extract.backbones.hf_types import strip, visual_state
 from supportset.extract.backbones.weights import refuse_missing
 from supportset.extract.text.encoders.base import TextTower, Tokens
 from supportset.extract.text.encoders.hf_tokenizer import (
