@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
 
 from supportset.extract.backbones.encoder import hash_state
-from supportset.extract.backbones.hf_types import strip, visual_state
+from supportset.extract.backbones.hf_types import TYPES, load_network, strip, visual_state
 from supportset.extract.backbones.weights import refuse_missing
 from supportset.extract.text.encoders.base import TextTower, Tokens
 from supportset.extract.text.encoders.hf_tokenizer import (
@@ -48,6 +47,7 @@ class _Pair:
     exponential: bool = True  # whether the parameter is the logarithm of the scale
 
 
+_PE_VIDEO = _Pair(("text_model", "text_video_head"), embed=_first_token, prefix="text_video_", exponential=False)
 PAIRS = {
     "clip": _Pair(),
     "metaclip_2": _Pair(),
@@ -55,7 +55,8 @@ PAIRS = {
     "siglip": _Pair(("text_model",), full=True),
     "siglip2": _Pair(("text_model",), full=True),
     "videoprism": _Pair(("text_model",), full=True),
-    "pe_video": _Pair(("text_model", "text_video_head"), embed=_first_token, prefix="text_video_", exponential=False),
+    "pe_video": _PE_VIDEO,
+    "pe_audio_video": _PE_VIDEO,  # as published: with an audio tower
 }
 
 
@@ -96,18 +97,15 @@ def read_tower(name: str, weights: str, source: str, config: Any) -> TextTower |
     pair = PAIRS.get(config.model_type)
     if pair is None:
         return None
-    # float32 always: transformers 5 would take the type of the file
-    network, info = AutoModel.from_pretrained(
-        source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-    )
+    network, missing = load_network(source, config)
     network.eval()
     visual_hash = hash_state(visual_state(network, config.model_type))
     scale, bias = (getattr(network, f"{pair.prefix}{each}", None) for each in ("logit_scale", "logit_bias"))
     strip(network, pair.keep)
-    refuse_missing(set(info["missing_keys"]) & set(network.state_dict()))
-    reader = load_tokenizer(source)
-    check_vocabulary(name, reader, int(config.text_config.vocab_size))
-    most = min(int(config.text_config.max_position_embeddings), reader.model_max_length)
+    refuse_missing(missing & set(network.state_dict()))
+    reader, text = load_tokenizer(source), TYPES[config.model_type].config(config).text_config
+    check_vocabulary(name, reader, int(text.vocab_size))
+    most = min(int(text.max_position_embeddings), reader.model_max_length)
     with torch.inference_mode():
         dim = pair.embed(network, {"input_ids": torch.zeros(1, most if pair.full else 2, dtype=torch.long)}).shape[-1]
     return HfTextTower(
