@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,10 @@ class AnnotatedDataset:
     videos_root: Path
     annotations: Annotations
 
-    def write(self, root: str | Path, gone: Choice | None = None) -> Dataset:
+    def write(self, root: str | Path, gone: Choice | None = None, suspects: Iterable[str] = ()) -> Dataset:
         """Write the tables into the store ``root``; equal tables are kept.
+
+        A run writes them before it extracts, and afterwards again, with ``suspects``, if any clip is gone.
 
         Parameters
         ----------
@@ -44,6 +47,8 @@ class AnnotatedDataset:
         gone : str, optional
             Which clips are recorded as gone, see :func:`supportset.extract.work.gone.find_gone`; by default those that
             the store has recorded, for a run that does not look for videos.
+        suspects : iterable of str
+            Clips that the run found to be gone, for :func:`~supportset.extract.work.gone.find_gone`.
 
         Raises
         ------
@@ -51,7 +56,7 @@ class AnnotatedDataset:
             So many videos are gone that a disk may not be mounted. Nothing is written then.
         """
         found = self.annotations
-        marked = None if gone is None else find_gone(root, self.name, found.clips, self.videos_root, gone)
+        marked = None if gone is None else find_gone(root, self.name, found.clips, self.videos_root, gone, suspects)
         return write_dataset(
             root,
             self.name,
