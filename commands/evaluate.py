@@ -23,7 +23,8 @@ def eval_command(
 
     Ranks count ties against us; a clip without features is a miss. Scores and per-query ranks are written to RUN/eval/.
     """
-    from supportset.train.evaluate import describe, evaluate
+    from supportset.evaluate.evaluation import describe
+    from supportset.train.evaluate import evaluate
 
     result = evaluate(run, protocol, split, store, dataset=dataset, device=device)
     if as_json:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from supportset._lazy import lazy
 
 if TYPE_CHECKING:
+    from supportset.evaluate.evaluation import Evaluation
     from supportset.evaluate.paired_tests import Hits, bootstrap, count_hits, holm, permutation_p
     from supportset.evaluate.ranks import (
         bootstrap_intervals,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from supportset.evaluate.splits import Split, leakage, read_split
 
 __all__ = [
+    "Evaluation",
     "Hits",
     "RetrievalScores",
     "Split",

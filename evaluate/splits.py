@@ -81,6 +81,34 @@ def read_captions(dataset: Dataset, protocol: str, split: str) -> Split:
     return Split(split, clip_ids, tuple(dataset.split_captions(protocol, split)), frozenset())
 
 
+def has_default_split(dataset: Dataset, protocol: str, train_split: str) -> bool:
+    """Whether `default_split` finds one."""
+    try:
+        return bool(default_split(dataset, protocol, train_split))
+    except UsageError:
+        return False
+
+
+def default_split(dataset: Dataset, protocol: str, train_split: str) -> str:
+    """``test`` where the protocol has it, else its only split besides the training split.
+
+    Raises
+    ------
+    UsageError
+        An unknown protocol, or several splits to choose from.
+    """
+    names = dataset.split_names(protocol)
+    others = [name for name in names if name != train_split]
+    if "test" in others:
+        return "test"
+    if len(others) == 1:
+        return others[0]
+    raise UsageError(
+        f"protocol {protocol!r} has no split 'test': give --split with one of {', '.join(names)}, or 'holdout' for the "
+        "part that the run held out"
+    )
+
+
 def hold_out(split: Split, sources: Mapping[str, str], share: float, seed: int) -> tuple[Split, Split]:
     """Hold out about a share of a split's clips for validation, by source video.
 

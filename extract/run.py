@@ -109,7 +109,14 @@ def extract(
                 provenance=card.provenance,
             )
             try:
-                work = take_over(work, path, videos_root, shown, keep_damaged=execution.on_damage == "keep")
+                work = take_over(
+                    work,
+                    path,
+                    videos_root,
+                    shown,
+                    named_after_files=_read_as_folder(dataset),
+                    keep_damaged=execution.on_damage == "keep",
+                )
                 if work.tasks or work.absent:
                     job = (work, settings, backbone, recipe)
                     if execution.ray is not None:
@@ -157,6 +164,11 @@ def _rows(path: StorePath, clips: list[Clip]) -> pa.Table:
     if not is_feature_set(path):
         return SCHEMA.empty_table()
     return rows_of(FeatureSet.open(path).rows(), clips)
+
+
+def _read_as_folder(dataset: Dataset) -> bool:
+    origin = dataset.info.get("origin")
+    return isinstance(origin, dict) and origin.get("reader") == "folder"
 
 
 def _gone(dataset: Dataset, asked: Iterable[Task], rows: pa.Table) -> frozenset[str]:

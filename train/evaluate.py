@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from supportset.evaluate.scores import RetrievalScores, intervals, score_embeddings
-from supportset.evaluate.splits import Split, leakage, read_captions, read_split
+from supportset.evaluate.evaluation import Evaluation
+from supportset.evaluate.scores import RetrievalScores, score_embeddings
+from supportset.evaluate.splits import Split, default_split, leakage, read_captions, read_split
 from supportset.store.errors import UsageError
-from supportset.store.files import LocalFolder
-from supportset.store.format.dataset import Dataset
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.train.config import Config
 from supportset.train.data.source import HOLDOUT, source_videos
@@ -62,7 +56,8 @@ def evaluate(
         ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
         ``rsum``; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares with the
         clips trained on, as the run recorded it, or as counted now for another protocol (None: another dataset, or the
-        training split itself); ``run``, ``model``, ``features``, ``text_features``, ``files``.
+        training split itself); ``tie_rule``; ``interval``, what the intervals are; ``selected_by``, what chose the
+        model; ``name`` of the score; ``run``, ``model``, ``features``, ``text_features``, ``files``.
 
     Raises
     ------
@@ -81,36 +76,24 @@ def evaluate(
     if text is not None:
         text.check(part.captions)
 
-    scores = score_split(opened.load_model(device), part, opened.features, config, text)
-    expected = None if split == HOLDOUT else tables.expected(protocol, split)
-    stem = "-".join([*([] if opened.own_dataset else [tables.name]), protocol, split])
-    result = {
-        "protocol": protocol,
-        "split": split,
-        "dataset": tables.name,
-        "gallery": len(part.clip_ids),
-        "expected_gallery": expected,
-        "gallery_complete": not part.missing and expected in (None, len(part.clip_ids)),
-        "queries": len(part.captions),
-        "missing": len(part.missing),
-        "left_out": len(part.missing.intersection(opened.features.left_out)),
-        "t2v": scores.t2v,
-        "v2t": scores.v2t,
-        "rsum": scores.rsum,
-        "intervals": intervals(part, scores),
-        "leakage": _leakage(opened, protocol, part),
-        "run": str(folder.path),
-        "model": folder.model_hash(),
-        "features": [entry["folder"] for entry in opened.record["features"]],
-        "text_features": None if text is None else text.recipe.folder,
-        "files": {
-            "scores": str(folder.eval / f"{stem}.json"),
-            "ranks": str(folder.eval / f"{stem}-ranks.parquet"),
+    evaluation = Evaluation(
+        protocol=protocol,
+        dataset=tables.name,
+        split=part,
+        scores=score_split(opened.load_model(device), part, opened.features, config, text),
+        expected=None if split == HOLDOUT else tables.expected(protocol, split),
+        subject={
+            "left_out": len(part.missing.intersection(opened.features.left_out)),
+            "run": str(folder.path),
+            "model": folder.model_hash(),
+            "features": [entry["folder"] for entry in opened.record["features"]],
+            "text_features": None if text is None else text.recipe.folder,
         },
-    }
-    LocalFolder(folder.eval).put({f"{stem}-ranks.parquet": [_ranks_file(part, scores)]})
-    folder.write_json(f"eval/{stem}.json", result | {"clips_without_features": sorted(part.missing)})
-    return result
+        selected_by=_selection(folder.read_json("best.json"), opened.record["validation"]),
+        leakage=_leakage(opened, protocol, part),
+        prefix="" if opened.own_dataset else tables.name,
+    )
+    return evaluation.write(folder.eval)
 
 
 def score_split(
@@ -122,68 +105,6 @@ def score_split(
     video = encode_gallery(model, features, part.present, config.data.max_steps)
     tokens = read_text(model, part.captions, config.data.max_tokens, text)
     return score_embeddings(part, video, encode_tokens(model, tokens))
-
-
-def has_default_split(dataset: Dataset, protocol: str, train_split: str) -> bool:
-    """Whether `default_split` finds one."""
-    try:
-        return bool(default_split(dataset, protocol, train_split))
-    except UsageError:
-        return False
-
-
-def default_split(dataset: Dataset, protocol: str, train_split: str) -> str:
-    """``test`` where the protocol has it, else its only split besides the training split.
-
-    Raises
-    ------
-    UsageError
-        An unknown protocol, or several splits to choose from.
-    """
-    names = dataset.split_names(protocol)
-    others = [name for name in names if name != train_split]
-    if "test" in others:
-        return "test"
-    if len(others) == 1:
-        return others[0]
-    raise UsageError(
-        f"protocol {protocol!r} has no split 'test': give --split with one of {', '.join(names)}, or 'holdout' for the "
-        "part that the run held out"
-    )
-
-
-def describe(result: dict[str, Any]) -> str:
-    """Format the result of `evaluate` as a table."""
-    gallery = f"{result['gallery']:,} clips"
-    if result["expected_gallery"] not in (None, result["gallery"]):
-        gallery += f" (the protocol asks for {result['expected_gallery']:,}: not comparable)"
-    lines = [
-        f"protocol  {result['protocol']}, split {result['split']} of {result['dataset']}",
-        f"gallery   {gallery}",
-        f"queries   {result['queries']:,} captions",
-        f"missing   {result['missing']:,}"
-        + (" clips without features: counted as misses" if result["missing"] else "")
-        + (f"; the videos of {result['left_out']:,} are gone" if result.get("left_out") else ""),
-        "",
-        _row("", result["t2v"]),
-    ]
-    for way, name in (("t2v", "text to video"), ("v2t", "video to text")):
-        lines.append(_row(name, {key: f"{value:.1f}" for key, value in result[way].items()}))
-        bounds = {key: "{:.1f}-{:.1f}".format(*pair) for key, pair in result["intervals"][way].items()}
-        lines.append(_row("  95 %", bounds))
-    lines += ["", "R@k in percent; equal scores count against us. Intervals: bootstrap over clips."]
-    for key, of, words in (
-        ("verbatim_queries", "queries", "queries are word for word training captions"),
-        ("shared_source_clips", "clips", "clips share their source video with a training clip"),
-    ):
-        if result["leakage"] and result["leakage"][key]:
-            lines.append(f"leakage: {result['leakage'][key]:,} of {result['leakage'][of]:,} {words}")
-    return "\n".join(lines)
-
-
-def _row(name: str, cells: Iterable[str] | dict[str, str]) -> str:
-    shown = cells.values() if name and isinstance(cells, dict) else cells
-    return f"{name:<14}" + "".join(f"{cell:>12}" for cell in shown)
 
 
 def _read(opened: RunOnStore, protocol: str, split: str) -> Split:
@@ -210,6 +131,15 @@ def _read(opened: RunOnStore, protocol: str, split: str) -> Split:
     return part
 
 
+def _selection(best: Mapping[str, Any], validation: Mapping[str, Any] | None) -> str:
+    if best["select_by"] == "last" or validation is None:
+        return f"last epoch ({best['epoch']})"
+    return (
+        f"best epoch ({best['epoch']}) by {best['select_by']} on {validation['split']}: {validation['clips']:,} clips, "
+        f"{validation['captions']:,} captions"
+    )
+
+
 def _leakage(opened: RunOnStore, protocol: str, part: Split) -> dict[str, int] | None:
     tables, config, record = opened.dataset, opened.config, opened.record
     trained = config.data.protocol
@@ -223,21 +153,3 @@ def _leakage(opened: RunOnStore, protocol: str, part: Split) -> dict[str, int] |
     unseen = {*record["holdout"], *record["train"]["clips_without_features"]}
     train = every.of_clips(every.name, set(every.clip_ids) - unseen)
     return leakage(train, part, source_videos(tables))
-
-
-def _ranks_file(part: Split, scores: RetrievalScores) -> bytes:
-    """One row a query; a null rank is a miss."""
-    ranks = np.concatenate([scores.t2v_ranks, scores.v2t_ranks])
-    hit = np.isfinite(ranks)
-    captions, clips = part.captions, scores.v2t_clips
-    table = pa.table(
-        {
-            "direction": ["t2v"] * len(captions) + ["v2t"] * len(clips),
-            "query_id": [caption.caption_id for caption in captions] + list(clips),
-            "clip_id": [caption.clip_id for caption in captions] + list(clips),
-            "rank": pa.array(np.where(hit, ranks, 0).astype(np.int64), mask=~hit),
-        }
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()

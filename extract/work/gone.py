@@ -82,7 +82,7 @@ def find_gone(
     known, unread = _extracted(root, name)
     listed = {clip.clip_id: clip.path for clip in clips}
     recorded = recorded_gone(root, name)
-    doubtful = recorded.union(suspects)
+    doubtful = frozenset(suspects) | recorded
     gone = {
         clip_id
         for clip_id, files in known.items()
@@ -90,7 +90,7 @@ def find_gone(
     }
     if unread:  # what was recorded before stays, unless the video is found
         gone.update(each for each in recorded - known.keys() if _size(videos_root, listed.get(each)) is None)
-    fresh, before = gone - recorded, known.keys() - recorded
+    fresh, before = gone - doubtful, known.keys() - recorded
     most = max(FEW, int(MOST * len(before)))
     if choice == "auto" and len(fresh) > most:
         new = {_size(videos_root, path) for clip_id, path in listed.items() if clip_id not in known}
@@ -99,7 +99,7 @@ def find_gone(
             raise UsageError(
                 f"{videos_root}: {len(lost):,} of the {len(before):,} clips with features have no video here any more "
                 f"(as {lost[0]!r}): mount the missing disk; or --gone mark leaves them out of search, eval and "
-                "training, --gone keep continues to use their features"
+                "training, --gone keep continues using their features"
             )
     return sorted(gone)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 import torch
 
 from supportset.train.config import Config
-from supportset.train.data.source import RunData, open_run_data
-from supportset.train.evaluate import has_default_split
+from supportset.train.data.source import RunData, open_run_data, split_to_score
 from supportset.train.loop.checkpoint import Checkpoint, Position
 from supportset.train.loop.preparation import Validation, make_bank, make_loader, notes_of, number_sources, on_device
 from supportset.train.loop.ranks import Ranks, training_ranks
@@ -41,7 +41,7 @@ class TrainResult:
     main : bool
         False in ranks other than 0.
     eval_options : str
-        Options that `eval` needs to score the run: the held-out part, where the protocol has no test split.
+        Options that `eval` needs to score the run: a split, where the protocol has no test split with captions.
     """
 
     run: Path
@@ -205,6 +205,6 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
                 log.line(hint)
         ranks.on_rank_zero(write_card, folder)
     best = ranks.on_rank_zero(folder.read_json, "best.json")
-    has_test = has_default_split(data.dataset, config.data.protocol, config.data.train_split)
-    options = " --split holdout" if data.record["holdout"] and not has_test else ""
+    split = split_to_score(config, data)
+    options = f" --split {shlex.quote(split)}" if split else ""
     return TrainResult(folder.path, position.epoch, position.step, best, position.seconds, ranks.main, options)

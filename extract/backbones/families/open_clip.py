@@ -37,7 +37,13 @@ ABOUT = {
     "pattern": "open_clip:ARCH/WEIGHTS",
     "what": "visual tower of any open_clip model: image embeddings as encode_image gives them, not normalised",
     "needs": "a pretrained tag (hub), a checkpoint (ARCH/TAG@FILE, ARCH@FILE), or a folder with open_clip_config.json",
-    "presets": {"clip-vit-b-32": "ViT-B-32/openai", "clip-vit-l-14": "ViT-L-14/openai"},
+    "presets": {
+        "clip-vit-b-32": "ViT-B-32/openai",
+        "clip-vit-l-14": "ViT-L-14/openai",
+        "pe-core-b-16": "PE-Core-B-16/meta",
+        "pe-core-l-14": "PE-Core-L-14-336/meta",
+        "siglip2-b-16": "ViT-B-16-SigLIP2/webli",
+    },
 }
 _HUB = "hf-hub:"
 _CONFIG = "open_clip_config.json"
