@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import StorePath
 from supportset.store.format.dataset import recorded_gone
-from supportset.store.format.index import has_features
 from supportset.store.read.catalog import list_feature_sets
 from supportset.store.transfer.import_card import IMPORTED
 
@@ -79,22 +81,18 @@ def find_gone(
     """
     if choice == "keep":
         return []
-    known, unread = _extracted(root, name)
-    listed = {clip.clip_id: clip.path for clip in clips}
+    look = _Look(videos_root, {clip.clip_id: clip.path for clip in clips})
     recorded = recorded_gone(root, name)
     doubtful = frozenset(suspects) | recorded
-    gone = {
-        clip_id
-        for clip_id, files in known.items()
-        if _is_gone(listed.get(clip_id), files, videos_root, doubtful=clip_id in doubtful)
-    }
+    known, extracted, unread = _extracted(root, name, lambda each: each in doubtful or look.size(each) is None)
+    gone = {each for each, files in extracted.items() if look.is_gone(each, files, doubtful=each in doubtful)}
     if unread:  # what was recorded before stays, unless the video is found
-        gone.update(each for each in recorded - known.keys() if _size(videos_root, listed.get(each)) is None)
-    fresh, before = gone - doubtful, known.keys() - recorded
+        gone.update(each for each in recorded - known if look.size(each) is None)
+    fresh, before = gone - doubtful, known - recorded
     most = max(FEW, int(MOST * len(before)))
     if choice == "auto" and len(fresh) > most:
-        new = {_size(videos_root, path) for clip_id, path in listed.items() if clip_id not in known}
-        lost = sorted(clip_id for clip_id in fresh if known[clip_id].sizes.isdisjoint(new))
+        new = {look.size(each) for each in look.paths if each not in known}
+        lost = sorted(each for each in fresh if extracted[each].sizes.isdisjoint(new))
         if len(lost) > most:
             raise UsageError(
                 f"{videos_root}: {len(lost):,} of the {len(before):,} clips with features have no video here any more "
@@ -104,9 +102,12 @@ def find_gone(
     return sorted(gone)
 
 
-def _extracted(root: str | StorePath, name: str) -> tuple[dict[str, _Extracted], bool]:
-    """The files of each clip that has extracted features; and whether a feature set could not be read."""
-    known: dict[str, _Extracted] = defaultdict(_Extracted)
+def _extracted(
+    root: str | StorePath, name: str, asked: Callable[[str], bool]
+) -> tuple[set[str], dict[str, _Extracted], bool]:
+    """All clips with features, the files of those that are asked for, and whether a feature set could not be read."""
+    known: set[str] = set()
+    extracted: dict[str, _Extracted] = defaultdict(_Extracted)
     errors: list[SupportsetError] = []
     for info in list_feature_sets(root, name, errors):
         try:
@@ -114,41 +115,57 @@ def _extracted(root: str | StorePath, name: str) -> tuple[dict[str, _Extracted],
             recipe = feature_set.card.recipe
             if recipe.kind != "video" or recipe.backbone.startswith(IMPORTED):
                 continue
+            known.update(feature_set.clip_ids)
+            wanted = [clip_id for clip_id in feature_set.clip_ids if asked(clip_id)]
+            if not wanted:  # then the index files need not be read
+                continue
             rows = feature_set.rows()
         except SupportsetError as error:  # damaged: extraction into another set continues
             errors.append(error)
             continue
-        found = rows.filter(has_features(rows))
-        columns = (found[column].to_pylist() for column in ("clip_id", "source_path", "source_size"))
+        rows = rows.filter(pc.is_in(rows["clip_id"], pa.array(wanted, pa.string())))
+        columns = (rows[column].to_pylist() for column in ("clip_id", "source_path", "source_size"))
         for clip_id, path, size in zip(*columns, strict=True):
             if path is not None:
-                known[clip_id].paths.add(path)
-                known[clip_id].sizes.add(size)
-    return dict(known), bool(errors)
+                extracted[clip_id].paths.add(path)
+                extracted[clip_id].sizes.add(size)
+    return known, extracted, bool(errors)
 
 
-def _is_gone(path: str | None, files: _Extracted, videos_root: Path, *, doubtful: bool) -> bool:
-    if path is None:  # the clip is not listed, or without a file; if its file exists, that is another clip now, or none
-        return not any(_is_unreadable(videos_root / each) for each in files.paths)
+class _Look:
+    """Looks at the files of clips, at each once.
+
+    Attributes
+    ----------
+    paths : dict
+        By clip, its file relative to the folder of videos; None where no file was found.
+    """
+
+    def __init__(self, videos_root: Path, paths: dict[str, str | None]) -> None:
+        self.paths = paths
+        self._root = videos_root
+        self._sizes: dict[str, int | None] = {}
+
+    def size(self, clip_id: str) -> int | None:
+        """Size of the clip's file; None if it has none, -1 where the file system does not say."""
+        if clip_id not in self._sizes:
+            path = self.paths.get(clip_id)
+            self._sizes[clip_id] = None if path is None else _size(self._root / path)
+        return self._sizes[clip_id]
+
+    def is_gone(self, clip_id: str, files: _Extracted, *, doubtful: bool) -> bool:
+        """Whether the video of a clip with features is not there any more."""
+        if self.paths.get(clip_id) is None:  # if its file exists, it is another clip now, or none
+            return all(_size(self._root / each) != -1 for each in files.paths)
+        size = self.size(clip_id)
+        return size is None or (doubtful and size != -1 and size not in files.sizes)
+
+
+def _size(path: Path) -> int | None:
+    """Size of a file; None if it does not exist, -1 if that cannot be known, as its folder cannot be read."""
     try:
-        size = os.stat(videos_root / path).st_size
-    except OSError as error:
-        return isinstance(error, FileNotFoundError | NotADirectoryError)  # else a folder that cannot be read
-    return doubtful and size not in files.sizes
-
-
-def _is_unreadable(path: Path) -> bool:
-    """Whether the file system does not say if the file exists."""
-    try:
-        os.stat(path)
-    except OSError as error:
-        return not isinstance(error, FileNotFoundError | NotADirectoryError)
-    return False
-
-
-def _size(videos_root: Path, path: str | None) -> int | None:
-    """Size of a clip's file; None if there is none."""
-    try:
-        return None if path is None else os.stat(videos_root / path).st_size
-    except OSError:
+        return os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError:
+        return -1
