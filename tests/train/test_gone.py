@@ -77,6 +77,20 @@ def test_search_never_returns_them_and_says_how_many(run: Path, store: Path, pla
 
 
 @pytest.mark.slow
+def test_hits_name_the_file_that_the_last_run_found(run: Path, store: Path) -> None:
+    old = open_dataset(store, "small")
+    clips = old.clips.to_pylist()
+    clips[1]["path"], clips[2]["path"] = "moved/here.mp4", None
+    tables: dict[str, Any] = {"clips": clips, "captions": old.captions, "splits": old.splits}
+    write_dataset(store, "small", **tables, protocols=old.info["protocols"], sources=[])
+    paths = {hit.clip_id: hit.path for hit in open_run(run, "cpu").open_gallery(store).search(["a ball"], 1000)[0]}
+    first, second, third = (clip["clip_id"] for clip in clips[1:4])
+    assert paths[first] == "moved/here.mp4"
+    assert paths[second] == f"films/{second}.mp4", "where no run found it: as it was extracted"
+    assert paths[third] == f"{third}.mp4"
+
+
+@pytest.mark.slow
 def test_a_store_without_marks_is_searched_and_scored_as_before(run: Path, store: Path, planted: SmallStore) -> None:
     before = evaluate(run, store=planted.root, device="cpu")
     assert (before["left_out"], before["missing"]) == (0, 0)
