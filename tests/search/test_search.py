@@ -35,7 +35,7 @@ def test_a_sentence_finds_clips_of_its_concepts(store: SmallStore, run: Path) ->
     assert [store.concepts[hit.clip_id] for hit in hits] == [("blue", "star", "spins")] * 3
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert all(-1 <= hit.score <= 1 for hit in hits)
-    assert [hit.path for hit in hits] == [f"films/{hit.clip_id}.mp4" for hit in hits]
+    assert [hit.path for hit in hits] == [f"{hit.clip_id}.mp4" for hit in hits]
     json.dumps([hit.to_json() for hit in hits])
 
 
