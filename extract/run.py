@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from supportset._process import cores
 from supportset.extract.decode.decoders import pick_decoder
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.options import Execution, Selection
-from supportset.extract.pipeline.devices import cores_of_machine, pick_devices
+from supportset.extract.pipeline.devices import pick_devices
 from supportset.extract.pipeline.recipe import fit_sampling, make_card, make_recipe
 from supportset.extract.processes.extraction import OnlyChunk, Settings, run_extraction
 from supportset.extract.processes.ray_cluster import check_ray_options
@@ -92,9 +93,7 @@ def extract(
     if not work.found and not work.done:
         require_videos(clips, videos_root)
     if work.tasks or work.absent:
-        settings = Settings(
-            root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores_of_machine()
-        )
+        settings = Settings(root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores())
         with Progress(len(work.tasks), quiet=not progress, log=RunLog(path)) as shown, sigterm_interrupts():
             card = make_card(recipe, ", ".join(devices), execution.precision, backbone.given, execution.decoder)
             shown.begin(
