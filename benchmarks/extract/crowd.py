@@ -28,7 +28,7 @@ _HERE = Path(__file__).resolve().parents[2]
 def measure(plan: Plan) -> Figure:
     """The command as a user starts it, alone and beside eight busy processes; one round each way in turn."""
     sizes, others = plan.sizes, 1 if plan.quick else _JOBS
-    films = write_films(plan.folder / "crowd", max(2, sizes.films // 8), sizes.seconds, sizes.shape)
+    films = write_films(plan.folder / "crowd", max(2, sizes.films // 15), sizes.seconds, sizes.shape)
     figure = Figure("crowd", f"Extraction beside {others} busy processes on {cores()} cores")
     figure.sizes = {"films": len(films), "fps": _FPS, "backbone": sizes.backbone, "busy processes": others}
     spent: dict[str, list[tuple[int, float, float]]] = {}
