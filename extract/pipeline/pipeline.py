@@ -90,7 +90,7 @@ class Plan:
         batch_size = batch_size or default_batch_size(device, sampling.window)
         slots = min(-(-2 * batch_size // workers), _RING_BYTES // workers // prod(shape))
         return cls(
-            Setup(sampling, transform, shape, max(2, slots), decoder_beside(decoder, str(device))),
+            Setup(sampling, transform, shape, max(2, slots), decoder_beside(decoder, str(device)), cpu_seconds=timeout),
             workers,
             batch_size,
             device.type == "cuda",

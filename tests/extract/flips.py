@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from supportset.extract.decode.clips import Step
 from supportset.extract.decode.sampling import Sampling
 from tests.extract.films import outcome_of, picture, write_video
 
@@ -66,7 +67,7 @@ def campaign(
     name: str,
     seed: int = 0,
     sampling: Sampling | None = None,
-) -> tuple[Counter[str], list[tuple[int, int, str]]]:
+) -> tuple[Counter[str], list[tuple[int, int, float]]]:
     """Flip one bit in each of ``count`` copies; count the fates, and list (source, bit, how far off) of silent ones."""
     sources = list(kind(folder))
     goods = []
@@ -74,14 +75,15 @@ def campaign(
         (folder / name).write_bytes(data)
         goods.append(outcome_of(folder / name, sampling))
     assert {good[:2] for good in goods} == {("ok", "")}, [good[:2] for good in goods]
-    chance, fates, silent = np.random.default_rng(seed), Counter[str](), []
+    chance, fates = np.random.default_rng(seed), Counter[str]()
+    silent: list[tuple[int, int, float]] = []
     for number in range(count):
         which = number % len(sources)
         content, places = sources[which]
         bit = int(chance.integers(8 * places.start, 8 * places.stop))
-        data = bytearray(content)
-        data[bit // 8] ^= 1 << bit % 8
-        (folder / name).write_bytes(data)
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (folder / name).write_bytes(flipped)
         status, _, steps = outcome_of(folder / name, sampling)
         good = goods[which][2]
         if status != "ok":
@@ -97,10 +99,11 @@ def campaign(
     return fates, silent
 
 
-def _far(steps: list, good: list) -> str:  # type: ignore[type-arg]
-    if len(steps) != len(good):
-        return f"{len(steps)} of {len(good)} steps"
-    if steps[0].frames.shape != good[0].frames.shape:
-        return f"{steps[0].frames.shape} for {good[0].frames.shape}"
-    changed = [np.abs(a.frames.astype(int) - b.frames).max(-1).mean() for a, b in zip(steps, good, strict=True)]
-    return f"{sum(value > 0 for value in changed)} steps, {max(changed):.2f} grey levels on average in the worst"
+def _far(steps: list[Step], good: list[Step]) -> float:
+    """Grey levels between the pictures, on average over the worst step; infinity where steps or sizes differ."""
+    if len(steps) != len(good) or steps[0].frames.shape != good[0].frames.shape:
+        return np.inf
+    return max(
+        float(np.abs(one.frames.astype(int) - other.frames).max(-1).mean())
+        for one, other in zip(steps, good, strict=True)
+    )
