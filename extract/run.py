@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from supportset._process import cores
 from supportset.extract.decode.decoders import pick_decoder
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.disk import DiskUse, check_disk, estimate
 from supportset.extract.options import Execution, Selection
-from supportset.extract.pipeline.devices import cores_of_machine, pick_devices
+from supportset.extract.pipeline.devices import pick_devices
 from supportset.extract.pipeline.recipe import fit_sampling, make_card, make_recipe
 from supportset.extract.processes.extraction import OnlyChunk, Settings, run_extraction
 from supportset.extract.processes.ray_cluster import check_ray_options
@@ -98,9 +99,7 @@ def extract(
     if work.tasks or work.absent:
         use = estimate(work.tasks, videos_root, backbone, sampling, execution.dtype)
         check_disk(use, path, execution.max_disk)
-        settings = Settings(
-            root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores_of_machine()
-        )
+        settings = Settings(root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores())
         with Progress(len(work.tasks), quiet=not progress, log=RunLog(path)) as shown, sigterm_interrupts():
             card = make_card(recipe, ", ".join(devices), execution.precision, backbone.given, execution.decoder)
             shown.begin(
