@@ -191,7 +191,8 @@ def describe(result: Mapping[str, Any]) -> str:
         f"gallery   {gallery}",
         f"queries   {result['queries']:,} captions",
         f"missing   {result['missing']:,}"
-        + (" clips without features: counted as misses" if result["missing"] else ""),
+        + (" clips without features: counted as misses" if result["missing"] else "")
+        + (f"; the videos of {result['left_out']:,} are gone" if result.get("left_out") else ""),
         "",
         _row("", result["t2v"]),
     ]

@@ -52,7 +52,8 @@ def evaluate(
     dict
         ``protocol``, ``split``, ``dataset``, ``gallery`` (clips, missing ones included), ``expected_gallery`` (None:
         the protocol states no number), ``gallery_complete``, ``queries`` (captions), ``missing`` (clips without
-        features: misses), ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
+        features: misses), ``left_out`` (those of them that have features, but whose videos are gone),
+        ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
         ``rsum``; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares with the
         clips trained on, as the run recorded it, or as counted now for another protocol (None: another dataset, or the
         training split itself); ``tie_rule``; ``interval``, what the intervals are; ``selected_by``, what chose the
@@ -82,6 +83,7 @@ def evaluate(
         scores=score_split(opened.load_model(device), part, opened.features, config, text),
         expected=None if split == HOLDOUT else tables.expected(protocol, split),
         subject={
+            "left_out": len(part.missing.intersection(opened.features.left_out)),
             "run": str(folder.path),
             "model": folder.model_hash(),
             "features": [entry["folder"] for entry in opened.record["features"]],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from supportset.extract.readers import get_reader
 from supportset.extract.readers.base import Annotations
+from supportset.extract.work.gone import Choice, find_gone
 from supportset.extract.work.selection import require_videos
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Dataset, write_dataset
@@ -34,9 +35,23 @@ class AnnotatedDataset:
     videos_root: Path
     annotations: Annotations
 
-    def write(self, root: str | Path) -> Dataset:
-        """Write the tables into the store ``root``; equal tables are kept."""
+    def write(self, root: str | Path, gone: Choice | None = None) -> Dataset:
+        """Write the tables into the store ``root``; equal tables are kept.
+
+        Parameters
+        ----------
+        root : str or Path
+        gone : str, optional
+            Which clips are recorded as gone, see :func:`supportset.extract.work.gone.find_gone`; by default those that
+            the store has recorded, for a run that does not look for videos.
+
+        Raises
+        ------
+        UsageError
+            So many videos are gone that a disk may not be mounted. Nothing is written then.
+        """
         found = self.annotations
+        marked = None if gone is None else find_gone(root, self.name, found.clips, self.videos_root, gone)
         return write_dataset(
             root,
             self.name,
@@ -45,6 +60,7 @@ class AnnotatedDataset:
             splits=found.splits,
             protocols=found.protocols,
             sources=found.sources,
+            gone=marked,
         )
 
 

@@ -152,7 +152,7 @@ def support_report(
     tables = open_dataset(store, config.data.dataset)
     protocol = config.data.protocol
     split = split or default_split(tables, protocol, config.data.train_split)
-    features = open_recorded_features(record, store, tables.name)
+    features = open_recorded_features(record, store, tables.name, tables.gone)
     stored_text = open_recorded_text(record, store, tables.name)
     named = config.data.train_split if split == HOLDOUT else split
     part = read_split(tables, protocol, named, set(features.clip_ids))

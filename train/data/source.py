@@ -74,7 +74,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         found = open_features(store, dataset.name, config.text.features, "text")
         found.check = config.data.check
         text = CachedText(found, dataset.name, store)
-    features = AlignedFeatures(sets)
+    features = AlignedFeatures(sets, dataset.gone)
     available = set(features.clip_ids)
     sources = source_videos(dataset)
     protocol = config.data.protocol
@@ -121,6 +121,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
             "clips": len(train.clip_ids),
             "captions": len(train.captions),
             "clips_without_features": sorted(every.missing),
+            "clips_gone": sorted(every.missing & dataset.gone),
             "captions_without_features": sum(caption.clip_id in every.missing for caption in every.captions),
             "clips_without_captions": sorted(set(every.present) - set(_with_captions(every).clip_ids)),
             "blank_captions": sum(not caption.text.strip() for caption in every.captions),
@@ -223,6 +224,8 @@ def _notes(record: dict[str, Any]) -> list[str]:
             f"left out: {len(absent)} training clips without features ({names}) and their "
             f"{train['captions_without_features']} captions; data.json names them all"
         )
+    if gone := len(train["clips_gone"]):
+        notes.append(f"{gone} of these had features, but their videos are gone; `extract --gone keep` uses them again")
     if train["clips_without_captions"]:
         notes.append(f"left out: {len(train['clips_without_captions'])} training clips without captions")
     if train["blank_captions"]:

@@ -143,7 +143,7 @@ def _load(name: str, source: str, weights: str) -> Backbone:
     network, info = kind.loader.from_pretrained(
         source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
     )
-    _strip(network, kind.keep)
+    strip(network, kind.keep)
     refuse_missing(set(info["missing_keys"]) & set(network.state_dict()))
     processor = _processor(source)
     transform, rescale, mean, std = read_processor(name, processor)
@@ -161,8 +161,14 @@ def _load(name: str, source: str, weights: str) -> Backbone:
     )
 
 
-def _strip(network: nn.Module, keep: tuple[str, ...]) -> None:
-    """Remove what no visual feature depends on (text tower, temperature, pooler): it is neither kept nor hashed."""
+def visual_state(network: nn.Module, model_type: str) -> dict[str, Tensor]:
+    """The parameters that remain of a pair after :func:`strip` keeps what the visual features depend on."""
+    keep = _KINDS[model_type].keep if model_type in _KINDS else ()
+    return {name: value for name, value in network.state_dict().items() if name.partition(".")[0] in keep}
+
+
+def strip(network: nn.Module, keep: tuple[str, ...]) -> None:
+    """Remove what no feature depends on (the other tower, temperature, pooler): it is neither kept nor hashed."""
     for part, _ in list(network.named_children()):
         if part == _UNUSED or (keep and part not in keep):
             setattr(network, part, None)
