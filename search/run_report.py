@@ -201,7 +201,10 @@ class _Clips:
             "Found with the widest margin": [self._query(row, ranks, present) for row in self._one_a_clip(best, count)],
             "Missed furthest": [self._query(row, ranks, present) for row in self._one_a_clip(worst, count)],
         }
-        line = f"Captions of {self.part.name} as queries, and the clips that score highest. The right clip is marked."
+        line = (
+            f"Captions of {self.part.name} as queries, and the clips that score highest, with place and cosine. The "
+            "right clip is marked."
+        )
         return Section("Queries", [line], queries={title: queries for title, queries in shown.items() if queries})
 
     def _one_a_clip(self, rows: list[int], count: int) -> list[int]:
@@ -216,15 +219,18 @@ class _Clips:
         caption = self.part.captions[row]
         scores = np.nan_to_num(cosine_scores(self.text[row][None], self.video)[0], nan=-2.0)
         rank = ranks[caption.caption_id]
-        own, found = present[caption.clip_id], np.argsort(-scores, kind="stable")[: _FOUND + 1].tolist()
+        own, dot = present[caption.clip_id], "\N{MIDDLE DOT}"
+        found = np.argsort(-scores, kind="stable")[: _FOUND + 1].tolist()
         if own not in found:
             found.pop()  # its place is for the right clip
         clips = [
-            self._clip(self.part.present[each], f"{place}. {scores[each]:.2f}", right=each == own, beside=caption)
+            self._clip(
+                self.part.present[each], f"{place} \N{MIDDLE DOT} {scores[each]:.2f}", right=each == own, beside=caption
+            )
             for place, each in enumerate(found, 1)
         ]
         if own not in found:
-            clips.append(self._clip(caption.clip_id, f"right, {scores[own]:.2f}", right=True, beside=caption))
+            clips.append(self._clip(caption.clip_id, f"right {dot} {scores[own]:.2f}", right=True, beside=caption))
         return Query(_short(caption.text), f"right clip at rank {rank:,.0f} of {len(self.part.clip_ids):,}", clips)
 
     def _clip(
@@ -263,7 +269,7 @@ class _Clips:
             ]
             rest = 1 - sum(weight for _, weight in each.weights[: _FOUND + 1])
             note = f"written: \N{LEFT DOUBLE QUOTATION MARK}{_short(each.written)}\N{RIGHT DOUBLE QUOTATION MARK}; "
-            note += f"as if from {np.exp(each.entropy):.1f} clips; {100 * rest:.0f} % on others"
+            note += f"as if from {np.exp(each.entropy):.1f} clips; {100 * rest:.0f}\N{NO-BREAK SPACE}% on others"
             queries.append(Query(_short(each.caption.text), note, shown))
         found = support_stats(
             self.text, self.video, part.captions, part.present, source_videos(self.opened.dataset),
@@ -273,8 +279,9 @@ class _Clips:
             f"Which clips a caption is written from, in random groups of {found['support_clips'] + 1:.0f} clips as in "
             "a training batch, without the memory bank. Over other clips the weights are as spread as "
             f"{found['effective_clips']:.1f} equal ones. Of a caption's content words "
-            f"{100 * found['shared_words']:.0f} % are also said of the clips that it attends to, by weight; "
-            f"{100 * found['shared_words_of_uniform']:.0f} % of any other clips."
+            f"{100 * found['shared_words']:.0f}\N{NO-BREAK SPACE}% are also said of the clips that it attends to, by "
+            "weight; "
+            f"{100 * found['shared_words_of_uniform']:.0f}\N{NO-BREAK SPACE}% of any other clips."
         )
         title = "Captions and the clips they are written from"
         return Section("The support set", [line], charts, {title: queries} if queries else {})

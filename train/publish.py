@@ -63,7 +63,7 @@ def publish(folder: RunFolder, repo: str, *, private: bool = False) -> str:
         raise SupportsetError(f"--push {repo}: {mend}{api.endpoint} says: {said}") from None
     except Exception as error:  # what a network raises depends on the version of the hub's library
         raise SupportsetError(
-            f"--push {repo}: {api.endpoint} cannot be reached ({type(error).__name__}: {error}); nothing was uploaded, "
-            "the files are in the run folder"
+            f"--push {repo}: {api.endpoint} cannot be reached ({type(error).__name__}: {error}); card and page are in "
+            "the run folder, the same command uploads them when there is a network"
         ) from None
     return str(done.commit_url)

@@ -28,6 +28,7 @@ _PROPERTIES = {_INK: "ink", _MUTED: "muted", _RULE: "rule"} | {
     colour: f"series-{number}" for number, colour in enumerate(_SERIES, 1)
 }
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 2, 1, 2)))
+_LONGEST = 28  # characters of a name in a figure
 _BINS = ((1, 1), (2, 5), (6, 10), (11, 50), (51, 100), (101, 500), (501, 1000), (1001, None))
 
 
@@ -44,7 +45,7 @@ def recall_curves(scores: Sequence[Score]) -> str:
     """Recall over the number of clips looked at, of the first score in both directions and of baselines."""
     first = scores[0]
     drawn = [(WAYS[way], first.ranks[way], _SERIES[place], 1.8) for place, way in enumerate(WAYS) if way in first.ranks]
-    drawn += [(score.model, score.ranks["t2v"], _MUTED, 1.2) for score in scores[1:] if "t2v" in score.ranks]
+    drawn += [(_short(score.model), score.ranks["t2v"], _MUTED, 1.2) for score in scores[1:] if "t2v" in score.ranks]
     gallery = first.result["gallery"]
     top = max(gallery, first.result["queries"])
     with _axes("Queries whose right answer is among the first K, in percent") as (axes, said):
@@ -86,6 +87,7 @@ def rank_histogram(score: Score) -> str:
         axes.set_xticks(range(len(names)), names)
         axes.set(xlabel="rank of the right answer", ylabel="queries, %")
         axes.grid(False, axis="x")
+        axes.margins(y=0.1)  # room for the numbers
         _legend(axes)
         return _svg(axes.figure, said)
 
@@ -94,16 +96,16 @@ def chart(content: Chart) -> str:
     """Curves of a training."""
     with _axes(content.title) as (axes, said):
         for curve, colour, dashes in zip(content.curves, _SERIES, _DASHES, strict=False):
-            axes.plot(curve.steps, curve.values, color=colour, lw=1.6, ls=dashes, label=curve.name)
+            axes.plot(curve.steps, curve.values, color=colour, lw=1.6, ls=dashes, label=_short(curve.name))
             said.append(f"{curve.name}: from {curve.values[0]:.3g} to {curve.values[-1]:.3g}")
-        axes.set(xlabel="step", ylabel=content.unit)
+        axes.set(xlabel="step", ylabel=_short(content.unit))
         if content.log:
             axes.set_yscale("log")
             _plain_numbers(axes.yaxis)
         if content.level is not None:
-            axes.axhline(content.level[0], color=_MUTED, lw=0.9, ls=(0, (1, 2)), label=content.level[1])
+            axes.axhline(content.level[0], color=_MUTED, lw=0.9, ls=(0, (1, 2)), label=_short(content.level[1]))
         if content.mark is not None:
-            axes.axvline(content.mark[0], color=_MUTED, lw=0.9, label=content.mark[1])
+            axes.axvline(content.mark[0], color=_MUTED, lw=0.9, label=_short(content.mark[1]))
         axes.margins(x=0.01)
         _legend(axes)
         return _svg(axes.figure, said)
@@ -116,7 +118,8 @@ def _axes(description: str) -> Iterator[tuple[Axes, list[str]]]:
     from matplotlib.figure import Figure
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": description, "font.size": 9.2, "text.color": _INK,
+        "svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": description, "font.size": 9.2,
+        "text.color": _INK,
         "axes.edgecolor": _MUTED, "axes.labelcolor": _MUTED, "xtick.color": _MUTED, "ytick.color": _MUTED,
         "axes.linewidth": 0.7, "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
         "axes.grid": True, "axes.axisbelow": True, "grid.color": _RULE, "grid.linewidth": 0.7,
@@ -137,6 +140,7 @@ def _svg(figure: Figure | Any, said: Sequence[str]) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     for colour, name in _PROPERTIES.items():
         text = text.replace(colour, f"var(--{name})")
     head, rest = text.split(">", 1)
@@ -148,7 +152,9 @@ def _svg(figure: Figure | Any, said: Sequence[str]) -> str:
 
 def _legend(axes: Axes) -> None:
     """Names of the lines above the plot, where they hide nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2, columnspacing=1.4)
+    names = axes.get_legend_handles_labels()[1]
+    columns = len(names) if sum(map(len, names)) <= 48 else 1
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.4)
 
 
 def _chance(gallery: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -163,6 +169,11 @@ def _plain_numbers(axis: Any) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value >= 1 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the figure."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _bin(low: int, high: int | None) -> str:

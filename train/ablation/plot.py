@@ -30,7 +30,7 @@ def plot_png(table: Mapping[str, Any]) -> bytes:
     if compared := [row for row in rows if row["difference"]]:
         title = f"difference to {compared[0]['difference']['to']}"
         panels.append((title, [(row["name"], row["difference"]["scores"][metric]) for row in compared]))
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg"}):
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", "text.parse_math": False}):
         figure = Figure(figsize=(5.6 * len(panels), 1.1 + 0.34 * len(rows)), layout="constrained")
         for place, (axes, (title, entries)) in enumerate(
             zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)
@@ -50,5 +50,5 @@ def plot_png(table: Mapping[str, Any]) -> bytes:
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()

@@ -287,7 +287,7 @@ def write_tables(study: StudyRuns, table: Mapping[str, Any]) -> list[str]:
     try:
         folder.put("plot.png", plot_png(table))
         names.append("plot.png")
-    except UsageError as error:  # a study of days is not lost for want of a plot
+    except UsageError as error:  # a study of days is not lost because there is no plot
         getLogger(__name__).warning("no plot.png: %s", error)
     if study.complete:
         folder.pack()
