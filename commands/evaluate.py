@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -14,7 +14,8 @@ from supportset.commands.options import (
     store_option,
     zero_shot_options,
 )
-from supportset.store.errors import printable_lines
+from supportset.commands.scoring import evaluate_foreign, foreign_of, foreign_options, scoring_of, scoring_options
+from supportset.store.errors import UsageError, printable_lines
 
 
 @click.command("eval")
@@ -24,7 +25,9 @@ from supportset.store.errors import printable_lines
 @click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
 @zero_shot_options
 @click.option("--encoder", metavar="NAME", help="Path of the encoder pair on this machine.  [default: as recorded]")
-@click.option("--out", type=click.Path(), help="Folder for scores and ranks of --zero-shot.  [default: not written]")
+@foreign_options
+@scoring_options
+@click.option("--out", type=click.Path(), help="Folder for scores and ranks of what is no run.  [default: not written]")
 @store_option
 @device_option
 @json_option
@@ -42,17 +45,27 @@ def eval_command(
     store: str,
     device: str,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Score RUN or, with --zero-shot, features without training: recall at 1, 5, 10, 50, median and mean rank.
 
-    Both directions are scored. Ranks count ties against us; a clip without features is a miss. Scores and per-query
-    ranks of a run are written to RUN/eval/.
+    With --embeddings, --scores or --run-file: what another program made. Both directions are scored. Ranks count ties
+    against us; a clip without features is a miss. Scores and per-query ranks of a run are written to RUN/eval/.
     """
+    foreign, scoring = foreign_of(options), scoring_of(options)
     of_zero_shot = {"--template": templates, "--pooling": pooling, "--temperature": temperature is not None}
-    check_mode(run, zero_shot, {"--dataset": dataset}, of_zero_shot | {"--encoder": encoder, "--out": out})
+    if foreign is None:
+        check_mode(run, zero_shot, {"--dataset": dataset}, of_zero_shot | {"--encoder": encoder, "--out": out})
+    elif run or zero_shot:
+        raise UsageError(f"both {run or '--zero-shot'} and the file of another program are given: leave one out")
     from supportset.evaluate.evaluation import describe
 
-    if zero_shot:
+    if foreign is not None:
+        from supportset.evaluate.embeddings.score import Where
+
+        evaluation = evaluate_foreign(foreign, Where(protocol, split, dataset, store), scoring)
+        result = evaluation.to_json() if out is None else evaluation.write(out)
+    elif zero_shot:
         from supportset.search.zero_shot import open_zero_shot
 
         retriever = open_zero_shot(
@@ -64,11 +77,11 @@ def eval_command(
             temperature=temperature,
             device=device,
         )
-        result = retriever.evaluate(protocol, split, out)
+        result = retriever.evaluate(protocol, split, out, scoring=scoring)
     else:
         from supportset.train.evaluate import evaluate
 
-        result = evaluate(str(run), protocol, split, store, dataset=dataset, device=device)
+        result = evaluate(str(run), protocol, split, store, dataset=dataset, device=device, scoring=scoring)
     if as_json:
         print_json(result)
         return

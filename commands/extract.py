@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--videos", type=click.Path(path_type=Path), help="Folder of the videos.  [default: that of --data]")
 @click.option("--name", help="Name in the store.  [default: DATASET; for 'folder' the folder's own name]")
+@click.option("--replace", is_flag=True, help="Replace the dataset if another folder has this name in the store.")
 @store_option
 @click.option(
     "--backbone",
@@ -120,6 +121,7 @@ def extract_command(
     data: Path | None,
     videos: Path | None,
     name: str | None,
+    replace: bool,
     store: str,
     backbones: tuple[str, ...],
     fps: float | None,
@@ -142,8 +144,10 @@ def extract_command(
     found = read_dataset(dataset, data, videos, name, need_videos=not annotations_only)
     for note in found.annotations.notes:
         click.echo(f"{found.name}: {note}", err=True)
+    if not replace:
+        found.refuse_other(store)
     if annotations_only:
-        tables, path = found.write(store), store_path(store) / found.name
+        tables, path = found.write(store, replace=replace), store_path(store) / found.name
         click.echo(f"{found.name}: tables written below {path}", err=True)
         if as_json:
             counted = {"dataset": found.name, "path": str(path), "clips": len(tables.clips)}
@@ -163,7 +167,7 @@ def extract_command(
     pick_decoder(execution.decoder)
     check_places(execution)
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
-    tables = found.write(store, gone)
+    tables = found.write(store, gone, replace=replace)
     _tell_gone(tables)
     summaries = [
         extract(tables, store, found.videos_root, backbone, sampling, selection, execution) for backbone in loaded

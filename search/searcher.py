@@ -90,6 +90,8 @@ class Searcher:
 
     Attributes
     ----------
+    dataset : Dataset
+        The tables.
     clip_ids : list of str
         The clips that are searched.
     embeddings : (N, d) float64 or None
@@ -115,6 +117,7 @@ class Searcher:
     ) -> None:
         self.retriever = retriever
         self._clips = clips = retriever.open_clips(store, dataset)
+        self.dataset = clips.dataset
         features = clips.features
         if not len(features):
             told = f"; the videos of {len(features.left_out):,} clips are gone" if features.left_out else ""
@@ -159,7 +162,7 @@ class Searcher:
             return clip_ids
         if split is None:
             raise UsageError(f"--protocol {protocol} needs a --split to search in")
-        tables, protocol = self._clips.dataset, protocol or self._clips.protocol
+        tables, protocol = self.dataset, protocol or self._clips.protocol
         if protocol is None:
             known = ", ".join(tables.protocols()) or "none"
             raise UsageError(f"--split {split} needs a --protocol: dataset {tables.name!r} has {known}")
@@ -170,7 +173,7 @@ class Searcher:
         """File and times of each clip: the file as extracted, or as the dataset's table has it."""
         rows = features.sets[0].rows().select(["clip_id", "source_path"]).to_pydict()
         extracted = dict(zip(rows["clip_id"], rows["source_path"], strict=True))
-        columns = self._clips.dataset.clips.select(["clip_id", "path", "start_s", "end_s"]).to_pylist()
+        columns = self.dataset.clips.select(["clip_id", "path", "start_s", "end_s"]).to_pylist()
         where = {clip_id: {"path": path, "start_s": None, "end_s": None} for clip_id, path in extracted.items()}
         for row in columns:
             where[row["clip_id"]] = {

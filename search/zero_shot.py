@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from supportset.evaluate.evaluation import Evaluation
 from supportset.evaluate.ranks import unit_rows
-from supportset.evaluate.scores import score_embeddings
+from supportset.evaluate.scores import Embeddings, Matrix, Similarity
+from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
 from supportset.evaluate.splits import default_split, read_split
 from supportset.search.retriever import Clips, Retriever, check_steps
 from supportset.search.searcher import Searcher
@@ -179,7 +180,12 @@ class ZeroShot(Retriever):
         return Searcher(self, protocol=protocol, split=split)
 
     def evaluate(
-        self, protocol: str | None = None, split: str | None = None, out: str | Path | None = None
+        self,
+        protocol: str | None = None,
+        split: str | None = None,
+        out: str | Path | None = None,
+        *,
+        scoring: Scoring = PLAIN,
     ) -> dict[str, Any]:
         """Score it as ``supportset eval --zero-shot`` does.
 
@@ -191,6 +197,8 @@ class ZeroShot(Retriever):
             By default ``test``, or the protocol's only split besides ``train``.
         out : str or Path, optional
             Folder to write scores and ranks to.
+        scoring : Scoring
+            Gallery list, conventions, relevance file, scores beside.
 
         Returns
         -------
@@ -205,30 +213,35 @@ class ZeroShot(Retriever):
         SupportsetError
             Features that do not match their checksums.
         """
-        evaluation = self.evaluation(protocol, split)
+        evaluation = self.evaluation(protocol, split, scoring=scoring)
         return evaluation.to_json() if out is None else evaluation.write(out)
 
-    def evaluation(self, protocol: str | None = None, split: str | None = None) -> Evaluation:
+    def evaluation(
+        self, protocol: str | None = None, split: str | None = None, *, scoring: Scoring = PLAIN
+    ) -> Evaluation:
         """The same as an `Evaluation`."""
         protocol = protocol or _only_protocol(self.dataset)
-        split = split or default_split(self.dataset, protocol, "train")
-        part = read_split(self.dataset, protocol, split, set(self.features.clip_ids))
+        in_tables = scoring.table_protocol(protocol)
+        split = split or default_split(self.dataset, in_tables, "train")
+        part = scoring.prepare(read_split(self.dataset, in_tables, split, set(self.features.clip_ids)))
         if not part.captions:
             raise UsageError(
                 f"{self.dataset.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries"
             )
         self.check_text()
         texts = self.encode_text([caption.text for caption in part.captions])
+        similarity: Similarity
         if self.weighting is None:
-            scores = score_embeddings(part, self.encode_stored(self.features, part.present), texts)
+            similarity = Embeddings(self.encode_stored(self.features, part.present), texts)
         else:
-            raise NotImplementedError
-        return Evaluation(
+            similarity = Matrix(self.weighting.scores(texts, self.features, part.present))
+        return Evaluation.of_similarity(
+            part,
+            similarity,
+            scoring=scoring,
             protocol=protocol,
             dataset=self.dataset.name,
-            split=part,
-            scores=scores,
-            expected=self.dataset.expected(protocol, split),
+            expected=expected_clips(protocol, self.dataset.expected(in_tables, split)),
             subject={"left_out": len(part.missing.intersection(self.features.left_out)), **self.describe()},
             selected_by="nothing: no training",
         )

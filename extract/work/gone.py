@@ -86,7 +86,7 @@ def find_gone(
             raise UsageError(
                 f"{videos_root}: {len(lost):,} of the {len(known):,} clips with features have no video here any more "
                 f"(as {lost[0]!r}): mount the missing disk; or --gone mark leaves them out of search, eval and "
-                "training, --gone keep goes on using their features"
+                "training, --gone keep continues using their features"
             )
     return sorted(gone)
 
@@ -102,7 +102,7 @@ def _extracted(root: str | StorePath, name: str) -> tuple[dict[str, _Extracted],
             if recipe.kind != "video" or recipe.backbone.startswith(IMPORTED):
                 continue
             rows = feature_set.rows()
-        except SupportsetError as error:  # damaged: extraction into another set goes on
+        except SupportsetError as error:  # damaged: extraction into another set continues
             errors.append(error)
             continue
         found = rows.filter(has_features(rows))

@@ -146,6 +146,7 @@ def write_dataset(
     splits: Rows,
     protocols: Mapping[str, Mapping[str, int | None]],
     sources: Iterable[Path],
+    origin: Mapping[str, str] | None = None,
     gone: Iterable[str] | None = None,
 ) -> Dataset:
     """Write a dataset's tables, or do nothing where they hold the same already.
@@ -172,6 +173,8 @@ def write_dataset(
         Number of clips that each split must have; None if unknown.
     sources : iterable of Path
         Annotation files; their names and hashes are recorded.
+    origin : mapping, optional
+        Where the rows are from; recorded.
     gone : iterable of str, optional
         Clips whose videos are gone; by default those that the dataset has recorded.
 
@@ -205,6 +208,7 @@ def write_dataset(
         },
         "protocols": sizes,
         "sources": [{"name": file, "xxh3": xxh3} for file, xxh3 in sorted(hashes)],
+        **({"origin": dict(origin)} if origin else {}),
     }
     if marked := sorted(_recorded_gone(folder) if gone is None else set(gone)):
         info["gone"] = marked

@@ -1,111 +1,90 @@
-"""Encoder pairs of a few thousand random weights, saved with tokenizer and processor as local copies lie there.
-
-Every tower gives ``DIM`` numbers, so that the pairs are told apart by their weights alone.
-"""
+"""Encoder pairs of a few thousand random weights, saved with tokenizer and processor as local copies lie there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import open_clip
 import torch
 import transformers as tf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from tests.extract.backbones.hf_models import MODELS, saved
 from tests.extract.text_models import CAPTIONS
 
-DIM, TOKENS, SIDE, WINDOW = 16, 12, 32, 4
-_SMALL = {"hidden_size": DIM, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-_VISION = _SMALL | {"image_size": SIDE, "patch_size": 16}
-_WORDS = 160  # tokens of the vocabulary
-_TEXT = _SMALL | {"vocab_size": _WORDS, "max_position_embeddings": TOKENS, "eos_token_id": 2, "bos_token_id": 1,
-                  "pad_token_id": 0}  # fmt: skip
-_CROPPED = {"size": {"shortest_edge": SIDE + 8}, "crop_size": {"height": SIDE, "width": SIDE}}
-_SQUARE = {"size": {"height": SIDE, "width": SIDE}}
-
-
-def _xclip() -> Any:
-    integration = {"mit_hidden_size": DIM, "mit_intermediate_size": 24, "mit_num_attention_heads": 2}
-    vision = _VISION | {"num_frames": WINDOW} | integration
-    return tf.XCLIPModel(tf.XCLIPConfig(text_config=_TEXT, vision_config=vision, projection_dim=DIM))
-
-
-def _videoprism() -> Any:
-    vision = {
-        "hidden_size": DIM, "intermediate_size": 24, "num_attention_heads": 2, "num_spatial_layers": 1,
-        "num_temporal_layers": 1, "num_auxiliary_layers": 1, "num_frames": WINDOW, "image_size": SIDE, "patch_size": 16,
-    }  # fmt: skip
-    config = tf.VideoPrismConfig(text_config=_TEXT, vision_config=vision)
-    return tf.VideoPrismClipModel(config)
-
-
-def _pe_video() -> Any:
-    frames = {
-        "model_type": "timm_wrapper", "architecture": "vit_pe_core_large_patch14_336", "num_classes": DIM,
-        "do_pooling": True, "global_pool": "map", "initializer_range": 0.02,
-        "model_args": {"embed_dim": DIM, "img_size": (28, 28), "depth": 2, "num_heads": 2, "ref_feat_shape": (2, 2)},
-    }  # fmt: skip
-    video = _SMALL | {"head_dim": 8, "vision_config": frames}
-    text = _SMALL | {"model_type": "modernbert", "vocab_size": _WORDS, "max_position_embeddings": TOKENS,
-                     "pad_token_id": 0, "global_attn_every_n_layers": 2, "local_attention": 8}  # fmt: skip
-    return tf.PeVideoModel(tf.PeVideoConfig(text_config=text, video_config=video))
-
-
-# type: (model, processor's class, its options, the tokenizer's options)
-PAIRS: dict[str, tuple[Callable[[], Any], str, dict[str, Any], dict[str, Any]]] = {
-    "clip": (
-        lambda: tf.CLIPModel(tf.CLIPConfig(text_config=_TEXT, vision_config=_VISION, projection_dim=DIM)),
-        "CLIPImageProcessor", _CROPPED, {},
-    ),
-    "metaclip_2": (
-        lambda: tf.MetaClip2Model(tf.MetaClip2Config(text_config=_TEXT, vision_config=_VISION, projection_dim=DIM)),
-        "CLIPImageProcessor", _CROPPED, {},
-    ),
-    "siglip": (
-        lambda: tf.SiglipModel(tf.SiglipConfig(text_config=_TEXT, vision_config=_VISION)),
-        "SiglipImageProcessor", _SQUARE, {"model_input_names": ["input_ids"]},
-    ),
-    "siglip2": (
-        lambda: tf.Siglip2Model(
-            tf.Siglip2Config(text_config=_TEXT, vision_config=_SMALL | {"patch_size": 16, "num_patches": 16})
-        ),
-        "Siglip2ImageProcessor", {"patch_size": 16, "max_num_patches": 16},
-        {"model_input_names": ["input_ids"], "padding_side": "left"},
-    ),
-    "xclip": (_xclip, "VideoMAEImageProcessor", _CROPPED, {}),
-    "videoprism": (_videoprism, "LlavaOnevisionVideoProcessor", _SQUARE | {"do_normalize": False}, {}),
-    "pe_video": (_pe_video, "PeVideoVideoProcessor", {"size": {"height": 28, "width": 28}}, {}),
-}  # fmt: skip
+TOKENS = 12
+OPEN_CLIP = {
+    "embed_dim": 20,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+# The pairs of transformers, and what is special about their tokenizers
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "clip": {},
+    "metaclip_2": {},
+    "siglip": {"model_input_names": ["input_ids"]},
+    "siglip2": {"model_input_names": ["input_ids"], "padding_side": "left"},
+    "xclip": {},
+    "videoprism": {},
+    "pe_video": {},
+    "pe_audio_video": {},
+}
+PAIRS = [name for name in _OPTIONS if name in MODELS]
 
 
 def save_pair(name: str, folder: Path, seed: int = 0) -> Any:
-    """Build a pair of one type, spread its weights, save all its files; return the model."""
-    build, processor, options, tokenizer = PAIRS[name]
-    torch.manual_seed(seed)
-    model = build().eval()
-    for parameter in model.parameters():
-        parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
-    kind = getattr(tf, f"{processor}Pil", None) or getattr(tf, processor)
-    kind(**options).save_pretrained(folder)
-    save_tokenizer(folder, **tokenizer)
+    """Save all files of a pair of transformers; another seed gives other weights; return the model."""
+    model, _ = saved(name, folder)
+    if seed:
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter) * 0.1)
+        model.save_pretrained(folder)
+    save_tokenizer(folder, **_OPTIONS[name])
     return model
 
 
 def save_tokenizer(folder: Path, **options: Any) -> None:
-    """A byte-pair vocabulary of the captions' letters and words, with a token at each end."""
+    """A byte-pair vocabulary of letters and a few of the captions' syllables, with a token at each end."""
     fitted = Tokenizer(models.BPE(unk_token="<unk>"))
     fitted.normalizer = normalizers.Lowercase()
     fitted.pre_tokenizer = pre_tokenizers.Whitespace()
     special = ["<pad>", "<s>", "</s>", "<unk>"]
-    fitted.train_from_iterator(
-        [*CAPTIONS, *"abcdefghijklmnopqrstuvwxyz"],
-        trainers.BpeTrainer(vocab_size=_WORDS - 10, special_tokens=special, show_progress=False),
-    )
+    trainer = trainers.BpeTrainer(vocab_size=38, special_tokens=special, show_progress=False)
+    fitted.train_from_iterator([*CAPTIONS, *"abcdefghijklmnopqrstuvwxyz"], trainer)
     ends = [("<s>", 1), ("</s>", 2)]
     fitted.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     tf.PreTrainedTokenizerFast(
         tokenizer_object=fitted, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
         model_max_length=TOKENS, **options,
     ).save_pretrained(folder)  # fmt: skip
+
+
+def save_open_clip(folder: Path) -> Any:
+    """Save a pair of open_clip as its hub has them; return the model."""
+    folder.mkdir(parents=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": OPEN_CLIP, "preprocess_cfg": {}}))
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**OPEN_CLIP).eval()
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return model
+
+
+def library_texts(kind: str, folder: Path, model: Any, texts: list[str]) -> np.ndarray:
+    """Embeddings of texts by transformers alone, as its model cards say: (N, d), not normalised."""
+    if kind != "pe_audio_video":  # transformers does not read what it writes of tied weights
+        model = tf.AutoModel.from_pretrained(folder).eval()
+    reader = tf.AutoTokenizer.from_pretrained(folder)
+    padding = "max_length" if kind in ("siglip", "siglip2", "videoprism") else True
+    inputs = reader(texts, padding=padding, truncation=True, max_length=TOKENS, return_tensors="pt")
+    inputs = {name: inputs[name] for name in reader.model_input_names if name != "token_type_ids"}
+    with torch.no_grad():
+        if kind.startswith("pe_"):  # its get_text_features is not reachable: what its forward compares with videos
+            frames = torch.zeros(len(texts), 2, 3, 64, 64)
+            pair = getattr(model, "video_model", model)
+            return pair(pixel_values_videos=frames, **inputs).text_video_embeds.numpy()
+        output = model.get_text_features(**inputs)
+    return getattr(output, "pooler_output", output).numpy()

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers as tf
 from click.testing import CliRunner
 
 from supportset.commands.main import cli
@@ -23,11 +21,13 @@ from supportset.store.errors import UsageError
 from supportset.store.format.card import Recipe
 from supportset.store.read.catalog import feature_set_path, list_feature_sets
 from supportset.store.write.writer import FeatureWriter
-from tests.extract.pairs import DIM, PAIRS, TOKENS, save_pair
+from tests.extract.backbones.hf_models import MODELS
+from tests.extract.pairs import PAIRS, TOKENS, library_texts, save_pair
 from tests.extract.text_models import CAPTIONS, captions_of, save_bert
 
 pytestmark = pytest.mark.slow
 
+DIM = MODELS["clip"].dim
 TEXTS = [text for text in CAPTIONS if text.strip()]
 
 
@@ -37,32 +37,18 @@ def recipe_of(name: str) -> Recipe:
     return make_recipe(backbone, fit_sampling(Sampling(fps=1.0), backbone), "float32")
 
 
-def library_text(kind: str, folder: Path) -> np.ndarray:
-    """The embeddings by transformers alone, as its model cards say."""
-    model, reader = tf.AutoModel.from_pretrained(folder).eval(), tf.AutoTokenizer.from_pretrained(folder)
-    padding = "max_length" if kind in ("siglip", "siglip2", "videoprism") else True
-    inputs = reader(TEXTS, padding=padding, truncation=True, max_length=TOKENS, return_tensors="pt")
-    inputs = {name: inputs[name] for name in reader.model_input_names if name != "token_type_ids"}
-    with torch.no_grad():
-        if kind == "pe_video":  # its get_text_features is not reachable: what its forward returns
-            frames = torch.zeros(len(TEXTS), 2, 3, 28, 28)
-            return model(pixel_values_videos=frames, **inputs).text_video_embeds.numpy()
-        output = model.get_text_features(**inputs)
-    return getattr(output, "pooler_output", output).numpy()
-
-
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_tower_gives_what_its_library_gives(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "pair"
     model = save_pair(kind, folder)
     tower = load_text_encoder(f"hf:{folder}")
-    expected = library_text(kind, folder)
+    expected = library_texts(kind, folder, model, TEXTS)
     found = np.concatenate(live_features(tower)(TEXTS))
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     assert np.ptp(found, axis=0).min() > 1e-3  # texts differ
     one = np.concatenate([live_features(tower)([text])[0] for text in TEXTS])
     np.testing.assert_allclose(one, expected, atol=1e-5 * np.abs(expected).max())
-    assert (tower.dim, tower.max_tokens, tower.pooled) == (DIM, TOKENS, True)
+    assert (tower.dim, tower.max_tokens, tower.pooled) == (MODELS[kind].dim, TOKENS, True)
     _check_temperature(kind, model, tower)
 
 
@@ -70,7 +56,8 @@ def _check_temperature(kind: str, model: Any, tower: Any) -> None:
     if kind == "videoprism":
         assert (tower.logit_scale, tower.logit_bias) == (None, None)
         return
-    if kind == "pe_video":
+    if kind.startswith("pe_"):
+        model = getattr(model, "video_model", model)
         wanted = (model.text_video_logit_scale, model.text_video_logit_bias)
     else:
         wanted = (model.logit_scale.exp(), getattr(model, "logit_bias", None))
@@ -78,10 +65,7 @@ def _check_temperature(kind: str, model: Any, tower: Any) -> None:
     assert tower.logit_bias == (None if wanted[1] is None else pytest.approx(wanted[1].item()))
 
 
-KNOWN = ["clip", "siglip", "xclip"]
-
-
-@pytest.mark.parametrize("kind", KNOWN)
+@pytest.mark.parametrize("kind", PAIRS)
 def test_the_tower_of_a_card_is_that_of_the_same_weights(kind: str, tmp_path: Path) -> None:
     save_pair(kind, tmp_path / "pair")
     recipe = recipe_of(f"hf:{tmp_path / 'pair'}")
@@ -96,7 +80,7 @@ def test_the_tower_of_a_card_is_that_of_the_same_weights(kind: str, tmp_path: Pa
 
 
 def test_extract_text_takes_the_tower_of_features(tmp_path: Path) -> None:
-    save_pair("clip", tmp_path / "pair")
+    model = save_pair("clip", tmp_path / "pair")
     recipe = recipe_of(f"hf:{tmp_path / 'pair'}")
     dataset = captions_of(tmp_path, name="said")
     card = make_card(recipe, "cpu", "fp32", f"hf:{tmp_path / 'pair'}")
@@ -108,7 +92,7 @@ def test_extract_text_takes_the_tower_of_features(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, [*command, f"hf:{tmp_path / 'pair'}"]).exit_code == 0
     found = [info for info in list_feature_sets(tmp_path, dataset.name) if info.card.recipe.kind == "text"]
     assert len(found) == 1  # by either name it is one feature set
-    expected = library_text("clip", tmp_path / "pair")
+    expected = library_texts("clip", tmp_path / "pair", model, TEXTS)
     numbers = [number for number, text in enumerate(CAPTIONS) if text.strip()]
     np.testing.assert_allclose(found[0].open().read([f"cap{n}" for n in numbers])[0], expected, atol=1e-5)
     refused = CliRunner().invoke(cli, [*command, "tower:hf-pair", "--pooling", "mean"])

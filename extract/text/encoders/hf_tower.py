@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
 
 from supportset.extract.backbones.encoder import hash_state
-from supportset.extract.backbones.families.hf import strip, visual_state
+from supportset.extract.backbones.hf_types import TYPES, load_network, strip, visual_state
 from supportset.extract.backbones.weights import refuse_missing
 from supportset.extract.text.encoders.base import TextTower, Tokens
 from supportset.extract.text.encoders.hf_tokenizer import (
@@ -47,14 +47,16 @@ class _Pair:
     exponential: bool = True  # whether the parameter is the logarithm of the scale
 
 
-_PAIRS = {
+_PE_VIDEO = _Pair(("text_model", "text_video_head"), embed=_first_token, prefix="text_video_", exponential=False)
+PAIRS = {
     "clip": _Pair(),
     "metaclip_2": _Pair(),
     "xclip": _Pair(),  # its own forward also conditions the text on each video; the stored features have no such text
     "siglip": _Pair(("text_model",), full=True),
     "siglip2": _Pair(("text_model",), full=True),
     "videoprism": _Pair(("text_model",), full=True),
-    "pe_video": _Pair(("text_model", "text_video_head"), embed=_first_token, prefix="text_video_", exponential=False),
+    "pe_video": _PE_VIDEO,
+    "pe_audio_video": _PE_VIDEO,  # as published: with an audio tower
 }
 
 
@@ -67,6 +69,10 @@ class HfTextTower(TextTower):
         self._left = reader.padding_side == "left"
         self._masked = "attention_mask" in reader.model_input_names
         self._special = len(read_ids(reader, [""])[0])
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer's files."""
+        self._reader.save_pretrained(folder)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids with the special tokens of the tokenizer; a cut text keeps its final one."""
@@ -88,21 +94,18 @@ class HfTextTower(TextTower):
 
 def read_tower(name: str, weights: str, source: str, config: Any) -> TextTower | None:
     """Load a pair from a folder or by hub name, and keep its text tower; None where its type has none."""
-    pair = _PAIRS.get(config.model_type)
+    pair = PAIRS.get(config.model_type)
     if pair is None:
         return None
-    # float32 always: transformers 5 would take the type of the file
-    network, info = AutoModel.from_pretrained(
-        source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-    )
+    network, missing = load_network(source, config)
     network.eval()
     visual_hash = hash_state(visual_state(network, config.model_type))
     scale, bias = (getattr(network, f"{pair.prefix}{each}", None) for each in ("logit_scale", "logit_bias"))
     strip(network, pair.keep)
-    refuse_missing(set(info["missing_keys"]) & set(network.state_dict()))
-    reader = load_tokenizer(source)
-    check_vocabulary(name, reader, int(config.text_config.vocab_size))
-    most = min(int(config.text_config.max_position_embeddings), reader.model_max_length)
+    refuse_missing(missing & set(network.state_dict()))
+    reader, text = load_tokenizer(source), TYPES[config.model_type].config(config).text_config
+    check_vocabulary(name, reader, int(text.vocab_size))
+    most = min(int(text.max_position_embeddings), reader.model_max_length)
     with torch.inference_mode():
         dim = pair.embed(network, {"input_ids": torch.zeros(1, most if pair.full else 2, dtype=torch.long)}).shape[-1]
     return HfTextTower(

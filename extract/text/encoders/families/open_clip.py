@@ -27,11 +27,15 @@ _NO_LIMIT = 2048  # tokens; no caption is longer
 
 
 class OpenClipTextTower(TextTower):
-    """The text embedding as ``encode_text`` gives it, before normalisation."""
+    """The text embedding as ``encode_text`` gives it, before normalisation; ``config`` is open_clip's of the pair."""
 
-    def __init__(self, model: nn.Module, *, reader: _Reader, **options: Any) -> None:
+    def __init__(self, model: nn.Module, *, reader: _Reader, config: dict[str, Any], **options: Any) -> None:
         super().__init__(model, max_tokens=reader.length, pad_id=reader.filler, **options)
-        self._reader = reader
+        self._reader, self.config = reader, config
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the files of a tokenizer of transformers; open_clip's own has none, it comes with the library."""
+        self._reader.save(folder)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids without the padding."""
@@ -66,6 +70,11 @@ class _Reader:
             return []
         return [self._trimmed(ids) for ids in self._tokenizer(list(texts), context_length=limit or self.length)]
 
+    def save(self, folder: Path) -> None:
+        """Write the files that the tokenizer has, if any."""
+        if not hasattr(self._tokenizer, "encoder"):
+            self._tokenizer.tokenizer.save_pretrained(folder)
+
     def vocabulary(self) -> dict[str, int]:
         """Ids by token, of open_clip's own tokenizer or of one of transformers that it wraps."""
         if hasattr(self._tokenizer, "encoder"):
@@ -96,7 +105,7 @@ def load_tower(model: str, path: Path | None) -> TextTower:
     network = loaded.network
     try:
         with quiet_libraries(), no_remote_code():
-            reader = _Reader(open_clip.get_tokenizer(loaded.tokenizer))
+            reader, config = read_tokenizer(loaded.tokenizer), open_clip.get_model_config(loaded.tokenizer)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"text encoder {loaded.name}: its tokenizer cannot be loaded ({first_line(error)}): run it once with a "
@@ -104,12 +113,11 @@ def load_tower(model: str, path: Path | None) -> TextTower:
         ) from None
     visual_hash = hash_state(network.visual.state_dict())
     scale, bias = getattr(network, "logit_scale", None), getattr(network, "logit_bias", None)
-    for part in _NOT_TEXT:
-        if getattr(network, part, None) is not None:
-            setattr(network, part, None)
+    strip_to_text(network)
     return OpenClipTextTower(
         network,
         reader=reader,
+        config=config,
         visual_hash=visual_hash,
         logit_scale=None if scale is None else scale.exp().item(),
         logit_bias=None if bias is None else bias.item(),
@@ -122,3 +130,15 @@ def load_tower(model: str, path: Path | None) -> TextTower:
             "cut": "right, special tokens stay",
         },
     )
+
+
+def read_tokenizer(place: str) -> _Reader:
+    """Load a tokenizer by the name for ``open_clip.get_tokenizer``."""
+    return _Reader(open_clip.get_tokenizer(place))
+
+
+def strip_to_text(network: Any) -> None:
+    """Remove what no text embedding depends on: it is neither kept nor hashed."""
+    for part in _NOT_TEXT:
+        if getattr(network, part, None) is not None:
+            setattr(network, part, None)
