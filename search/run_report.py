@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 
 from supportset import __version__
 from supportset.evaluate.ranks import cosine_scores, unit_rows
-from supportset.evaluate.report.content import Chart, Clip, Query, Report, Score, Section, Table
+from supportset.evaluate.report.content import Chart, Clip, Query, Report, Section, Table, caveats
+from supportset.evaluate.results import Result, read_result
+from supportset.evaluate.scores import ALL
 from supportset.evaluate.splits import read_split
 from supportset.search.report_pictures import Pictures
 from supportset.store.errors import SupportsetError, UsageError
@@ -20,7 +23,7 @@ from supportset.train.data.source import HOLDOUT, source_videos
 from supportset.train.model_card import describe_method, feature_rows
 from supportset.train.open_run import RunOnStore, open_run_on_store
 from supportset.train.run_folder import RunFolder, to_toml
-from supportset.train.run_results import caveats, read_evaluations, read_ranks, training_charts
+from supportset.train.run_results import read_evaluations, training_charts
 
 REPORT = "report.html"
 _FOUND, _CONSIDERED, _LONGEST = 3, 5000, 160
@@ -79,32 +82,27 @@ def run_report(
 
         evaluate(run, store=store, device=device)
         found, older = read_evaluations(folder)
-    trained_on = (config.data.dataset, config.data.protocol)
+    scores = [replace(read_result(folder.eval / f"{stem}.json"), name=f"{config.name}, trained") for stem in found]
+    plain = {"dataset": config.data.dataset, "protocol": config.data.protocol, "captions": ALL, "gallery_list": None}
 
-    def own(result: Mapping[str, Any]) -> bool:
-        return (result["dataset"], result["protocol"]) == trained_on
+    def own(score: Result) -> bool:
+        return all(score.facts.get(key) == value for key, value in plain.items())
 
-    results = dict(sorted(found.items(), key=lambda item: (not own(item[1]), item[1]["split"] != "test")))
-    ranks = {stem: read_ranks(folder, stem) for stem in results}
-    scores = [
-        Score(
-            f"{config.name}, trained", result, {way: np.asarray([*each.values()]) for way, each in ranks[stem].items()}
-        )
-        for stem, result in results.items()
-    ]
+    scores.sort(key=lambda score: (not own(score), score.facts["split"] != "test"))
     if older:
         warnings.append(f"{older} scores in eval/ are of an earlier model of this run and are not shown.")
     for score in scores:
-        warnings += [f"{score.result['protocol']}, {score.result['split']}: {each}." for each in caveats(score.result)]
+        warnings += [f"{score.facts['protocol']}, {score.facts['split']}: {each}." for each in caveats(score.facts)]
     if zero_shot:
         if not scores:
             raise UsageError(f"{folder.path}: not evaluated, so there is nothing to compare with --zero-shot")
-        scores.insert(1, _zero_shot(zero_shot, encoder, scores[0].result, store, device))
+        scores.insert(1, _zero_shot(zero_shot, encoder, scores[0].facts, store, device))
     charts = training_charts(folder)
     sections = []
-    if opened is not None and scores and own(scores[0].result):
-        clips = _Clips(opened, scores[0].result["split"], videos, device)
-        sections.append(clips.queries(next(iter(ranks.values()))["t2v"], examples))
+    if opened is not None and scores and own(scores[0]):
+        clips = _Clips(opened, scores[0].facts["split"], videos, device)
+        asked = scores[0].ways["t2v"]
+        sections.append(clips.queries(dict(zip(asked.queries, asked.ranks.tolist(), strict=True)), examples))
         if config.captions:
             sections.append(clips.support(examples, [charts.pop("entropy")] if "entropy" in charts else []))
         if clips.pictures.failed:
@@ -128,7 +126,7 @@ def run_report(
     )
 
 
-def _zero_shot(features: str, encoder: str | None, like: Mapping[str, Any], store: str | Path, device: str) -> Score:
+def _zero_shot(features: str, encoder: str | None, like: Mapping[str, Any], store: str | Path, device: str) -> Result:
     from supportset.search.zero_shot import open_zero_shot
 
     retriever = open_zero_shot(features, store, encoder=encoder, device=device)
@@ -138,11 +136,10 @@ def _zero_shot(features: str, encoder: str | None, like: Mapping[str, Any], stor
             f"{like['dataset']!r}: name features of that dataset"
         )
     found = retriever.evaluation(like["protocol"], like["split"])
-    ranks = {"t2v": found.scores.t2v_ranks, "v2t": found.scores.v2t_ranks}
-    return Score(f"zero-shot, {retriever.tower.name}", found.to_json(), ranks, baseline=True)
+    return Result.of(f"zero-shot, {retriever.tower.name}", found)
 
 
-def _facts(record: Mapping[str, Any], seed: int, scores: list[Score]) -> dict[str, str]:
+def _facts(record: Mapping[str, Any], seed: int, scores: list[Result]) -> dict[str, str]:
     facts = {
         "dataset": record["dataset"],
         "protocol": record["protocol"],
@@ -150,7 +147,7 @@ def _facts(record: Mapping[str, Any], seed: int, scores: list[Score]) -> dict[st
         "trained on": f"{record['train']['clips']:,} clips, {record['train']['captions']:,} captions",
         "seed": f"{seed}",
     }
-    return facts | ({"evaluated on": scores[0].result["name"]} if scores else {})
+    return facts | ({"evaluated on": scores[0].facts["name"]} if scores else {})
 
 
 def _features(record: Mapping[str, Any]) -> Table:

@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from supportset.evaluate.report.content import caveats
 from supportset.train.config import Config
 from supportset.train.registry import CAPTIONING, CONTRASTIVE
 from supportset.train.run_folder import RunFolder, to_toml
-from supportset.train.run_results import caveats, read_evaluations
+from supportset.train.run_results import read_evaluations
 
 CARD = "README.md"
 

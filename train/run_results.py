@@ -1,19 +1,15 @@
-"""What a run folder says of a run: its evaluations, their warnings, and the curves of its training."""
+"""What a run folder says of a run: its evaluations, and the curves of its training."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.report.content import Chart, Curve
-from supportset.store.errors import SupportsetError
 from supportset.train.run_folder import RunFolder
-
-Record = Mapping[str, Any]
 
 _LOSSES = {"loss": "all", "contrastive": "contrastive", "captioning": "captioning"}
 
@@ -27,50 +23,10 @@ def read_evaluations(folder: RunFolder) -> tuple[dict[str, dict[str, Any]], int]
         if "t2v" not in result:  # another analysis of the run
             continue
         if result["model"] == model:
-            plain = result["protocol"] + ("" if result["split"] == "test" else f"/{result['split']}")
-            current[path.stem] = {"name": plain} | result  # those of 0.2 have no name
+            current[path.stem] = result
         else:
             older += 1
     return current, older
-
-
-def read_ranks(folder: RunFolder, stem: str) -> dict[str, dict[str, float]]:
-    """Rank of each query by its id, for ``t2v`` and ``v2t``; infinite for a miss.
-
-    Raises
-    ------
-    SupportsetError
-        The file is absent or damaged.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = folder.eval / f"{stem}-ranks.parquet"
-    try:
-        rows = pq.read_table(path, columns=["direction", "query_id", "rank"]).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise SupportsetError(f"{path}: cannot be read ({error}); run eval again") from None
-    ranks: dict[str, dict[str, float]] = {"t2v": {}, "v2t": {}}
-    for row in rows:
-        ranks[row["direction"]][row["query_id"]] = np.inf if row["rank"] is None else float(row["rank"])
-    return ranks
-
-
-def caveats(result: Record) -> list[str]:
-    """What must be known of an evaluation before its score is believed: missing clips, leakage."""
-    found = []
-    if result["missing"]:
-        found.append(f"{result['missing']:,} clips have no features")
-    leak = result["leakage"]
-    if leak and leak["verbatim_queries"]:
-        found.append(
-            f"{leak['verbatim_queries']:,} of {leak['queries']:,} queries are word for word captions trained on"
-        )
-    if leak and leak["shared_source_clips"]:
-        found.append(
-            f"{leak['shared_source_clips']:,} of {leak['clips']:,} clips share their source video with a training clip"
-        )
-    return found
 
 
 def training_charts(folder: RunFolder) -> dict[str, Chart]:

@@ -6,30 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Score:
-    """One evaluation.
-
-    Attributes
-    ----------
-    model : str
-        What was scored, in a few words.
-    result : mapping
-        JSON of an `Evaluation`.
-    ranks : dict of str to (Q,) float64
-        Ranks of ``t2v`` and ``v2t``, infinite for a miss; empty where they are not known.
-    baseline : bool
-        Whether it is what the others are compared with.
-    """
-
-    model: str
-    result: Mapping[str, Any]
-    ranks: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    baseline: bool = False
+from supportset.evaluate.results import Result
 
 
 @dataclass(frozen=True)
@@ -135,8 +112,8 @@ class Report:
         Name of the run or model, and one sentence on it.
     facts : mapping
         Short facts below the title: dataset, protocol, ...
-    scores : sequence of Score
-        The first one is the headline, and is drawn.
+    scores : sequence of Result
+        The first one is the headline, and is drawn; so are others of the same split of the same protocol.
     warnings : sequence of str
         What must be known before a score is believed.
     sections : sequence of Section
@@ -147,7 +124,48 @@ class Report:
     title: str
     summary: str
     facts: Mapping[str, str]
-    scores: Sequence[Score]
+    scores: Sequence[Result]
     warnings: Sequence[str] = ()
     sections: Sequence[Section] = ()
     made: str = ""
+
+    @classmethod
+    def of_result(cls, result: Result, made: str = "") -> Report:
+        """The page of scores of any model, of which nothing else is known."""
+        facts = result.facts
+        model = facts.get("encoder") or facts.get("embeddings") or facts.get("run")
+        return cls(
+            title=result.name,
+            summary=f"Scores of {facts['protocol']}, split {facts['split']} of {facts['dataset']}.",
+            facts={
+                "dataset": facts["dataset"],
+                "protocol": facts["name"],
+                **({"model": str(model)} if isinstance(model, str) else {}),
+                **({"selected by": facts["selected_by"]} if facts.get("selected_by") else {}),
+            },
+            scores=[result],
+            warnings=[f"{each}." for each in (*caveats(facts), *facts.get("notes", ()))],
+            made=made,
+        )
+
+
+def caveats(facts: Mapping[str, Any]) -> list[str]:
+    """What must be known of an evaluation before its score is believed: missing clips, leakage."""
+    found = []
+    if facts["expected_gallery"] not in (None, facts["gallery"]):
+        found.append(
+            f"the gallery has {facts['gallery']:,} clips, the protocol asks for {facts['expected_gallery']:,}: not "
+            "comparable"
+        )
+    if facts["missing"]:
+        found.append(f"{facts['missing']:,} clips have no features")
+    leak = facts["leakage"]
+    if leak and leak["verbatim_queries"]:
+        found.append(
+            f"{leak['verbatim_queries']:,} of {leak['queries']:,} queries are word for word captions trained on"
+        )
+    if leak and leak["shared_source_clips"]:
+        found.append(
+            f"{leak['shared_source_clips']:,} of {leak['clips']:,} clips share their source video with a training clip"
+        )
+    return found

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import CUTS
-from supportset.evaluate.report.content import Chart, Score
+from supportset.evaluate.report.content import Chart
+from supportset.evaluate.results import Result
 from supportset.store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,13 +42,15 @@ def require_libraries() -> None:
         raise UsageError(f"a report needs the package {error.name}: pip install 'supportset[report]'") from None
 
 
-def recall_curves(scores: Sequence[Score]) -> str:
+def recall_curves(scores: Sequence[Result]) -> str:
     """Recall over the number of clips looked at, of the first score in both directions and of baselines."""
     first = scores[0]
-    drawn = [(WAYS[way], first.ranks[way], _SERIES[place], 1.8) for place, way in enumerate(WAYS) if way in first.ranks]
-    drawn += [(_short(score.model), score.ranks["t2v"], _MUTED, 1.2) for score in scores[1:] if "t2v" in score.ranks]
-    gallery = first.result["gallery"]
-    top = max(gallery, first.result["queries"])
+    drawn = [
+        (WAYS[way], first.ways[way].ranks, _SERIES[place], 1.8) for place, way in enumerate(WAYS) if way in first.ways
+    ]
+    drawn += [(_short(score.name), score.ways["t2v"].ranks, _MUTED, 1.2) for score in scores[1:] if "t2v" in score.ways]
+    gallery = first.facts["gallery"]
+    top = max(gallery, first.facts["queries"] if "v2t" in first.ways else 1)
     with _axes("Queries whose right answer is among the first K, in percent") as (axes, said):
         for (name, ranks, colour, width), dashes in zip(drawn, _DASHES, strict=False):
             finite = np.sort(ranks[np.isfinite(ranks)])
@@ -56,8 +59,8 @@ def recall_curves(scores: Sequence[Score]) -> str:
             axes.step(places, recall, where="post", color=colour, lw=width, ls=dashes, label=name)
             said.append(f"{name}: " + ", ".join(f"R@{cut} {100 * (ranks <= cut).mean():.1f}" for cut in CUTS))
         for place, way in enumerate(WAYS):
-            for cut in CUTS:
-                low, high = first.result["intervals"][way][f"R@{cut}"]
+            for cut in CUTS if way in first.ways else ():
+                low, high = first.facts["intervals"][way][f"R@{cut}"]
                 axes.plot([cut, cut], [low, high], color=_SERIES[place], lw=3.5, alpha=0.35, solid_capstyle="butt")
         axes.plot(*_chance(gallery), color=_MUTED, lw=0.9, ls=(0, (1, 2)), label="chance")
         axes.set(xscale="log", xlim=(1, top), ylim=(0, 102), xlabel="K, logarithmic", ylabel="recall at K, %")
@@ -66,16 +69,17 @@ def recall_curves(scores: Sequence[Score]) -> str:
         return _svg(axes.figure, said)
 
 
-def rank_histogram(score: Score) -> str:
+def rank_histogram(score: Result) -> str:
     """How many queries have their right answer at which rank, in percent of the queries."""
-    worst = max(float(ranks[np.isfinite(ranks)].max(initial=1)) for ranks in score.ranks.values())
+    every = {way: direction.ranks for way, direction in score.ways.items()}
+    worst = max(float(ranks[np.isfinite(ranks)].max(initial=1)) for ranks in every.values())
     bins = [(low, high) for low, high in _BINS if low <= worst]
     names = [_bin(low, high) for low, high in bins]
-    missed = any(np.isinf(ranks).any() for ranks in score.ranks.values())
+    missed = any(np.isinf(ranks).any() for ranks in every.values())
     names += ["miss"] if missed else []
     with _axes("Rank of the right answer, in percent of the queries") as (axes, said):
         width = 0.38
-        for place, (way, ranks) in enumerate(score.ranks.items()):
+        for place, (way, ranks) in enumerate(every.items()):
             counts = [((ranks >= low) & (ranks <= (high or np.inf)) & np.isfinite(ranks)).sum() for low, high in bins]
             shares = 100 * np.asarray([*counts, *([np.isinf(ranks).sum()] if missed else [])]) / len(ranks)
             bars = axes.bar(np.arange(len(names)) + (place - 0.5) * width, shares, width * 0.94,

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from supportset.evaluate.report.content import Report, Score
+from supportset.evaluate.report.content import Report
 from supportset.evaluate.report.figures import WAYS, chart, rank_histogram, recall_curves, require_libraries
+from supportset.evaluate.results import SAME, Result
 
 SHOWN = ("R@1", "R@5", "R@10", "MdR", "MnR")
 _RULES = (
@@ -37,31 +38,59 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    first = next((score for score in report.scores if score.ranks), None)
-    drawn = [] if first is None else [first, *(s for s in report.scores if s.baseline and s is not first)]
-    figures = {
-        "Recall over K": recall_curves(drawn),
-        "Where the right answer stands": rank_histogram(drawn[0]),
-    } if drawn else {}  # fmt: skip
+    first = next(iter(report.scores), None)
+    figures = {}
+    if first is not None and first.ways:
+        drawn = [each for each in report.scores if all(each.facts.get(key) == first.facts.get(key) for key in SAME)]
+        figures["Recall over K"] = recall_curves(drawn)
+        figures["Where the right answer stands"] = rank_histogram(first)
     return environment.get_template("report.html.j2").render(
         report=report,
         figures={title: Markup(svg) for title, svg in figures.items()},
         charts=[[Markup(chart(each)) for each in section.charts] for section in report.sections],
-        rows=[_rows(score) for score in report.scores],
+        groups=[group for score in report.scores for group in _groups(score)],
         shown=SHOWN,
-        headline={name: _cell(report.scores[0].result, "t2v", name) for name in SHOWN} if report.scores else {},
+        headline=None if first is None else dict(zip(SHOWN, _cells(first.facts, "t2v"), strict=True)),
+        first=first,
         rules=_RULES,
         percent=lambda weight: f"{100 * weight:.1f}",
         pairs=lambda head, row: list(zip(head, row, strict=True))[1:],
     )
 
 
-def _rows(score: Score) -> list[dict[str, Any]]:
-    """Rows of the table of scores, one a direction."""
-    return [{"way": words, "cells": [_cell(score.result, way, name) for name in SHOWN]} for way, words in WAYS.items()]
+def _groups(score: Result) -> list[dict[str, Any]]:
+    """Groups of rows of the table of scores: the raw scores, then those with more labels, and normalised ones."""
+    facts = score.facts
+    ranking = [
+        f"{words}: " + ", ".join(f"{name} {value:.1f}" for name, value in facts["ranking"][way].items())
+        for way, words in WAYS.items()
+        if (facts.get("ranking") or {}).get(way)
+    ]
+    raw = f"{facts['name']}, {facts['gallery']:,} clips, {facts['queries']:,} queries"
+    groups = [(score.name, "; ".join([raw, *ranking]), facts)]
+    if labels := facts.get("labels"):
+        groups.append((labels["score"], f"{labels['added']:,} more right clips", labels))
+    groups += [
+        (each["label"], "beside the raw score, and not to be compared with raw scores", each)
+        for each in facts.get("beside") or ()
+    ]
+    return [
+        {
+            "title": title,
+            "note": note,
+            "rows": [(words, _cells(scores, way)) for way, words in WAYS.items() if scores.get(way)],
+        }
+        for title, note, scores in groups
+    ]
 
 
-def _cell(result: Mapping[str, Any], way: str, name: str) -> tuple[str, str]:
-    """A score and its interval."""
-    bounds = result["intervals"][way].get(name)
-    return f"{result[way][name]:.1f}", "" if bounds is None else "{:.1f}\N{EN DASH}{:.1f}".format(*bounds)
+def _cells(scores: Mapping[str, Any], way: str) -> list[tuple[str, str]]:
+    """Scores of a direction, each with its interval where there is one."""
+    bounds = scores.get("intervals", {}).get(way, {})
+    return [
+        (
+            f"{scores[way][name]:.1f}" if name in scores[way] else "-",
+            "{:.1f}\N{EN DASH}{:.1f}".format(*bounds[name]) if name in bounds else "",
+        )
+        for name in SHOWN
+    ]

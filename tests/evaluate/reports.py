@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from supportset.evaluate.evaluation import Evaluation
-from supportset.evaluate.report.content import Chart, Clip, Curve, Query, Report, Score, Section, Table
+from supportset.evaluate.report.content import Chart, Clip, Curve, Query, Report, Section, Table
+from supportset.evaluate.results import Result
 from supportset.evaluate.splits import Split
 from supportset.store.format.dataset import Caption
 
@@ -23,7 +24,7 @@ def picture() -> str:
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def score(model: str, seed: int, *, clips: int = 300, missing: int = 2, baseline: bool = False) -> Score:
+def score(model: str, seed: int, *, clips: int = 300, missing: int = 2) -> Result:
     """Scores of random embeddings with something in common."""
     rng = np.random.default_rng(seed)
     ids = tuple(f"clip{number}" for number in range(clips))
@@ -32,8 +33,7 @@ def score(model: str, seed: int, *, clips: int = 300, missing: int = 2, baseline
     video = rng.normal(size=(clips, 16))
     text = np.repeat(video, 2, axis=0) + 0.9 * rng.normal(size=(2 * clips, 16))
     found = Evaluation.of_embeddings(split, video[missing:], text, protocol="invented", dataset="small", expected=clips)
-    ranks = {"t2v": found.scores.t2v_ranks, "v2t": found.scores.v2t_ranks}
-    return Score(model, found.to_json(), ranks, baseline)
+    return Result.of(model, found)
 
 
 def report(text: str = HOSTILE) -> Report:
@@ -49,5 +49,5 @@ def report(text: str = HOSTILE) -> Report:
         [Table(text, (text, "b", "number"), [(text, text, "1.5")], numbers=("number",))], f"{text}\n\n[part]\n{text}",
     )  # fmt: skip
     alone = Section("One figure", ["words"], [chart])
-    scores = [score(text, 0), score(text, 1, baseline=True)]
+    scores = [score(text, 0), score(text, 1)]
     return Report(text, text, {text: text}, scores, [text], [section, alone], text)

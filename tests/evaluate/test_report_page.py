@@ -93,7 +93,7 @@ def test_headings_tables_and_pictures_are_told_to_a_screen_reader(html: str) -> 
     assert len(graphics) == 5
     assert all(each["role"] == "img" and each["aria-label"] for each in graphics)
     first = score(HOSTILE, 0)
-    assert f"R@1 {first.result['t2v']['R@1']:.1f}" in str(graphics[0]["aria-label"]), "a figure tells its numbers"
+    assert f"R@1 {first.facts['t2v']['R@1']:.1f}" in str(graphics[0]["aria-label"]), "a figure tells its numbers"
 
 
 def test_colours_have_contrast_in_both_schemes() -> None:
@@ -141,8 +141,8 @@ def test_scores_and_intervals_stand_in_the_table(html: str) -> None:
     for each in report().scores:
         for way in ("t2v", "v2t"):
             for name in ("R@1", "R@10", "MdR"):
-                assert f"{each.result[way][name]:.1f}" in texts
-            low, high = each.result["intervals"][way]["R@5"]
+                assert f"{each.facts[way][name]:.1f}" in texts
+            low, high = each.facts["intervals"][way]["R@5"]
             assert f"{low:.1f}\N{EN DASH}{high:.1f}" in texts
 
 

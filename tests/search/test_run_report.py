@@ -11,19 +11,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from supportset.commands.main import cli
-from supportset.evaluate.report.content import Report
 from supportset.evaluate.report.page import render
 from supportset.search.run_report import run_report
 from supportset.store.errors import UsageError
 from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
-from supportset.train.run_folder import RunFolder
-from supportset.train.run_results import read_ranks
 from tests.hub_server import TOKEN, HubServer
 from tests.train.small_store import config, plant
 
@@ -48,26 +46,22 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def part(report: Report, title: str) -> object:
-    return next(section for section in report.sections if section.title == title)
-
-
 def test_a_report_has_what_the_run_and_its_store_know(run: Path, root: Path) -> None:
     report = run_report(run, root, examples=3, device="cpu")
     result = json.loads((run / "eval" / "planted-test.json").read_text())  # evaluated, as it was not before
-    assert [score.result["t2v"] for score in report.scores] == [result["t2v"]]
+    assert [score.facts["t2v"] for score in report.scores] == [result["t2v"]]
     assert report.title == "small"
     assert any("1 clips have no features" in line for line in report.warnings)
     assert any("word for word" in line for line in report.warnings)
     assert [section.title for section in report.sections] == [
         "Queries", "The support set", "Training", "Data", "Configuration",
     ]  # fmt: skip
-    ranks = read_ranks(RunFolder(run), "planted-test")["t2v"]
+    ranks = report.scores[0].ways["t2v"].ranks
     queries, support, training = report.sections[:3]
     worst = queries.queries["Missed furthest"]
     told = [int(re.search(r"rank (\d+) of 64", query.note)[1]) for query in worst]  # type: ignore[index]
     assert told == sorted(told, reverse=True)
-    assert told[0] == max(rank for rank in ranks.values() if rank < 1000)
+    assert told[0] == ranks[np.isfinite(ranks)].max()
     for query in [*worst, *queries.queries["Found with the widest margin"]]:
         assert [clip.right for clip in query.clips].count(True) == 1
         assert len(query.clips) == 4
@@ -88,7 +82,7 @@ def test_without_the_store_it_has_what_the_run_folder_holds(run: Path, root: Pat
     evaluate(run, split="holdout", store=root, device="cpu")
     report = run_report(run, tmp_path / "nowhere", device="cpu")
     assert [section.title for section in report.sections] == ["Training", "Data", "Configuration"]
-    assert [score.result["split"] for score in report.scores] == ["test", "holdout"]
+    assert [score.facts["split"] for score in report.scores] == ["test", "holdout"]
     assert any("feature store could not be opened" in line for line in report.warnings)
     assert "Recall over K" in render(report)
 
