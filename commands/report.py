@@ -60,6 +60,8 @@ def report_command(
 ) -> None:
     """Write RUN's report, one HTML page (report.html), and its model card (README.md).
 
+    In place of a run, RUN may be what `eval --out` wrote: scores of any model; the page is written beside them.
+
     The page has scores with intervals, figures, the best and the worst queries, what captions are written from, and
     what must be known before a score is believed. Without the store it has what the run folder holds. It needs the
     extra `report`.
@@ -83,6 +85,14 @@ def report_command(
     if push and videos:
         raise click.UsageError("--push uploads no frames of videos: leave out --videos")
     folder = RunFolder(run)
+    if not folder.started and Path(run).exists():
+        if card_only or videos or zero_shot or push:
+            raise click.UsageError(f"{run} is not a run folder: --card, --videos, --zero-shot and --push are for runs")
+        path = _report_result(Path(run))
+        if as_json:
+            print_json({"run": None, "card": None, "files": [str(path)], "url": None})
+        click.echo(f"written: {path}", err=True)
+        return
     written = [folder.path / CARD]
     if not card_only:
         from supportset.evaluate.report.page import render
@@ -109,3 +119,18 @@ def report_command(
         click.echo(f"written: {path}", err=True)
     if url:
         click.echo(f"uploaded: {url}", err=True)
+
+
+def _report_result(path: Path) -> Path:
+    """Write the page of a result that belongs to no run, beside it."""
+    from supportset import __version__
+    from supportset.evaluate.report.content import Report
+    from supportset.evaluate.report.page import render
+    from supportset.evaluate.results import read_result
+    from supportset.store.files import LocalFolder
+
+    result = read_result(path)
+    page = render(Report.of_result(result, made=f"Made by supportset {__version__} from {path.name}."))
+    out = (path if path.is_dir() else path.parent) / "report.html"
+    LocalFolder(out.parent).put({out.name: [page.encode("utf-8")]})
+    return out

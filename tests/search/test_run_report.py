@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,18 @@ from click.testing import CliRunner
 from PIL import Image
 
 from supportset.commands.main import cli
+from supportset.evaluate.evaluation import Evaluation
 from supportset.evaluate.report.page import render
+from supportset.evaluate.splits import Split
 from supportset.search.run_report import run_report
+from supportset.search.zero_shot import open_zero_shot
 from supportset.store.errors import UsageError
+from supportset.store.format.dataset import Caption
 from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
+from tests.extract.pairs import save_pair
 from tests.hub_server import TOKEN, HubServer
+from tests.search.untrained import plant as plant_pair
 from tests.train.small_store import config, plant
 
 pytest.importorskip("matplotlib", reason="reports need the extra `report`")
@@ -110,6 +117,29 @@ def test_frames_are_shown_where_videos_are(run: Path, root: Path, tmp_path: Path
         run_report(run, root, videos=tmp_path / "nowhere", device="cpu")
 
 
+def test_zero_shot_scores_of_the_same_split_stand_beside(run: Path, root: Path, tmp_path: Path) -> None:
+    save_pair("clip", tmp_path / "tiny")
+    plant_pair(tmp_path / "features", f"hf:{tmp_path / 'tiny'}")
+    data = {"dataset": "films", "features": ["hf-tiny"], "protocol": "films", "train_split": "test", "holdout": 0.0}
+    chosen = config(data=data, support={"captioning": "none"}, optim={"max_steps": 1, "select_by": "last"})
+    train(chosen, tmp_path / "features", tmp_path / "other", device="cpu")
+    evaluate(tmp_path / "other", split="test", store=tmp_path / "features", device="cpu")
+    report = run_report(tmp_path / "other", tmp_path / "features", zero_shot="films/hf-tiny", device="cpu")
+    ours, theirs = report.scores
+    expected = open_zero_shot("films/hf-tiny", tmp_path / "features", device="cpu").evaluate()
+    assert (ours.name, theirs.name.partition(",")[0]) == ("small, trained", "zero-shot")
+    assert theirs.facts["t2v"] == expected["t2v"]
+    assert theirs.name in unescape(render(report))
+    with pytest.raises(UsageError, match="name features of that dataset"):
+        run_report(run, merged(root, tmp_path), zero_shot="films/hf-tiny", device="cpu")
+
+
+def merged(root: Path, tmp_path: Path) -> Path:
+    """A store with both datasets."""
+    shutil.copytree(root / "small", tmp_path / "features" / "small")
+    return tmp_path / "features"
+
+
 def test_command(run: Path, root: Path) -> None:
     words = ["report", str(run), "--store", str(root), "--device", "cpu", "--examples", "1"]
     told = CliRunner().invoke(cli, [*words, "--json"])
@@ -121,6 +151,23 @@ def test_command(run: Path, root: Path) -> None:
     refused = CliRunner().invoke(cli, [*words, "--videos", str(run), "--push", "me/run"])
     assert refused.exit_code == 2
     assert "--push uploads no frames" in refused.stderr
+
+
+def test_scores_of_any_model_have_a_page(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    split = Split("test", ("a", "b", "c"), tuple(Caption(f"{c}1", c, "x") for c in "abc"), frozenset("c"))
+    found = Evaluation.of_embeddings(
+        split, rng.normal(size=(2, 4)), rng.normal(size=(3, 4)), protocol="theirs", dataset="<b>", expected=3
+    )
+    found.write(tmp_path / "foreign")
+    for given in (tmp_path / "foreign", next((tmp_path / "foreign").glob("*.json"))):
+        done = CliRunner().invoke(cli, ["report", str(given)])
+        assert done.exit_code == 0, done.output
+        page = tmp_path / "foreign" / "report.html"
+        assert "1 clips have no features" in page.read_text()
+        page.unlink()
+    refused = CliRunner().invoke(cli, ["report", str(tmp_path / "foreign"), "--push", "me/run"])
+    assert (refused.exit_code, "is not a run folder" in refused.stderr) == (2, True)
 
 
 @pytest.fixture
