@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.store.errors import UsageError
-from supportset.store.files import LocalFolder
+from supportset.store.files import LocalFolder, hash_parts
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.train.data.feature_sets import clip_checksums
 from supportset.train.data.source import digest
@@ -179,7 +179,8 @@ class Searcher:
         from supportset.train.encode import encode_gallery
 
         embeddings = encode_gallery(self.run.model, features, features.clip_ids, self.config.data.max_steps)
-        LocalFolder(folder.cache).put({name: [save({"embeddings": embeddings}, metadata={"key": key})]})
+        about = {"key": key, "content": hash_parts([embeddings.tobytes()])}
+        LocalFolder(folder.cache).put({name: [save({"embeddings": embeddings}, metadata=about)]})
         return embeddings
 
     def _where(self, features: AlignedFeatures) -> dict[str, dict[str, Any]]:
@@ -206,9 +207,10 @@ def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("key") != key:
+            about = file.metadata() or {}
+            if about.get("key") != key:
                 return None
             embeddings: NDArray[np.float32] = file.get_tensor("embeddings")
-            return embeddings
+            return embeddings if about.get("content") == hash_parts([embeddings.tobytes()]) else None
     except (SafetensorError, OSError):
         return None  # damaged: computed again
