@@ -47,6 +47,12 @@ class Preparation:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the model's pictures."""
+        height, width = self.transform.height, self.transform.width
+        return (height, width // 4) if isinstance(self.transform, LibraryFrames) else (height, width)
+
 
 def prepare(name: str, processor: Any, window: int, patches: bool = False) -> Preparation:
     """Read a processor's settings; what cannot be repeated is left to the processor, with a warning.

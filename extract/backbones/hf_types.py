@@ -40,6 +40,8 @@ class HfType:
         The part of the configuration that this class takes.
     patches : bool
         Whether the model takes patches of frames of any shape with a mask (NaFlex).
+    tokens : callable, optional
+        (model, pixels) -> (N, V, width): the patch tokens of the last hidden state, by time, row and column.
     """
 
     encode: Callable[[Any, Any], Tensor]
@@ -51,6 +53,25 @@ class HfType:
     model: str = "AutoModel"
     config: Callable[[Any], Any] = lambda config: config
     patches: bool = False
+    tokens: Callable[[Any, Tensor], Tensor] | None = None
+
+
+def token_grid(config: Any, window: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Return time slices, rows and columns of the patch tokens of a step, and the length of one.
+
+    Parameters
+    ----------
+    config : Any
+        Of the model.
+    window, height, width : int
+        Size of its input.
+    """
+    vision = _vision(config)
+    tubelet = getattr(vision, "tubelet_size", 1)
+    patch = tubelet[1:] if isinstance(tubelet, list | tuple) else getattr(vision, "patch_size", None)
+    down, across = patch if isinstance(patch, list | tuple) else (patch, patch)
+    along = tubelet[0] if isinstance(tubelet, list | tuple) else tubelet
+    return window // along, height // down, width // across, vision.hidden_size
 
 
 def load_network(source: str, config: Any) -> tuple[Any, set[str]]:
@@ -103,6 +124,29 @@ def _vision(config: Any) -> Any:
     return getattr(config, "vision_config", config)
 
 
+def _after(prefix: Callable[[Any], int], part: str = "") -> Callable[[Any, Tensor], Tensor]:
+    """The last hidden state of a model, or of a part of it, behind the tokens that are no patches."""
+
+    def tokens(model: Any, pixels: Tensor) -> Tensor:
+        network = getattr(model, part) if part and hasattr(model, part) else model
+        state: Tensor = network(pixel_values=pixels).last_hidden_state[:, prefix(network.config) :]
+        return state
+
+    return tokens
+
+
+def _one(config: Any) -> int:
+    return 1
+
+
+def _with_registers(config: Any) -> int:
+    return 1 + int(config.num_register_tokens)
+
+
+_TOKENS_OF_CLIP = _after(_one, "vision_model")
+_TOKENS_OF_SIGLIP = _after(lambda config: 0, "vision_model")
+
+
 def _of_video_encoder(model: Any, pixels: Tensor) -> Tensor:
     """PE-video's ``video_embeds``; its class has no function for them alone."""
     embedding: Tensor = model.video_head(model.video_encoder(pixel_values_videos=pixels).pooler_output)
@@ -112,10 +156,10 @@ def _of_video_encoder(model: Any, pixels: Tensor) -> Tensor:
 _FRAMES_OF_PE = 16  # of the published models of fixed length; the others take any number
 
 
-def _class_token(window: Callable[[Any, Any], int] = lambda config, processor: 1) -> HfType:
+def _class_token(**options: Any) -> HfType:
     return HfType(
         lambda model, pixels: model(pixel_values=pixels).last_hidden_state[:, 0],
-        "last hidden state", "class token", lambda config: config.hidden_size, window=window,
+        "last hidden state", "class token", lambda config: config.hidden_size, **options,
     )  # fmt: skip
 
 
@@ -123,6 +167,7 @@ def _tower_of_clip(model: str) -> HfType:
     return HfType(
         lambda model, pixels: model(pixel_values=pixels).image_embeds,
         "image embedding", "class token, projected, not normalised", lambda config: config.projection_dim, model=model,
+        tokens=_TOKENS_OF_CLIP,
     )  # fmt: skip
 
 
@@ -138,7 +183,7 @@ def _pe_video(config: Callable[[Any], Any] = lambda config: config) -> HfType:
 _CLIP = HfType(
     lambda model, pixels: _pooled(model.get_image_features(pixel_values=pixels)),
     "image embedding", "class token, projected, not normalised", lambda config: config.projection_dim,
-    ("vision_model", "visual_projection"),
+    ("vision_model", "visual_projection"), tokens=_TOKENS_OF_CLIP,
 )  # fmt: skip
 
 TYPES = {
@@ -149,11 +194,12 @@ TYPES = {
     "siglip": HfType(
         lambda model, pixels: _pooled(model.get_image_features(pixel_values=pixels)),
         "image embedding", "attention pooling, not normalised", lambda config: _vision(config).hidden_size,
-        ("vision_model",),
+        ("vision_model",), tokens=_TOKENS_OF_SIGLIP,
     ),
     "siglip_vision_model": HfType(
         lambda model, pixels: model(pixel_values=pixels).pooler_output,
         "image embedding", "attention pooling, not normalised", lambda config: config.hidden_size,
+        tokens=_TOKENS_OF_SIGLIP,
     ),
     "siglip2": HfType(
         lambda model, inputs: _pooled(model.get_image_features(**inputs)),
@@ -164,23 +210,24 @@ TYPES = {
         lambda model, inputs: model(**inputs).pooler_output,
         "image embedding", "attention pooling, not normalised", lambda config: config.hidden_size, patches=True,
     ),
-    "dinov2": _class_token(),
-    "dinov2_with_registers": _class_token(),
+    "dinov2": _class_token(tokens=_after(_one)),
+    "dinov2_with_registers": _class_token(tokens=_after(_with_registers)),
     "dinov3_vit": HfType(
         lambda model, pixels: model(pixel_values=pixels).pooler_output,
-        "pooled output", "class token", lambda config: config.hidden_size,
+        "pooled output", "class token", lambda config: config.hidden_size, tokens=_after(_with_registers),
     ),
-    "vit": _class_token(),
+    "vit": _class_token(tokens=_after(_one)),
     "videomae": HfType(
         lambda model, pixels: model(pixel_values=pixels).last_hidden_state.mean(1),
         "last hidden state", "mean of the patch tokens", lambda config: config.hidden_size,
-        window=lambda config, processor: config.num_frames,
+        window=lambda config, processor: config.num_frames, tokens=_after(lambda config: 0),
     ),
-    "timesformer": _class_token(lambda config, processor: config.num_frames),
+    "timesformer": _class_token(window=lambda config, processor: config.num_frames),
     "vjepa2": HfType(
         lambda model, pixels: model.get_vision_features(pixels).mean(1),
         "last hidden state of the encoder", "mean of the patch tokens", lambda config: config.hidden_size,
         ("encoder",), lambda config, processor: config.frames_per_clip,
+        tokens=lambda model, pixels: model.get_vision_features(pixels),
     ),
     "xclip": HfType(
         lambda model, pixels: _pooled(model.get_video_features(pixel_values=pixels)),
@@ -191,11 +238,13 @@ TYPES = {
         lambda model, pixels: _pooled(model.get_video_features(pixel_values_videos=pixels)).flatten(1),  # (N, 1, dim)
         "video embedding", "attention pooling, as the model gives it", lambda config: _vision(config).hidden_size,
         ("video_model",), lambda config, processor: _vision(config).num_frames,
+        tokens=lambda model, pixels: model.get_video_features(pixel_values_videos=pixels).last_hidden_state,
     ),
     "videoprism_vision_model": HfType(
         lambda model, pixels: model(pixel_values_videos=pixels).last_hidden_state.mean(1),
         "last hidden state", "mean of the patch tokens", lambda config: config.hidden_size,
         window=lambda config, processor: config.num_frames,
+        tokens=lambda model, pixels: model(pixel_values_videos=pixels).last_hidden_state,
     ),
     "pe_video": _pe_video(),
     "pe_audio_video": _pe_video(config=lambda config: config.video_config),  # as published: with an audio tower

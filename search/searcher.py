@@ -1,8 +1,9 @@
-"""Search the clips of a store with a sentence, by a trained run."""
+"""Search the clips of a store with a sentence, by any retriever."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
-from supportset.store.errors import UsageError
-from supportset.store.files import LocalFolder, hash_parts
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import LocalFolder, hash_parts, hash_pieces
 from supportset.store.read.aligned import AlignedFeatures
-from supportset.train.data.feature_sets import clip_checksums
-from supportset.train.data.source import digest
-from supportset.train.open_run import open_run_on_store
-from supportset.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from supportset.search.run import Run
+    from supportset.search.retriever import Clips, Retriever
 
 
 @dataclass(frozen=True)
@@ -72,30 +69,32 @@ def check_query(texts: Sequence[str], k: int) -> None:
 
 
 class Searcher:
-    """A run and the embeddings of all clips of a dataset, opened once for any number of queries.
+    """A retriever and the embeddings of all clips of a dataset, opened once for any number of queries.
 
-    The embeddings are kept in the run folder. They are used again only while model, feature recipes, clips and the
-    bytes of every clip's features are the same.
+    The embeddings are kept: in the run folder, or in the user's cache for a zero-shot retriever. They are used again
+    only while model, feature recipes, clips and the bytes of every clip's features are the same.
 
     Parameters
     ----------
-    run : Run
-        What `open_run` gives.
-    store : str or Path
-        Folder of the feature store.
+    retriever : Retriever
+        What `open_run` or `open_zero_shot` gives.
+    store : str or Path, optional
+        Folder of the feature store; by default ``features``, or that of a zero-shot retriever.
     dataset : str, optional
-        By default the run's. Any dataset with features of the run's recipes will do, captions or not.
+        By default the retriever's. Any dataset with features of the run's recipes will do, captions or not.
     protocol : str, optional
-        Of ``split``; by default the run's.
+        Of ``split``; by default the run's, or the dataset's only one.
     split : str, optional
         Search only the clips of this split.
 
     Attributes
     ----------
+    dataset : Dataset
+        The tables.
     clip_ids : list of str
         The clips that are searched.
-    embeddings : (N, d) float32
-        Of unit length.
+    embeddings : (N, d) float64 or None
+        Of unit length; None where each text weights the steps of a clip.
     left_out : int
         Clips with features that are not searched, as their videos are gone.
 
@@ -103,34 +102,36 @@ class Searcher:
     ------
     UsageError
         An unknown name, a store without features of the run's recipes; a text encoder that cannot be loaded, or is not
-        the one that the run was trained with.
+        the one that belongs to the run or the features.
     """
 
     def __init__(
         self,
-        run: Run,
-        store: str | Path = "features",
+        retriever: Retriever,
+        store: str | Path | None = None,
         *,
         dataset: str | None = None,
         protocol: str | None = None,
         split: str | None = None,
     ) -> None:
-        opened = open_run_on_store(run.path, store, dataset)
-        self.run = run
-        folder, features = opened.folder, opened.features
-        self.config, self.tables = opened.config, opened.dataset
+        self.retriever = retriever
+        self._clips = clips = retriever.open_clips(store, dataset)
+        self.dataset = clips.dataset
+        features = clips.features
         if not len(features):
             told = f"; the videos of {len(features.left_out):,} clips are gone" if features.left_out else ""
-            raise UsageError(
-                f"{store}: dataset {self.tables.name!r} has no clip with features of the run's recipe{told}"
-            )
-        wanted = self._wanted(features, protocol, split)
+            raise UsageError(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
+        self.clip_ids = self._of_split(features.clip_ids, protocol, split)
+        if not self.clip_ids:
+            protocol = protocol or clips.protocol
+            raise UsageError(f"no clip of split {split!r} of protocol {protocol!r} has features to search in")
         self.left_out = len(self._of_split(features.left_out, protocol, split))
-        _ = run.frozen_text  # another encoder is found before the clips are embedded
-        everything = self._embeddings(folder, features)
-        row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
-        self.clip_ids = wanted
-        self.embeddings = unit_rows(everything[[row_of[clip_id] for clip_id in wanted]])
+        retriever.check_text()
+        self.embeddings: NDArray[np.float64] | None = None
+        if retriever.weighting is None:
+            row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
+            everything = _embeddings(retriever, clips)
+            self.embeddings = unit_rows(everything[[row_of[clip_id] for clip_id in self.clip_ids]])
         self._files = self._where(features)
 
     def search(self, texts: Sequence[str], k: int = 5) -> list[list[Hit]]:
@@ -142,52 +143,36 @@ class Searcher:
             See `check_query`.
         """
         check_query(texts, k)
-        queries = unit_rows(self.run.embed_texts(texts))
         hits = []
-        for query in queries:
-            scores = cosine_scores(query[None], self.embeddings)[0]
+        for scores in self._scores(unit_rows(self.retriever.encode_text(texts))):
             scores = np.where(np.isfinite(scores), scores, -2.0)  # a broken embedding comes last
             best = np.argsort(-scores, kind="stable")[:k]
             hits.append([self._hit(self.clip_ids[row], float(scores[row])) for row in best])
         return hits
 
-    def _wanted(self, features: AlignedFeatures, protocol: str | None, split: str | None) -> list[str]:
-        wanted = self._of_split(features.clip_ids, protocol, split)
-        if not wanted:
-            protocol = protocol or self.config.data.protocol
-            raise UsageError(f"no clip of split {split!r} of protocol {protocol!r} has features to search in")
-        return wanted
+    def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
+        if self.embeddings is not None:
+            return (cosine_scores(query[None], self.embeddings)[0] for query in queries)
+        assert self.retriever.weighting is not None
+        return self.retriever.weighting.scores(queries, self._clips.features, self.clip_ids)
 
     def _of_split(self, clip_ids: list[str], protocol: str | None, split: str | None) -> list[str]:
         if protocol is None and split is None:
             return clip_ids
-        protocol = protocol or self.config.data.protocol
         if split is None:
             raise UsageError(f"--protocol {protocol} needs a --split to search in")
+        tables, protocol = self.dataset, protocol or self._clips.protocol
+        if protocol is None:
+            known = ", ".join(tables.protocols()) or "none"
+            raise UsageError(f"--split {split} needs a --protocol: dataset {tables.name!r} has {known}")
         among = set(clip_ids)
-        return [clip_id for clip_id in self.tables.split_clips(protocol, split) if clip_id in among]
-
-    def _embeddings(self, folder: RunFolder, features: AlignedFeatures) -> NDArray[np.float32]:
-        lines = [folder.model_hash(), str(self.config.data.max_steps)]
-        for feature_set in features.sets:
-            lines += [feature_set.card.recipe.hash, *clip_checksums(feature_set, features.clip_ids)]
-        key = digest([*lines, *features.clip_ids])
-        name = f"clips-{self.tables.name}.safetensors"
-        kept = _read_kept(folder.cache / name, key)
-        if kept is not None:
-            return kept
-        from supportset.train.encode import encode_gallery
-
-        embeddings = encode_gallery(self.run.model, features, features.clip_ids, self.config.data.max_steps)
-        about = {"key": key, "content": hash_parts([embeddings.tobytes()])}
-        LocalFolder(folder.cache).put({name: [save({"embeddings": embeddings}, metadata=about)]})
-        return embeddings
+        return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
 
     def _where(self, features: AlignedFeatures) -> dict[str, dict[str, Any]]:
         """File and times of each clip: the file as extracted, or as the dataset's table has it."""
         rows = features.sets[0].rows().select(["clip_id", "source_path"]).to_pydict()
         extracted = dict(zip(rows["clip_id"], rows["source_path"], strict=True))
-        columns = self.tables.clips.select(["clip_id", "path", "start_s", "end_s"]).to_pylist()
+        columns = self.dataset.clips.select(["clip_id", "path", "start_s", "end_s"]).to_pylist()
         where = {clip_id: {"path": path, "start_s": None, "end_s": None} for clip_id, path in extracted.items()}
         for row in columns:
             where[row["clip_id"]] = {
@@ -199,6 +184,24 @@ class Searcher:
 
     def _hit(self, clip_id: str, score: float) -> Hit:
         return Hit(clip_id, score, **self._files[clip_id])
+
+
+def _embeddings(retriever: Retriever, clips: Clips) -> NDArray[np.float32]:
+    """Read the embeddings that an earlier search kept, or compute them and keep them."""
+    features = clips.features
+    lines = retriever.key()
+    for feature_set in features.sets:
+        lines += [feature_set.card.recipe.hash, *map(str, feature_set.checksums(features.clip_ids).tolist())]
+    key = hash_pieces(f"{line}\n".encode("utf-8", "surrogateescape") for line in [*lines, *features.clip_ids])
+    kept = _read_kept(clips.kept, key)
+    if kept is not None:
+        return kept
+    embeddings = retriever.encode_stored(features, features.clip_ids)
+    with suppress(SupportsetError):  # a folder that cannot be written: the next search computes them again
+        folder = LocalFolder(clips.kept.parent)
+        about = {"key": key, "content": hash_parts([embeddings.tobytes()])}
+        folder.put({clips.kept.name: [save({"embeddings": embeddings}, metadata=about)]})
+    return embeddings
 
 
 def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
