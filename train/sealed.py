@@ -15,8 +15,7 @@ from supportset.store.errors import SupportsetError
 from supportset.store.files import hash_parts
 
 _HASH = "hash"
-_VALUE = re.compile("xxh3-128:[0-9a-f]{32}")
-_FIRST_LINE = re.compile(rf"# ({_VALUE.pattern})\n")
+_FIRST_LINE = re.compile(r"# (xxh3-128:[0-9a-f]{32})\n")
 
 
 def sealed(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,10 +32,8 @@ def unsealed(tree: dict[str, Any], path: Path) -> dict[str, Any]:
     SupportsetError
         It is not the object that was written.
     """
-    # By its value, so that damage to its name does not hide it.
-    names = [key for key, value in tree.items() if key == _HASH or _VALUE.fullmatch(str(value))]
-    content = {key: value for key, value in tree.items() if key not in names}
-    if names and (names != [_HASH] or tree[_HASH] != _hash_of(content)):
+    content = {key: value for key, value in tree.items() if key != _HASH}
+    if _HASH in tree and tree[_HASH] != _hash_of(content):
         raise _changed(path, f"key {_HASH!r}")
     return content
 

@@ -11,6 +11,7 @@ Each trial runs in a process of its own, forked, so that a crash is a result lik
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -43,6 +44,7 @@ from tests.train.small_store import config, plant, recipe
 
 SETS = {"zarr": "none", "hdf5": "none", "zarr-archive": "zstd", "hdf5-archive": "gzip"}
 RUNS = (*SETS, "text")
+LOADED = ("train.loop.training", "train.evaluate", "train.encode", "search.run", "search.searcher", "train.device")
 SECONDS = 120  # a trial that takes longer hangs
 
 STORE_KINDS = {
@@ -293,6 +295,8 @@ def campaign(trials: int, seed: int, told: Callable[[str], object] = print) -> l
     rng = random.Random(seed)
     outcomes: list[Outcome] = []
     index_cache.SHARDS_WORTH_IT = 1  # as large sets have it
+    for module in LOADED:  # once, not in each process
+        importlib.import_module(f"supportset.{module}")
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="campaign-", dir=memory) as where:
         template = Path(where) / "template"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,7 +26,9 @@ def run(tmp_path: Path) -> RunFolder:
 
 @pytest.mark.parametrize("name", ["config.toml", "data.json"])
 def test_damage_is_told_or_changes_nothing(run: RunFolder, name: str) -> None:
-    read: Callable[[], Any] = run.load_config if name == "config.toml" else run.data_record
+    def read() -> object:  # a hash under a damaged name is one key more
+        return run.load_config() if name == "config.toml" else {key: run.data_record()[key] for key in RECORD}
+
     file, rng, told = run.path / name, random.Random(0), 0
     whole, right = file.read_bytes(), read()
     for trial in range(300):
