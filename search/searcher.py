@@ -15,8 +15,7 @@ from safetensors.numpy import save
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import LocalFolder
-from supportset.store.files.hashing import hash_pieces
+from supportset.store.files import LocalFolder, hash_parts, hash_pieces
 from supportset.store.read.aligned import AlignedFeatures
 
 if TYPE_CHECKING:
@@ -200,7 +199,8 @@ def _embeddings(retriever: Retriever, clips: Clips) -> NDArray[np.float32]:
     embeddings = retriever.encode_stored(features, features.clip_ids)
     with suppress(SupportsetError):  # a folder that cannot be written: the next search computes them again
         folder = LocalFolder(clips.kept.parent)
-        folder.put({clips.kept.name: [save({"embeddings": embeddings}, metadata={"key": key})]})
+        about = {"key": key, "content": hash_parts([embeddings.tobytes()])}
+        folder.put({clips.kept.name: [save({"embeddings": embeddings}, metadata=about)]})
     return embeddings
 
 
@@ -210,9 +210,10 @@ def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("key") != key:
+            about = file.metadata() or {}
+            if about.get("key") != key:
                 return None
             embeddings: NDArray[np.float32] = file.get_tensor("embeddings")
-            return embeddings
+            return embeddings if about.get("content") == hash_parts([embeddings.tobytes()]) else None
     except (SafetensorError, OSError):
         return None  # damaged: computed again
