@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,12 +51,13 @@ def demo_command(out: Path, config: str, device: str) -> None:
 
     settings = load_config(config)  # a mistake ends the command before torch is loaded and anything is rendered
 
+    from supportset.evaluate.evaluation import describe
     from supportset.extract.backbones import load_backbone
     from supportset.extract.decode.sampling import Sampling
     from supportset.extract.options import Execution
     from supportset.extract.readers.annotate import read_dataset
     from supportset.extract.run import extract
-    from supportset.train.evaluate import describe, evaluate
+    from supportset.train.evaluate import evaluate
     from supportset.train.loop.training import train
 
     stages = Stages()
@@ -64,7 +66,7 @@ def demo_command(out: Path, config: str, device: str) -> None:
         world = read_dataset("demo", data, need_videos=False)
         for note in world.annotations.notes:
             click.echo(note, err=True)
-        tables = world.write(store)
+        tables = world.write(store, replace=True)
     with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
         backbone = load_backbone("efficientnet_lite:0")
         extract(tables, store, data, backbone, Sampling(frames=4), execution=Execution(device=device))
@@ -85,7 +87,8 @@ def demo_command(out: Path, config: str, device: str) -> None:
     click.echo(f"  {'in all':<9} {sum(stages.seconds.values()):6.1f} s")
     for name, place in (("videos", data), ("features", store), ("run", run), ("picture", picture)):
         click.echo(f"{name:<9} {place}")
-    click.echo(f'try: {program()} search {run} "two red balls roll to the left" --store {store}')
+    where, features = shlex.quote(str(run)), shlex.quote(str(store))
+    click.echo(f'try: {program()} search {where} "two red balls roll to the left" --store {features}')
 
 
 def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, Any], device: str) -> Path:
@@ -94,7 +97,7 @@ def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, 
     from supportset.search.run import open_run
 
     searcher = open_run(run, device).open_gallery(store, protocol=result["protocol"], split=result["split"])
-    captions = searcher.tables.split_captions(result["protocol"], result["split"])
+    captions = searcher.dataset.split_captions(result["protocol"], result["split"])
     chosen = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
     rows = []
     for caption, hits in zip(chosen, searcher.search([c.text for c in chosen], result["gallery"]), strict=True):

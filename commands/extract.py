@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -19,6 +19,11 @@ from supportset.commands.options import (
     print_json,
     store_option,
 )
+from supportset.commands.store_transfer import SHOWN
+from supportset.store.errors import printable
+
+if TYPE_CHECKING:
+    from supportset.store.format.dataset import Dataset
 
 
 @click.command("extract")
@@ -28,6 +33,7 @@ from supportset.commands.options import (
 )
 @click.option("--videos", type=click.Path(path_type=Path), help="Folder of the videos.  [default: that of --data]")
 @click.option("--name", help="Name in the store.  [default: DATASET; for 'folder' the folder's own name]")
+@click.option("--replace", is_flag=True, help="Replace the dataset if another folder has this name in the store.")
 @store_option
 @click.option(
     "--backbone",
@@ -79,6 +85,14 @@ from supportset.commands.options import (
 @click.option(
     "--ray", metavar="ADDRESS", help="Run on the Ray cluster at ADDRESS (auto, HOST:PORT), or on a local one: local."
 )
+@click.option(
+    "--gone",
+    type=click.Choice(["auto", "mark", "keep"]),
+    default="auto",
+    show_default=True,
+    help="Clips with features whose videos are gone: mark leaves them out of search, eval and train, keep does not; "
+    "auto marks them unless so many are gone that a disk may not be mounted.",
+)
 @click.option("--retry-failed", is_flag=True, help="Extract clips again that failed before.")
 @click.option(
     "--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="After a failed clip."
@@ -107,6 +121,7 @@ def extract_command(
     data: Path | None,
     videos: Path | None,
     name: str | None,
+    replace: bool,
     store: str,
     backbones: tuple[str, ...],
     fps: float | None,
@@ -114,6 +129,7 @@ def extract_command(
     max_steps: int,
     stride: int | None,
     annotations_only: bool,
+    gone: Literal["auto", "mark", "keep"],
     as_json: bool,
     **run: Any,
 ) -> None:
@@ -128,8 +144,10 @@ def extract_command(
     found = read_dataset(dataset, data, videos, name, need_videos=not annotations_only)
     for note in found.annotations.notes:
         click.echo(f"{found.name}: {note}", err=True)
+    if not replace:
+        found.refuse_other(store)
     if annotations_only:
-        tables, path = found.write(store), store_path(store) / found.name
+        tables, path = found.write(store, replace=replace), store_path(store) / found.name
         click.echo(f"{found.name}: tables written below {path}", err=True)
         if as_json:
             counted = {"dataset": found.name, "path": str(path), "clips": len(tables.clips)}
@@ -149,7 +167,8 @@ def extract_command(
     pick_decoder(execution.decoder)
     check_places(execution)
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
-    tables = found.write(store)
+    tables = found.write(store, gone, replace=replace)
+    _tell_gone(tables)
     summaries = [
         extract(tables, store, found.videos_root, backbone, sampling, selection, execution) for backbone in loaded
     ]
@@ -161,3 +180,19 @@ def extract_command(
         told = [summary.to_json() for summary in summaries]
         print_json(told[0] if len(told) == 1 else {"feature_sets": told})
     ctx.exit(max(summary.exit_code for summary in summaries))
+
+
+def _tell_gone(tables: Dataset) -> None:
+    """Tell which clips have no video any more."""
+    if not tables.gone:
+        return
+    count = len(tables.gone)
+    click.echo(
+        f"{tables.name}: the videos of {count:,} clips with features are gone: search, eval and train leave them out; "
+        f"`store prune {tables.name}` removes their features",
+        err=True,
+    )
+    for clip_id in sorted(tables.gone)[:SHOWN]:
+        click.echo(f"  {printable(clip_id)}", err=True)
+    if count > SHOWN:
+        click.echo(f"  ... and {count - SHOWN:,} more: --json lists them", err=True)

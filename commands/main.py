@@ -21,6 +21,8 @@ VERBS = {
     "train": "supportset.commands.train",
     "ablate": "supportset.commands.ablate",
     "eval": "supportset.commands.evaluate",
+    "compare": "supportset.commands.compare",
+    "leaderboard": "supportset.commands.compare",
     "caption": "supportset.commands.caption",
     "report": "supportset.commands.report",
     "search": "supportset.commands.search",

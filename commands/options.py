@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
+from supportset.store.errors import UsageError, printable
+
+
+def _refuse_file(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Refuse a store that is a file, or below one."""
+    place = Path(value)
+    for path in (place, *place.parents) if "://" not in value else ():
+        if path.is_dir():
+            break
+        if path.exists():
+            raise UsageError(f"--store {value}: {path} is a file, and a store is a folder: name a folder")
+    return value
+
+
 store_option: Callable[[Any], Any] = click.option(
-    "--store", "store", default="features", show_default=True, help="Folder or URL of the feature store."
+    "--store",
+    "store",
+    default="features",
+    show_default=True,
+    callback=_refuse_file,
+    help="Folder or URL of the feature store.",
 )
 json_option: Callable[[Any], Any] = click.option(
     "--json",
@@ -22,9 +43,61 @@ device_option: Callable[[Any], Any] = click.option(
 )
 
 
+def zero_shot_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of retrieval without training."""
+    for option in (
+        click.option("--temperature", type=float, help="Of the weights of steps.  [default: 0.1]"),
+        click.option(
+            "--pooling",
+            type=click.Choice(["mean", "text-weighted"]),
+            help="A clip is the mean of its steps, or each text weights the steps.  [default: mean]",
+        ),
+        click.option(
+            "--template",
+            "templates",
+            metavar="TEXT",
+            multiple=True,
+            help="Text around the query, as 'a video of {}'; the embeddings of several are averaged.",
+        ),
+        click.option(
+            "--zero-shot",
+            metavar="DATASET/FEATURES",
+            help="In place of RUN: compare these features with the text tower of the encoder that made them.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def check_mode(run: str | None, zero_shot: str | None, of_run: dict[str, Any], of_zero_shot: dict[str, Any]) -> None:
+    """Refuse a command without a RUN or --zero-shot, or with both, or with options of the other.
+
+    Raises
+    ------
+    UsageError
+        Names what to leave out or to add.
+    """
+    if not run and not zero_shot:
+        raise UsageError("give a RUN folder, or features of an encoder pair with --zero-shot DATASET/FEATURES")
+    if run and zero_shot:
+        raise UsageError(f"both the run {run} and --zero-shot {zero_shot} are given: leave one out")
+    others, needs = (of_run, "a RUN") if zero_shot else (of_zero_shot, "--zero-shot")
+    if given := [name for name, value in others.items() if value]:
+        raise UsageError(f"{given[0]} needs {needs}: leave it out")
+
+
 def print_json(value: Any) -> None:
-    """Print a value as one JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print a value as one JSON document on standard output.
+
+    What a terminal obeys (control characters, direction marks) and half surrogate pairs, which are no UTF-8, become
+    escapes: a program reads the same text.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    click.echo(re.sub(r"[^\n -~]", lambda found: _escape(found[0]), text))
+
+
+def _escape(char: str) -> str:
+    return char if printable(char) == char else json.dumps(char)[1:-1]
 
 
 class ShardFormatName(click.ParamType):

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from supportset.commands.options import json_option, print_json, store_option
+from supportset.commands.store_prune import prune_command
 from supportset.commands.store_transfer import convert_command, export_command, import_command
 from supportset.commands.store_upkeep import compact_command, rm_command, verify_command
 from supportset.store.errors import SupportsetError, UsageError, printable
@@ -15,10 +16,18 @@ from supportset.store.errors import SupportsetError, UsageError, printable
 
 @click.group("store")
 def store_command() -> None:
-    """List, show, verify, import, export, convert, compact and remove feature sets."""
+    """List, show, verify, import, export, convert, compact, prune and remove feature sets."""
 
 
-for _command in (verify_command, import_command, export_command, convert_command, compact_command, rm_command):
+for _command in (
+    verify_command,
+    import_command,
+    export_command,
+    convert_command,
+    compact_command,
+    prune_command,
+    rm_command,
+):
     store_command.add_command(_command)
 
 
@@ -32,8 +41,7 @@ def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
     from supportset.store.format.dataset import list_datasets
     from supportset.store.read.catalog import list_feature_sets
 
-    if isinstance(path := store_path(store), Path) and path.is_file():
-        raise UsageError(f"{store}: is a file, and a store is a folder: name that")
+    path = store_path(store)
     if not (path.is_dir() if isinstance(path, Path) else open_folder(path).names()):
         raise UsageError(f"{store}: no such store: `extract` makes one, --store names another")
     problems: list[SupportsetError] = []

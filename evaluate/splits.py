@@ -42,6 +42,14 @@ class Split:
         captions = tuple(caption for caption in self.captions if caption.clip_id not in self.missing)
         return Split(self.name, tuple(self.present), captions, frozenset())
 
+    def as_paragraphs(self) -> Split:
+        """Join the captions of each clip by spaces, in their order: one caption a clip."""
+        texts: dict[str, list[str]] = {}
+        for caption in self.captions:
+            texts.setdefault(caption.clip_id, []).append(caption.text)
+        joined = (Caption(f"{clip_id}#paragraph", clip_id, " ".join(each)) for clip_id, each in texts.items())
+        return Split(self.name, self.clip_ids, tuple(joined), self.missing)
+
     def of_clips(self, name: str, clip_ids: Collection[str]) -> Split:
         """Select the clips in ``clip_ids`` and their captions, under another name."""
         return Split(
@@ -79,6 +87,34 @@ def read_captions(dataset: Dataset, protocol: str, split: str) -> Split:
     """Read a split from the tables, with or without features."""
     clip_ids = tuple(dataset.split_clips(protocol, split))
     return Split(split, clip_ids, tuple(dataset.split_captions(protocol, split)), frozenset())
+
+
+def has_default_split(dataset: Dataset, protocol: str, train_split: str) -> bool:
+    """Whether `default_split` finds one."""
+    try:
+        return bool(default_split(dataset, protocol, train_split))
+    except UsageError:
+        return False
+
+
+def default_split(dataset: Dataset, protocol: str, train_split: str) -> str:
+    """``test`` where the protocol has it, else its only split besides the training split.
+
+    Raises
+    ------
+    UsageError
+        An unknown protocol, or several splits to choose from.
+    """
+    names = dataset.split_names(protocol)
+    others = [name for name in names if name != train_split]
+    if "test" in others:
+        return "test"
+    if len(others) == 1:
+        return others[0]
+    raise UsageError(
+        f"protocol {protocol!r} has no split 'test': give --split with one of {', '.join(names)}, or 'holdout' for the "
+        "part that the run held out"
+    )
 
 
 def hold_out(split: Split, sources: Mapping[str, str], share: float, seed: int) -> tuple[Split, Split]:

@@ -22,6 +22,7 @@ from supportset.extract.progress.progress import Progress
 from supportset.extract.progress.run_log import RunLog
 from supportset.extract.progress.summary import Summary, count_statuses, exit_code
 from supportset.extract.work.chunks import one_chunk
+from supportset.extract.work.same_content import take_over
 from supportset.extract.work.selection import Clip, Work, plan_work, require_videos, rows_of, select_clips
 from supportset.store.files import StorePath, store_path
 from supportset.store.format.card import is_feature_set
@@ -106,13 +107,15 @@ def extract(
                 provenance=card.provenance,
             )
             try:
-                job = (work, settings, backbone, recipe)
-                if execution.ray is not None:
-                    share_on_ray(*job, dataset, lambda: _rows(path, clips), shown)
-                elif len(devices) > 1:
-                    share_among_devices(*job, devices, lambda: _rows(path, clips), shown)
-                else:
-                    run_extraction(OnlyChunk(one_chunk(work)), settings, backbone, shown)
+                work = take_over(work, path, videos_root, shown, keep_damaged=execution.on_damage == "keep")
+                if work.tasks or work.absent:
+                    job = (work, settings, backbone, recipe)
+                    if execution.ray is not None:
+                        share_on_ray(*job, dataset, lambda: _rows(path, clips), shown)
+                    elif len(devices) > 1:
+                        share_among_devices(*job, devices, lambda: _rows(path, clips), shown)
+                    else:
+                        run_extraction(OnlyChunk(one_chunk(work)), settings, backbone, shown)
             except KeyboardInterrupt:
                 there = count_statuses(_rows(path, clips))
                 told = ", ".join(f"{count:,} {status}" for status, count in there.items()) or "none"
@@ -125,9 +128,10 @@ def extract(
         path.name,
         str(path),
         len(clips),
-        count_statuses(final),
+        count_statuses(final, dataset.gone),
         time.monotonic() - began,
-        exit_code(final, execution.max_failures, execution.strict),
+        exit_code(final, execution.max_failures, execution.strict, dataset.gone),
+        _gone(path, dataset),
     )
 
 
@@ -150,6 +154,13 @@ def _rows(path: StorePath, clips: list[Clip]) -> pa.Table:
     if not is_feature_set(path):
         return SCHEMA.empty_table()
     return rows_of(FeatureSet.open(path).rows(), clips)
+
+
+def _gone(path: StorePath, dataset: Dataset) -> list[str]:
+    """The clips that are gone and that the set has features of, sorted."""
+    if not dataset.gone or not is_feature_set(path):
+        return []
+    return sorted(dataset.gone.intersection(FeatureSet.open(path).clip_ids))
 
 
 def _announcement(dataset: Dataset, path: StorePath, clips: list[Clip], work: Work) -> str:

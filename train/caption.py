@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from supportset.evaluate.splits import default_split
 from supportset.store.errors import UsageError
 from supportset.store.files import LocalFolder
 from supportset.store.format.dataset import Dataset
 from supportset.train.data.clip_features import ClipFeatures
 from supportset.train.device import choose_device
 from supportset.train.encode import evaluating
-from supportset.train.evaluate import default_split
 from supportset.train.model.decoder import IGNORED
 from supportset.train.model.model import SupportSetModel
 from supportset.train.open_run import open_run_on_store

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from supportset.evaluate.scores import RetrievalScores, intervals, score_embeddings
-from supportset.evaluate.splits import Split, leakage, read_captions, read_split
+from supportset.evaluate.evaluation import Evaluation
+from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
+from supportset.evaluate.splits import Split, default_split, leakage, read_captions, read_split
 from supportset.store.errors import UsageError
-from supportset.store.files import LocalFolder
-from supportset.store.format.dataset import Dataset
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.train.config import Config
 from supportset.train.data.source import HOLDOUT, source_videos
@@ -34,6 +31,7 @@ def evaluate(
     *,
     dataset: str | None = None,
     device: str = "auto",
+    scoring: Scoring = PLAIN,
 ) -> dict[str, Any]:
     """Score a trained run, and write the scores and the ranks into its folder.
 
@@ -52,16 +50,21 @@ def evaluate(
         By default the run's. Another one must have features of the run's recipes.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    scoring : Scoring
+        The gallery's list, how captions count, a relevance file, and what stands beside the raw score.
 
     Returns
     -------
     dict
         ``protocol``, ``split``, ``dataset``, ``gallery`` (clips, missing ones included), ``expected_gallery`` (None:
         the protocol states no number), ``gallery_complete``, ``queries`` (captions), ``missing`` (clips without
-        features: misses), ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
-        ``rsum``; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares with the
-        clips trained on, as the run recorded it, or as counted now for another protocol (None: another dataset, or the
-        training split itself); ``run``, ``model``, ``features``, ``text_features``, ``files``.
+        features: misses), ``left_out`` (those of them that have features, but whose videos are gone), ``t2v`` and
+        ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
+        ``rsum``; ``ranking``: nDCG@10 and mAP of both; ``captions``, how they count; ``labels`` and ``beside``, scores
+        that stand beside; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares
+        with the clips trained on, as the run recorded it, or as counted now for another protocol (None: another
+        dataset, or the training split itself); ``tie_rule``; ``interval``, what the intervals are; ``selected_by``,
+        what chose the model; ``name`` of the score; ``run``, ``model``, ``features``, ``text_features``, ``files``.
 
     Raises
     ------
@@ -73,114 +76,46 @@ def evaluate(
     opened = open_run_on_store(run, store, dataset)
     folder, config, tables, text = opened.folder, opened.config, opened.dataset, opened.text
     protocol = protocol or config.data.protocol
-    split = split or default_split(tables, protocol, config.data.train_split)
-    part = _read(opened, protocol, split)
+    in_tables = scoring.table_protocol(protocol)
+    split = split or default_split(tables, in_tables, config.data.train_split)
+    part = scoring.prepare(_read(opened, in_tables, split))
     if not part.captions:
         raise UsageError(f"{tables.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries")
     if text is not None:
         text.check(part.captions)
 
-    scores = score_split(opened.load_model(device), part, opened.features, config, text)
-    expected = None if split == HOLDOUT else tables.expected(protocol, split)
-    stem = "-".join([*([] if opened.own_dataset else [tables.name]), protocol, split])
-    result = {
-        "protocol": protocol,
-        "split": split,
-        "dataset": tables.name,
-        "gallery": len(part.clip_ids),
-        "expected_gallery": expected,
-        "gallery_complete": not part.missing and expected in (None, len(part.clip_ids)),
-        "queries": len(part.captions),
-        "missing": len(part.missing),
-        "t2v": scores.t2v,
-        "v2t": scores.v2t,
-        "rsum": scores.rsum,
-        "intervals": intervals(part, scores),
-        "leakage": _leakage(opened, protocol, part),
-        "run": str(folder.path),
-        "model": folder.model_hash(),
-        "features": [entry["folder"] for entry in opened.record["features"]],
-        "text_features": None if text is None else text.recipe.folder,
-        "files": {
-            "scores": str(folder.eval / f"{stem}.json"),
-            "ranks": str(folder.eval / f"{stem}-ranks.parquet"),
+    video, texts = encode_split(opened.load_model(device), part, opened.features, config, text)
+    evaluation = Evaluation.of_embeddings(
+        part,
+        video,
+        texts,
+        scoring=scoring,
+        protocol=protocol,
+        dataset=tables.name,
+        expected=None if split == HOLDOUT else expected_clips(protocol, tables.expected(in_tables, split)),
+        subject={
+            "left_out": len(part.missing.intersection(opened.features.left_out)),
+            "run": str(folder.path),
+            "model": folder.model_hash(),
+            "features": [entry["folder"] for entry in opened.record["features"]],
+            "text_features": None if text is None else text.recipe.folder,
         },
-    }
-    LocalFolder(folder.eval).put({f"{stem}-ranks.parquet": [_ranks_file(part, scores)]})
-    folder.write_json(f"eval/{stem}.json", result | {"clips_without_features": sorted(part.missing)})
-    return result
+        selected_by=_selection(folder.read_json("best.json"), opened.record["validation"]),
+        leakage=_leakage(opened, in_tables, part),
+        prefix="" if opened.own_dataset else tables.name,
+    )
+    return evaluation.write(folder.eval)
 
 
-def score_split(
+def encode_split(
     model: SupportSetModel, part: Split, features: AlignedFeatures, config: Config, text: CachedText | None = None
-) -> RetrievalScores:
-    """Encode the clips and captions of a split and score them; ``text`` for a model that reads text features."""
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Embed the present clips (P, d) and the captions (N, d) of a split; ``text`` for a model of text features."""
     from supportset.train.encode import encode_gallery, encode_tokens, read_text
 
     video = encode_gallery(model, features, part.present, config.data.max_steps)
     tokens = read_text(model, part.captions, config.data.max_tokens, text)
-    return score_embeddings(part, video, encode_tokens(model, tokens))
-
-
-def has_default_split(dataset: Dataset, protocol: str, train_split: str) -> bool:
-    """Whether `default_split` finds one."""
-    try:
-        return bool(default_split(dataset, protocol, train_split))
-    except UsageError:
-        return False
-
-
-def default_split(dataset: Dataset, protocol: str, train_split: str) -> str:
-    """``test`` where the protocol has it, else its only split besides the training split.
-
-    Raises
-    ------
-    UsageError
-        An unknown protocol, or several splits to choose from.
-    """
-    names = dataset.split_names(protocol)
-    others = [name for name in names if name != train_split]
-    if "test" in others:
-        return "test"
-    if len(others) == 1:
-        return others[0]
-    raise UsageError(
-        f"protocol {protocol!r} has no split 'test': give --split with one of {', '.join(names)}, or 'holdout' for the "
-        "part that the run held out"
-    )
-
-
-def describe(result: dict[str, Any]) -> str:
-    """Format the result of `evaluate` as a table."""
-    gallery = f"{result['gallery']:,} clips"
-    if result["expected_gallery"] not in (None, result["gallery"]):
-        gallery += f" (the protocol asks for {result['expected_gallery']:,}: not comparable)"
-    lines = [
-        f"protocol  {result['protocol']}, split {result['split']} of {result['dataset']}",
-        f"gallery   {gallery}",
-        f"queries   {result['queries']:,} captions",
-        f"missing   {result['missing']:,}"
-        + (" clips without features: counted as misses" if result["missing"] else ""),
-        "",
-        _row("", result["t2v"]),
-    ]
-    for way, name in (("t2v", "text to video"), ("v2t", "video to text")):
-        lines.append(_row(name, {key: f"{value:.1f}" for key, value in result[way].items()}))
-        bounds = {key: "{:.1f}-{:.1f}".format(*pair) for key, pair in result["intervals"][way].items()}
-        lines.append(_row("  95 %", bounds))
-    lines += ["", "R@k in percent; equal scores count against us. Intervals: bootstrap over clips."]
-    for key, of, words in (
-        ("verbatim_queries", "queries", "queries are word for word training captions"),
-        ("shared_source_clips", "clips", "clips share their source video with a training clip"),
-    ):
-        if result["leakage"] and result["leakage"][key]:
-            lines.append(f"leakage: {result['leakage'][key]:,} of {result['leakage'][of]:,} {words}")
-    return "\n".join(lines)
-
-
-def _row(name: str, cells: Iterable[str] | dict[str, str]) -> str:
-    shown = cells.values() if name and isinstance(cells, dict) else cells
-    return f"{name:<14}" + "".join(f"{cell:>12}" for cell in shown)
+    return video, encode_tokens(model, tokens)
 
 
 def _read(opened: RunOnStore, protocol: str, split: str) -> Split:
@@ -207,6 +142,15 @@ def _read(opened: RunOnStore, protocol: str, split: str) -> Split:
     return part
 
 
+def _selection(best: Mapping[str, Any], validation: Mapping[str, Any] | None) -> str:
+    if best["select_by"] == "last" or validation is None:
+        return f"last epoch ({best['epoch']})"
+    return (
+        f"best epoch ({best['epoch']}) by {best['select_by']} on {validation['split']}: {validation['clips']:,} clips, "
+        f"{validation['captions']:,} captions"
+    )
+
+
 def _leakage(opened: RunOnStore, protocol: str, part: Split) -> dict[str, int] | None:
     tables, config, record = opened.dataset, opened.config, opened.record
     trained = config.data.protocol
@@ -220,21 +164,3 @@ def _leakage(opened: RunOnStore, protocol: str, part: Split) -> dict[str, int] |
     unseen = {*record["holdout"], *record["train"]["clips_without_features"]}
     train = every.of_clips(every.name, set(every.clip_ids) - unseen)
     return leakage(train, part, source_videos(tables))
-
-
-def _ranks_file(part: Split, scores: RetrievalScores) -> bytes:
-    """One row a query; a null rank is a miss."""
-    ranks = np.concatenate([scores.t2v_ranks, scores.v2t_ranks])
-    hit = np.isfinite(ranks)
-    captions, clips = part.captions, scores.v2t_clips
-    table = pa.table(
-        {
-            "direction": ["t2v"] * len(captions) + ["v2t"] * len(clips),
-            "query_id": [caption.caption_id for caption in captions] + list(clips),
-            "clip_id": [caption.clip_id for caption in captions] + list(clips),
-            "rank": pa.array(np.where(hit, ranks, 0).astype(np.int64), mask=~hit),
-        }
-    )
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()

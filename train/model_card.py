@@ -74,7 +74,7 @@ def _use(folder: RunFolder, config: Config) -> str:
         f'supportset search {shlex.quote(name)} "a red ball rolls left"    # over a feature store\n'
         f"supportset eval {shlex.quote(name)}\n```\n\n```python\nimport supportset\n\n"
         f"run = supportset.open_run({json.dumps(name)})  # needs neither a store nor a network\n"
-        f'texts = run.embed_texts(["a red ball rolls left"])  # (1, {config.dim}), of unit length\n```\n\n'
+        f'texts = run.encode_text(["a red ball rolls left"])  # (1, {config.dim}), of unit length\n```\n\n'
         "It reads features of exactly the recipes below; a feature store checks that by their hashes.\n"
     )
 

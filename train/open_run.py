@@ -90,5 +90,5 @@ def open_run_on_store(run: str | Path, store: str | Path = "features", dataset: 
     config, record = folder.load_config(), folder.data_record()
     folder.model_folder()
     tables = open_dataset(store, dataset or config.data.dataset)
-    features = open_recorded_features(record, store, tables.name)
+    features = open_recorded_features(record, store, tables.name, tables.gone)
     return RunOnStore(folder, config, record, store, tables, features)

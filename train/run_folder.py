@@ -127,7 +127,7 @@ class RunFolder:
         """Replace the saved model; each file by rename, the weights last."""
         temporary = self.path / ".model.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        with telling("save the model", self.path):
+        with telling("save the model", self.path, "--resume continues from the last complete checkpoint"):
             model.save_pretrained(temporary)
             for file in temporary.rglob("*"):
                 if file.is_file():

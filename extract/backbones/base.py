@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from supportset.extract.backbones.encoder import Encoder
+from supportset.extract.backbones.library_frames import LibraryFrames
 from supportset.extract.backbones.transforms import FrameTransform
 
 
@@ -24,7 +25,7 @@ class Backbone(Encoder, ABC):
     ----------
     model : nn.Module
         The parameters that decide the features and no others (no text tower, no classifier): they are hashed.
-    transform : FrameTransform
+    transform : FrameTransform or LibraryFrames
         What the decode workers do to each frame.
     mean, std : sequence of three floats
         Normalisation of pixels after ``rescale``.
@@ -47,7 +48,7 @@ class Backbone(Encoder, ABC):
         self,
         model: nn.Module,
         *,
-        transform: FrameTransform,
+        transform: FrameTransform | LibraryFrames,
         mean: Sequence[float],
         std: Sequence[float],
         window: int = 1,
@@ -81,7 +82,7 @@ class Backbone(Encoder, ABC):
             "std": self._std,
         }
 
-    def frame_transform(self) -> FrameTransform:
+    def frame_transform(self) -> FrameTransform | LibraryFrames:
         """Return the picklable transform of one frame: (H, W, 3) uint8 -> (h, w, 3) uint8, without torch."""
         return self._transform
 
@@ -138,6 +139,9 @@ class Backbone(Encoder, ABC):
             return self.encode(pixels)
 
     def _normalise(self, frames: Tensor) -> Tensor:
+        if isinstance(self._transform, LibraryFrames):  # (..., h, 4 w, 3) bytes of float32 values
+            values = frames.flatten(-2).view(torch.float32)
+            return values.unflatten(-1, (-1, 3)).movedim(-1, -3)
         pixels = frames.movedim(-1, -3).float()  # a view: (N, 3, h, w) stays channels-last in memory
         return pixels.mul_(self._rescale).sub_(self._offset).div_(self._scale)
 

@@ -1,13 +1,15 @@
 """Registries of frozen encoders: families, presets and plugins, and how a name is read.
 
-A name is ``FAMILY:MODEL``, or ``FAMILY:MODEL@PATH`` with the weights read from PATH. A family is a module of one of our
-folders, or an entry point of another package. Its ``ABOUT`` is read from the source text, so that torch is imported
-only when an encoder is loaded.
+A name is ``FAMILY:MODEL``, or ``FAMILY:MODEL@PATH`` with the weights read from PATH; ``FAMILY:MODEL#tokens`` asks a
+visual encoder for its patch tokens. A family is a module of one of our folders, or an entry point of another package.
+Its ``ABOUT`` is read from the source text, so that torch is imported only when an encoder is loaded.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from supportset.extract.backbones.base import Backbone
 
 DEFAULT_BACKBONE = "open_clip:ViT-B-32/laion2b_s34b_b79k"
+_TOKENS = re.compile(r"#tokens(?:=([1-9]\d*))?$")
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,15 @@ class Family:
 
 @dataclass(frozen=True)
 class EncoderName:
-    """The parts of ``family:model@path``, presets resolved."""
+    """The parts of ``family:model#tokens=N@path``, presets resolved.
+
+    ``tokens`` is None where one vector a step is wanted, 0 for all patch tokens, else their number in a frame.
+    """
 
     family: str
     model: str
     path: Path | None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class Registry:
         A name, for messages.
     bare : str
         The family of a name without a family; empty where a name must have one.
+    tokens : bool
+        Whether a name may ask for tokens.
     """
 
     kind: str
@@ -78,6 +87,7 @@ class Registry:
     package: str
     example: str
     bare: str = ""
+    tokens: bool = False
 
     def plugins(self) -> dict[str, EntryPoint]:
         """List the families, ours first."""
@@ -104,6 +114,8 @@ class Registry:
             If the family is unknown (the nearest names are listed) or the path does not exist.
         """
         base, at, given = name.partition("@")
+        asked = _TOKENS.search(base) if self.tokens else None
+        base = base[: asked.start()] if asked else base
         presets, known = self.presets(), self.plugins()
         base = presets.get(base.removeprefix(f"{self.bare}:"), base)
         family, colon, model = base.partition(":")
@@ -119,7 +131,7 @@ class Registry:
             raise UsageError(
                 f"{self.kind} {name!r}: there is no file or folder {given!r}: give the path of its weights after the @"
             )
-        return EncoderName(family, model, path)
+        return EncoderName(family, model, path, int(asked[1] or 0) if asked else None)
 
     def loader(self, family: str) -> Callable[..., Any]:
         """Import a family and return its ``load``."""
@@ -136,7 +148,9 @@ class Registry:
         return rows
 
 
-BACKBONES = Registry("backbone", "supportset.backbones", "supportset.extract.backbones.families", DEFAULT_BACKBONE)
+BACKBONES = Registry(
+    "backbone", "supportset.backbones", "supportset.extract.backbones.families", DEFAULT_BACKBONE, tokens=True
+)
 
 
 def load_backbone(name: str) -> Backbone:
@@ -145,15 +159,21 @@ def load_backbone(name: str) -> Backbone:
     Parameters
     ----------
     name : str
-        ``FAMILY:MODEL``, ``FAMILY:MODEL@PATH``, a preset, or ``PRESET@PATH``.
+        ``FAMILY:MODEL``, ``FAMILY:MODEL@PATH``, a preset, or ``PRESET@PATH``. ``#tokens`` or ``#tokens=N`` behind the
+        model or preset asks for its patch tokens.
 
     Raises
     ------
     UsageError
-        If the name is unknown, or its weights cannot be found or read.
+        If the name is unknown, its weights cannot be found or read, or it has no tokens.
     """
     parsed = BACKBONES.parse(name)
-    backbone: Backbone = BACKBONES.loader(parsed.family)(parsed.model, parsed.path)
+    load, options = BACKBONES.loader(parsed.family), {}
+    if parsed.tokens is not None:
+        if "tokens" not in inspect.signature(load).parameters:
+            raise UsageError(f"backbone {name}: {parsed.family} gives one vector a step: leave out #tokens")
+        options = {"tokens": parsed.tokens}
+    backbone: Backbone = load(parsed.model, parsed.path, **options)
     backbone.given = name
     return backbone
 

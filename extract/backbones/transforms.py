@@ -193,6 +193,45 @@ class CropFraction:
         return frame[top : top + edge, left : left + edge]
 
 
+@dataclass(frozen=True)
+class FitPatches:
+    """Resize to at most ``most`` square patches, the aspect ratio nearly kept, and cut the patches out (NaFlex).
+
+    The result is (most + 1, edge * edge, 3): the numbers of rows and columns of patches, two bytes each, then a patch a
+    line, row by row; lines of zeros fill it up. The size is the one that SigLIP 2's processor finds by bisection.
+    """
+
+    op: ClassVar[str] = "fit_patches"
+    edge: int
+    most: int
+    interpolation: str = "bilinear"
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        rows, columns = self.grid(*frame.shape[:2])
+        resized = _resize_pil(frame, rows * self.edge, columns * self.edge, self.interpolation)
+        patches = resized.reshape(rows, self.edge, columns, self.edge, 3).swapaxes(1, 2)
+        packed = np.zeros((self.most + 1, self.edge * self.edge, 3), np.uint8)
+        packed[0, :2, :2] = [divmod(rows, 256), divmod(columns, 256)]
+        packed[1 : 1 + rows * columns] = patches.reshape(rows * columns, -1, 3)
+        return packed
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of a frame of this size."""
+
+        def patches(scale: float) -> tuple[int, int]:
+            rows, columns = (max(1, math.ceil(length * scale / self.edge)) for length in (height, width))
+            return rows, columns
+
+        fits, too_large = 1e-6, 100.0  # bounds and precision of the scale are the library's
+        while too_large - fits >= 1e-5:
+            middle = (fits + too_large) / 2
+            if math.prod(patches(middle)) <= self.most:
+                fits = middle
+            else:
+                too_large = middle
+        return patches(fits)
+
+
 _KeepsRatio = ResizeShortest | ResizeKeepRatio
 
 

@@ -14,7 +14,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,7 +55,8 @@ def quiet_libraries() -> Iterator[None]:
     try:
         for logger, _ in before:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        # some classes of transformers print to standard output when they are imported
+        with warnings.catch_warnings(), redirect_stdout(None):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +12,8 @@ import pyarrow.compute as pc
 
 from supportset.store.format.index import has_features
 from supportset.store.format.status import MISSING, OK
+
+GONE = "gone"  # a clip with features whose video is not there any more; not a status of the index
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Summary:
         Duration of the run.
     exit_code : int
         For the command line, from :func:`exit_code`.
+    gone : list of str
+        Clips of the dataset whose videos are gone, and of which the feature set has features. Selected ones are counted
+        as ``gone`` in ``status``.
     """
 
     dataset: str
@@ -43,6 +49,7 @@ class Summary:
     status: dict[str, int]
     seconds: float
     exit_code: int = 0
+    gone: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The summary as the command line prints it."""
@@ -51,13 +58,13 @@ class Summary:
         return told | {"seconds": round(self.seconds, 3)}
 
 
-def count_statuses(rows: pa.Table) -> dict[str, int]:
-    """Count the rows of an index by status, ``ok`` first."""
-    counts = Counter(rows["status"].to_pylist())
+def count_statuses(rows: pa.Table, gone: Collection[str] = ()) -> dict[str, int]:
+    """Count the rows of an index by status, ``ok`` first; those with features of clips that are gone as ``gone``."""
+    counts = Counter(_statuses(rows, gone))
     return dict(sorted(counts.items(), key=lambda item: (item[0] != OK, item[0])))
 
 
-def exit_code(rows: pa.Table, max_failures: float, strict: bool) -> int:
+def exit_code(rows: pa.Table, max_failures: float, strict: bool, gone: Collection[str] = ()) -> int:
     """Decide whether a finished run is a success.
 
     Parameters
@@ -65,17 +72,27 @@ def exit_code(rows: pa.Table, max_failures: float, strict: bool) -> int:
     rows : pyarrow.Table
         Of the index, for the selected clips.
     max_failures : float
-        The share of the present clips (all but the missing) that may be without features.
+        The share of the present clips (all but the missing and the gone) that may be without features.
     strict : bool
-        Whether anything missing, failed or damaged makes it a failure.
+        Whether anything missing, gone, failed or damaged makes it a failure.
+    gone : collection of str
+        Clips whose videos are gone.
 
     Returns
     -------
     int
         0 or 1.
     """
-    statuses = Counter(rows["status"].to_pylist())
+    statuses = Counter(_statuses(rows, gone))
     if strict:
         return int(set(statuses) != {OK})
-    present = statuses.total() - statuses[MISSING]
-    return int(present - pc.sum(has_features(rows)).as_py() > max_failures * present)
+    present = statuses.total() - statuses[MISSING] - statuses[GONE]
+    failed = statuses.total() - pc.sum(has_features(rows)).as_py() - statuses[MISSING]
+    return int(failed > max_failures * present)
+
+
+def _statuses(rows: pa.Table, gone: Collection[str]) -> list[str]:
+    if not gone:
+        return list(rows["status"].to_pylist())
+    columns = (column.to_pylist() for column in (rows["clip_id"], rows["status"], has_features(rows)))
+    return [GONE if found and clip_id in gone else status for clip_id, status, found in zip(*columns, strict=True)]

@@ -53,11 +53,15 @@ class Dataset:
     captions : pyarrow.Table
     splits : pyarrow.Table
         Columns as in ``docs/store-format.md``.
+    gone : frozenset of str
+        Clips that an extraction run did not find any more, though feature sets hold features of them: search,
+        evaluation and training leave them out.
     """
 
     def __init__(self, name: str, info: dict[str, Any], tables: Mapping[str, pa.Table]) -> None:
         self.name = name
         self.info = info
+        self.gone = frozenset(info.get("gone", ()))
         self.clips = tables["clips"]
         self.captions = tables["captions"]
         self.splits = tables["splits"]
@@ -142,6 +146,8 @@ def write_dataset(
     splits: Rows,
     protocols: Mapping[str, Mapping[str, int | None]],
     sources: Iterable[Path],
+    origin: Mapping[str, str] | None = None,
+    gone: Iterable[str] | None = None,
 ) -> Dataset:
     """Write a dataset's tables, or do nothing where they hold the same already.
 
@@ -167,6 +173,10 @@ def write_dataset(
         Number of clips that each split must have; None if unknown.
     sources : iterable of Path
         Annotation files; their names and hashes are recorded.
+    origin : mapping, optional
+        Where the rows are from; recorded.
+    gone : iterable of str, optional
+        Clips whose videos are gone; by default those that the dataset has recorded.
 
     Returns
     -------
@@ -186,7 +196,8 @@ def write_dataset(
     contents = {key: hash_rows(table) for key, table in tables.items()}
     files = {key: to_parquet(tables[key], content) for key, content in contents.items()}
     hashes = {(path.name, hash_file(path)) for path in map(Path, sources)}
-    info = {
+    folder = open_folder(store_path(root) / name)
+    info: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "name": name,
@@ -197,8 +208,10 @@ def write_dataset(
         },
         "protocols": sizes,
         "sources": [{"name": file, "xxh3": xxh3} for file, xxh3 in sorted(hashes)],
+        **({"origin": dict(origin)} if origin else {}),
     }
-    folder = open_folder(store_path(root) / name)
+    if marked := sorted(_recorded_gone(folder) if gone is None else set(gone)):
+        info["gone"] = marked
     info["hash"] = _hash_of(info)
     commit = _file_of(info)
     if folder.read(DATASET) != commit or not _settled(folder, contents):
@@ -237,6 +250,8 @@ def open_dataset(root: str | StorePath, name: str) -> Dataset:
         try:
             contents = {key: info["tables"][key]["content"] for key in TABLES}
             {protocol: dict(splits) for protocol, splits in info["protocols"].items()}
+            if not _is_list_of_ids(info.get("gone", [])):
+                raise TypeError("a list of clips in 'gone'")
         except (KeyError, TypeError, AttributeError) as error:
             problem = f"{folder}/{DATASET}: damaged, {error} is missing"
             break
@@ -300,6 +315,19 @@ def list_datasets(root: str | StorePath, errors: list[SupportsetError] | None = 
         except SupportsetError as error:
             errors.append(error)
     return found
+
+
+def _recorded_gone(folder: Folder) -> list[str]:
+    """The clips that the dataset has recorded as gone; none where it is new or damaged."""
+    try:
+        found = load_json(folder, DATASET, "not a dataset").get("gone", [])
+    except (SupportsetError, AttributeError):
+        return []
+    return found if _is_list_of_ids(found) else []
+
+
+def _is_list_of_ids(found: object) -> bool:
+    return isinstance(found, list) and all(isinstance(each, str) for each in found)
 
 
 def _hash_of(info: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -24,11 +24,15 @@ class AlignedFeatures:
     ----------
     sets : sequence of FeatureSet
         At least one.
+    without : collection of str
+        Clips to leave out, such as those of a dataset whose videos are gone.
 
     Attributes
     ----------
     sets : sequence of FeatureSet
         The sets.
+    left_out : list of str
+        Clips that all sets have, and that are left out.
     dim : int
         Sum of the sets' dims.
     dtype : numpy.dtype
@@ -42,29 +46,35 @@ class AlignedFeatures:
         No set, or sets without a common clip.
     """
 
-    def __init__(self, sets: Sequence[FeatureSet]) -> None:
+    def __init__(self, sets: Sequence[FeatureSet], without: Collection[str] = frozenset()) -> None:
         if not sets:
             raise UsageError("no feature set is named: give at least one, as DATASET/WORDS")
         self.sets = list(sets)
         self.dim = sum(features.dim for features in self.sets)
         self.dtype: np.dtype[Any] = np.result_type(*(features.dtype for features in self.sets))
+        self._without = frozenset(without)
+        self.left_out = sorted(each for each in self._without if all(each in features for features in self.sets))
         anywhere = list(dict.fromkeys(clip_id for features in self.sets for clip_id in features.clip_ids))
         self.missing = {
             features.path.name: absent
             for features in self.sets
             if (absent := [clip_id for clip_id in anywhere if clip_id not in features])
         }
-        if anywhere and not self.clip_ids:
+        if anywhere and not self.clip_ids and not self.left_out:
             names = " and ".join(str(features.path) for features in self.sets)
             raise UsageError(f"{names} have no clip in common: name sets of one dataset")
 
     @cached_property
     def clip_ids(self) -> list[str]:
-        """Ids of the clips that all sets have, in the order of the first."""
+        """Ids of the clips that all sets have and that are not left out, in the order of the first."""
         first, *others = self.sets
-        if not others:
+        if not others and not self._without:
             return first.clip_ids
-        return [clip_id for clip_id in first.clip_ids if all(clip_id in features for features in others)]
+        return [
+            clip_id
+            for clip_id in first.clip_ids
+            if clip_id not in self._without and all(clip_id in features for features in others)
+        ]
 
     @cached_property
     def _number_of(self) -> dict[str, int]:
@@ -76,12 +86,12 @@ class AlignedFeatures:
         return [features.find(self.clip_ids) for features in self.sets]
 
     def __len__(self) -> int:
-        """Number of clips that all sets have."""
+        """Number of :attr:`clip_ids`."""
         return len(self.clip_ids)
 
     def __contains__(self, clip_id: object) -> bool:
-        """Whether all sets have a clip."""
-        return clip_id in (self._number_of if len(self.sets) > 1 else self.sets[0])
+        """Whether all sets have a clip, and it is not left out."""
+        return clip_id not in self._without and clip_id in (self._number_of if len(self.sets) > 1 else self.sets[0])
 
     def find(self, clip_ids: Iterable[str]) -> Array:
         """Look up the numbers of clips, (N,) int64, for :meth:`read_rows`.
@@ -99,7 +109,7 @@ class AlignedFeatures:
         except KeyError:
             for features in self.sets:
                 features.find(clip_ids)  # the one that lacks a clip says what it knows of it
-            raise
+            raise SupportsetError(f"{clip_ids[0]!r} or another of {len(clip_ids)} clips is left out") from None
 
     def lengths(self, clip_ids: Iterable[str]) -> Array:
         """Number of steps of each clip, (N,) int64: those of the first set."""

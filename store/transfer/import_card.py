@@ -19,6 +19,7 @@ from supportset.store.transfer.clip import Form
 from supportset.store.transfer.sources import ClipArrays
 
 UNKNOWN = "unknown"
+IMPORTED = "imported:"  # the backbone of imported features begins so
 OWN_FIELD = ("weights", "layer", "pooling")  # what a user may know that is a field of a recipe
 ELSEWHERE = {
     "fps": "use --fps, which also gives the steps their times",
@@ -97,7 +98,7 @@ def make_card(options: ImportOptions, form: Form, source: ClipArrays, times: Cli
         sampling["trim_zeros"] = True
     recipe = Recipe(
         kind=options.kind,
-        backbone=f"imported:{options.name}",
+        backbone=f"{IMPORTED}{options.name}",
         weights_hash=UNKNOWN,
         transform={"stated": known or UNKNOWN},
         sampling=sampling,

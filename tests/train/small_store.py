@@ -62,12 +62,14 @@ def plant(
     captions: bool = True,
     noise: float = 0.05,
     of: Recipe | None = None,
+    given: str | None = None,
     expected_test: int | None = 64,
 ) -> SmallStore:
     """Write a dataset of 64 concept triples and the features of its clips.
 
     The first clips of each triple train, the last one is the test clip. Two training clips of consecutive triples share
-    a source video. Clips named in ``missing`` have a failure in the feature set instead of features.
+    a source video. Features are cut to the length of the recipe ``of``; ``given`` is what its encoder was loaded by.
+    Clips named in ``missing`` have a failure in the feature set instead of features.
     """
     rng = np.random.default_rng(7)
     directions = {word: rng.normal(size=DIM) for word in (*COLOURS, *THINGS, *MOTIONS)}
@@ -91,7 +93,7 @@ def plant(
             features[clip_id] = centre + noise * rng.normal(size=(steps, DIM))
     protocols = {"planted": {"train": None, "test": expected_test, "empty": None}} if captions else {}
     dataset = write_dataset(root, name, clips=clips, captions=texts, splits=splits, protocols=protocols, sources=[])
-    card = FeatureCard(of or recipe(), {})
+    card = FeatureCard(of or recipe(), {} if given is None else {"backbone": given})
     with FeatureWriter(feature_set_path(root, name, card.recipe), card) as writer:
         for clip_id, values in features.items():
             source = Source(f"films/{clip_id}.mp4", 1, 1)
@@ -99,7 +101,7 @@ def plant(
                 writer.fail(clip_id, "unreadable", "planted failure", source=source)
                 continue
             seconds = np.arange(len(values) + 1, dtype=float)
-            writer.add(clip_id, values, np.stack([seconds[:-1], seconds[1:]], 1), source=source)
+            writer.add(clip_id, values[:, : card.recipe.dim], np.stack([seconds[:-1], seconds[1:]], 1), source=source)
     return SmallStore(root, dataset, concepts, list(missing))
 
 

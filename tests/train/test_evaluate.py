@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from supportset.evaluate.evaluation import describe
 from supportset.evaluate.ranks import MISS
 from supportset.evaluate.scores import score_embeddings
 from supportset.evaluate.splits import Split
@@ -19,7 +20,7 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.dataset import Caption, open_dataset, write_dataset
 from supportset.store.read.catalog import find_feature_set
 from supportset.train.data.source import source_videos
-from supportset.train.evaluate import describe, evaluate
+from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
 from supportset.train.model.model import SupportSetModel
 from tests.train.small_store import SmallStore, config, plant, recipe
@@ -112,6 +113,9 @@ def test_what_is_returned_is_what_is_written_and_is_json(root: Path, run: Path) 
     written = json.loads((run / "eval" / "planted-test.json").read_text())
     assert written.pop("clips_without_features") == list(MISSING)
     assert written == result
+    assert result["name"] == "planted [62/64 clips, 2 missing counted as misses]"
+    assert result["selected_by"].startswith("best epoch (1) by rsum on holdout: 12 clips")
+    assert result["tie_rule"].startswith("pessimistic")
     assert set(result["t2v"]) == set(result["v2t"]) == {"R@1", "R@5", "R@10", "R@50", "MdR", "MnR"}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supportset.evaluate.splits import read_split
+from supportset.evaluate.splits import default_split, read_split
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Caption, open_dataset
 from supportset.train.analysis.caption_groups import caption_groups, owners
@@ -24,7 +24,6 @@ from supportset.train.data.feature_sets import open_recorded_features, open_reco
 from supportset.train.data.source import HOLDOUT, source_videos
 from supportset.train.device import choose_device
 from supportset.train.encode import encode_gallery, encode_tokens, read_text
-from supportset.train.evaluate import default_split
 from supportset.train.model.model import SupportSetModel
 from supportset.train.run_folder import RunFolder
 
@@ -153,7 +152,7 @@ def support_report(
     tables = open_dataset(store, config.data.dataset)
     protocol = config.data.protocol
     split = split or default_split(tables, protocol, config.data.train_split)
-    features = open_recorded_features(record, store, tables.name)
+    features = open_recorded_features(record, store, tables.name, tables.gone)
     stored_text = open_recorded_text(record, store, tables.name)
     named = config.data.train_split if split == HOLDOUT else split
     part = read_split(tables, protocol, named, set(features.clip_ids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,7 +69,9 @@ def feature_record(feature_set: FeatureSet) -> dict[str, Any]:
     return {"folder": recipe.folder, "hash": recipe.hash, "recipe": recipe.to_json()}
 
 
-def open_recorded_features(record: dict[str, Any], store: str | Path, dataset: str) -> AlignedFeatures:
+def open_recorded_features(
+    record: dict[str, Any], store: str | Path, dataset: str, without: Collection[str] = frozenset()
+) -> AlignedFeatures:
     """Open the recipes that a run was trained on, in any dataset of a store; checksums are compared on reading.
 
     Parameters
@@ -80,6 +82,8 @@ def open_recorded_features(record: dict[str, Any], store: str | Path, dataset: s
         Folder of the feature store.
     dataset : str
         Name of the dataset.
+    without : collection of str
+        Clips to leave out: those of the dataset whose videos are gone.
 
     Raises
     ------
@@ -95,7 +99,7 @@ def open_recorded_features(record: dict[str, Any], store: str | Path, dataset: s
         if not is_feature_set(path):
             raise UsageError(_no_such_recipe(recipe, store, dataset))
         sets.append(_of_recipe(path, recipe))
-    return AlignedFeatures(sets)
+    return AlignedFeatures(sets, without)
 
 
 def open_recorded_text(record: dict[str, Any], store: str | Path, dataset: str) -> CachedText | None:

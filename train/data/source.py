@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supportset.evaluate.splits import Split, hold_out, leakage, read_captions, read_split
-from supportset.store.errors import UsageError
+from supportset.evaluate.splits import (
+    Split,
+    default_split,
+    has_default_split,
+    hold_out,
+    leakage,
+    read_captions,
+    read_split,
+)
+from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.card import FeatureCard
 from supportset.store.format.dataset import Dataset, open_dataset
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.store.read.feature_set import FeatureSet
@@ -42,6 +52,8 @@ class RunData:
         Lines for the user.
     text : CachedText or None
         Stored features of the captions; None where the model reads tokens.
+    visual : FeatureCard or None
+        Card of the first feature set, which says what encoder pair made it.
     """
 
     dataset: Dataset
@@ -51,6 +63,7 @@ class RunData:
     record: dict[str, Any]
     notes: list[str]
     text: CachedText | None = None
+    visual: FeatureCard | None = None
 
 
 def open_run_data(config: Config, store: str | Path) -> RunData:
@@ -74,7 +87,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         found = open_features(store, dataset.name, config.text.features, "text")
         found.check = config.data.check
         text = CachedText(found, dataset.name, store)
-    features = AlignedFeatures(sets)
+    features = AlignedFeatures(sets, dataset.gone)
     available = set(features.clip_ids)
     sources = source_videos(dataset)
     protocol = config.data.protocol
@@ -121,6 +134,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
             "clips": len(train.clip_ids),
             "captions": len(train.captions),
             "clips_without_features": sorted(every.missing),
+            "clips_gone": sorted(every.missing & dataset.gone),
             "captions_without_features": sum(caption.clip_id in every.missing for caption in every.captions),
             "clips_without_captions": sorted(set(every.present) - set(_with_captions(every).clip_ids)),
             "blank_captions": sum(not caption.text.strip() for caption in every.captions),
@@ -137,7 +151,27 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         "leakage": {split.name: leakage(train, split, sources) for split in asked},
         "fingerprint": fingerprint(sets, train, validation, text),
     }
-    return RunData(dataset, features, train, validation, record, _notes(record), text)
+    return RunData(dataset, features, train, validation, record, _notes(record), text, sets[0].card)
+
+
+def split_to_score(config: Config, data: RunData) -> str:
+    """The split that `eval` can score first: its default, the clips held out, the validation split, the training split.
+
+    Empty for the default.
+    """
+    tables, protocol, trained = data.dataset, config.data.protocol, config.data.train_split
+    held = [HOLDOUT] if data.record["holdout"] else []
+    first = default_split(tables, protocol, trained) if has_default_split(tables, protocol, trained) else ""
+    for name in filter(None, (first, *held, config.data.validation_split)):
+        with suppress(SupportsetError):  # a split without clips or features, captions without text features
+            given = name == HOLDOUT
+            part = data.validation if given else read_split(tables, protocol, name, set(data.features.clip_ids))
+            if part is None or not part.captions:
+                continue
+            if data.text is not None:
+                data.text.check(part.captions)
+            return "" if name == first else name
+    return trained
 
 
 def source_videos(dataset: Dataset) -> dict[str, str]:
@@ -223,6 +257,8 @@ def _notes(record: dict[str, Any]) -> list[str]:
             f"left out: {len(absent)} training clips without features ({names}) and their "
             f"{train['captions_without_features']} captions; data.json names them all"
         )
+    if gone := len(train["clips_gone"]):
+        notes.append(f"{gone} of these had features, but their videos are gone; `extract --gone keep` uses them again")
     if train["clips_without_captions"]:
         notes.append(f"left out: {len(train['clips_without_captions'])} training clips without captions")
     if train["blank_captions"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,7 @@ from typing import Any
 import torch
 
 from supportset.train.config import Config
-from supportset.train.data.source import RunData, open_run_data
-from supportset.train.evaluate import has_default_split
+from supportset.train.data.source import RunData, open_run_data, split_to_score
 from supportset.train.loop.checkpoint import Checkpoint, Position
 from supportset.train.loop.preparation import Validation, make_bank, make_loader, notes_of, number_sources, on_device
 from supportset.train.loop.ranks import Ranks, training_ranks
@@ -41,7 +41,7 @@ class TrainResult:
     main : bool
         False in ranks other than 0.
     eval_options : str
-        Options that `eval` needs to score the run: the held-out part, where the protocol has no test split.
+        Options that `eval` needs to score the run: a split, where the protocol has no test split with captions.
     """
 
     run: Path
@@ -105,7 +105,8 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     random.seed(config.seed)
     torch.manual_seed(config.seed)
     texts = [caption.text for caption in data.train.captions]
-    model = SupportSetModel.build(config, data.features.dim, texts, data.text.recipe if data.text is not None else None)
+    recipe = data.text.recipe if data.text is not None else None
+    model = SupportSetModel.build(config, data.features.dim, texts, recipe, data.visual)
     loader = make_loader(config, data, model, texts, device, ranks)
     bank = make_bank(config, loader, model, device)
     sources = number_sources(config, data)
@@ -146,6 +147,27 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
             log.line(note)
         if position.step:
             log.line(f"resuming after epoch {position.epoch}, step {position.step}")
+
+        def validate(epoch: int) -> None:
+            """Score the model, keep it if it is the best, save a checkpoint."""
+            scores = ranks.on_rank_zero(lambda: validation.scores(model) if validation is not None else {})
+            if scores:
+                log.write("validation", scores)
+            score = None if optim.select_by == "last" else scores[optim.select_by]
+            better = score is None or position.best_score is None or score > position.best_score
+            if better:
+                position.best_score, position.best_epoch, position.stale_epochs = score, epoch, 0
+                best = {"epoch": epoch, "step": position.step, "select_by": optim.select_by, "validation": scores}
+                ranks.on_rank_zero(folder.save_model, model, best)
+            else:
+                position.stale_epochs += 1
+            position.seconds = time.monotonic() - began
+            checkpoint.save(position)
+            log.end_epoch(scores, better)
+
+        # A model that starts at the features' own embedding may be better than what training makes of it.
+        if position.best_epoch is None and position.step == 0 and (config.video.init == "identity" or not optim.epochs):
+            validate(0)
         loss = config.loss
         while not finished(optim, position):
             epoch, batches = position.epoch + 1, loader.planned(position.epoch)
@@ -187,24 +209,11 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
             # The epoch is over, unless max_steps ended it early: validate, keep the best model, save a checkpoint.
             if position.batch == batches:
                 position.epoch, position.batch = position.epoch + 1, 0
-            scores = ranks.on_rank_zero(lambda: validation.scores(model) if validation is not None else {})
-            if scores:
-                log.write("validation", scores)
-            score = None if optim.select_by == "last" else scores[optim.select_by]
-            better = score is None or position.best_score is None or score > position.best_score
-            if better:
-                position.best_score, position.best_epoch, position.stale_epochs = score, epoch, 0
-                best = {"epoch": epoch, "step": position.step, "select_by": optim.select_by, "validation": scores}
-                ranks.on_rank_zero(folder.save_model, model, best)
-            else:
-                position.stale_epochs += 1
-            position.seconds = time.monotonic() - began
-            checkpoint.save(position)
-            log.end_epoch(scores, better)
+            validate(epoch)
             if hint := collapse_hint(loss, log.epoch_mean("contrastive")):
                 log.line(hint)
         ranks.on_rank_zero(write_card, folder)
     best = ranks.on_rank_zero(folder.read_json, "best.json")
-    has_test = has_default_split(data.dataset, config.data.protocol, config.data.train_split)
-    options = " --split holdout" if data.record["holdout"] and not has_test else ""
+    split = split_to_score(config, data)
+    options = f" --split {shlex.quote(split)}" if split else ""
     return TrainResult(folder.path, position.epoch, position.step, best, position.seconds, ranks.main, options)

@@ -47,7 +47,8 @@ class TrainingLog:
         self._progress = Progress(total_steps, position.step, shown=writes)
         self._metrics = MetricsFile(folder, position.step) if writes else None
         self._sums: dict[str, float] = {}  # over the epoch
-        self._counted, self._epoch, self._lr = 0, 0, 0.0
+        self._counted, self._epoch, self._lr = 0, position.epoch, 0.0
+        self._began_epoch = time.monotonic()
         self._first = True  # the first step of this process is reported at once
         self._clear_window()
 
@@ -140,7 +141,7 @@ class TrainingLog:
 
     def end_epoch(self, scores: Mapping[str, float], better: bool) -> None:
         """Print one line about the epoch."""
-        words = [f"epoch {self._epoch}/{self._optim.epochs}"]
+        words = [f"epoch {self._epoch}/{self._optim.epochs}" if self._epoch else "before the first step"]
         if self._counted:
             loss, contrastive, captioning = (
                 self._sums[name] / self._counted for name in ("loss", "contrastive", "captioning")
@@ -191,7 +192,7 @@ class MetricsFile:
         if kept != lines:
             LocalFolder(folder.path).put({self.path.name: kept})
         self._there = {record for record in records if record is not None and record[1] == step}
-        with telling("write", self.path):
+        with telling("write", self.path, "--resume continues from the last complete checkpoint"):
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._events = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
@@ -203,7 +204,7 @@ class MetricsFile:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
         }
-        with telling("write", self.path):
+        with telling("write", self.path, "--resume continues from the last complete checkpoint"):
             self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
         for name, value in values.items():

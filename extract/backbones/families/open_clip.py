@@ -17,9 +17,11 @@ import open_clip
 from open_clip.factory import load_checkpoint
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg
-from torch import Tensor
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
 
 from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.tokens import TokenGrid, suffix
 from supportset.extract.backbones.torchscript import is_torchscript
 from supportset.extract.backbones.transforms import (
     CenterCrop,
@@ -37,7 +39,13 @@ ABOUT = {
     "pattern": "open_clip:ARCH/WEIGHTS",
     "what": "visual tower of any open_clip model: image embeddings as encode_image gives them, not normalised",
     "needs": "a pretrained tag (hub), a checkpoint (ARCH/TAG@FILE, ARCH@FILE), or a folder with open_clip_config.json",
-    "presets": {"clip-vit-b-32": "ViT-B-32/openai", "clip-vit-l-14": "ViT-L-14/openai"},
+    "presets": {
+        "clip-vit-b-32": "ViT-B-32/openai",
+        "clip-vit-l-14": "ViT-L-14/openai",
+        "pe-core-b-16": "PE-Core-B-16/meta",
+        "pe-core-l-14": "PE-Core-L-14-336/meta",
+        "siglip2-b-16": "ViT-B-16-SigLIP2/webli",
+    },
 }
 _HUB = "hf-hub:"
 _CONFIG = "open_clip_config.json"
@@ -46,10 +54,16 @@ _OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")  # entries t
 
 
 class OpenClipBackbone(Backbone):
-    """The image embedding as ``encode_image`` gives it, before normalisation."""
+    """The image embedding as ``encode_image`` gives it, before normalisation, or the patch tokens of a ViT."""
+
+    def __init__(self, model: nn.Module, *, grid: TokenGrid | None, **options: Any) -> None:
+        super().__init__(model, vectors=1 if grid is None else grid.vectors, **options)
+        self._grid = grid
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Map (N, 3, h, w) to (N, dim)."""
+        """Map (N, 3, h, w) to (N, dim) or (N, vectors, dim)."""
+        if self._grid is not None:
+            return self._grid.pool(_tokens(self.model, pixels))
         output = self.model(pixels)
         return output[0] if isinstance(output, tuple) else output  # CoCa also returns its tokens
 
@@ -69,21 +83,53 @@ class _Source:
         return f"open_clip:{model}/{self.tag}" if self.tag else f"open_clip:{model}"
 
 
-def load(model: str, path: Path | None = None) -> Backbone:
-    """Load ``ARCH/TAG`` or ``hf-hub:ORG/NAME`` (hub), ``ARCH/FILE``, ``ARCH@FILE``, ``ARCH/TAG@FILE``, or a folder."""
+def load(model: str, path: Path | None = None, tokens: int | None = None) -> Backbone:
+    """Load ``ARCH/TAG`` or ``hf-hub:ORG/NAME`` (hub), ``ARCH/FILE``, ``ARCH@FILE``, ``ARCH/TAG@FILE``, or a folder.
+
+    ``tokens`` is the N of ``#tokens=N``, 0 for all.
+    """
     loaded = load_model(model, path)
-    config = PreprocessCfg(**loaded.network.visual.preprocess_cfg)
+    visual = loaded.network.visual
+    config = PreprocessCfg(**visual.preprocess_cfg)
+    name, dim, grid = loaded.name, loaded.dim, None
+    if tokens is not None:
+        name += suffix(tokens)
+        rows, columns, dim = _token_grid(name, visual)
+        grid = TokenGrid.make(name, tokens, 1, rows, columns)
     return OpenClipBackbone(
-        loaded.network.visual,
-        name=loaded.name,
+        visual,
+        grid=grid,
+        name=name,
         weights=loaded.weights,
-        dim=loaded.dim,
+        dim=dim,
         transform=frame_transform(config),
         mean=config.mean,
         std=config.std,
-        layer="image embedding",
-        pooling="the model's own, not normalised",
+        layer="image embedding" if grid is None else "last hidden state, normalised",
+        pooling="the model's own, not normalised" if grid is None else grid.words,
     )
+
+
+def _token_grid(name: str, visual: Any) -> tuple[int, int, int]:
+    """Rows and columns of a tower's patch tokens, and the length of one."""
+    if isinstance(visual, VisionTransformer) and visual.attn_pool is None and not visual.final_ln_after_pool:
+        visual.output_tokens = True
+        rows, columns = visual.grid_size
+        return rows, columns, visual.ln_post.normalized_shape[0]
+    trunk = getattr(visual, "trunk", None)  # of timm
+    if trunk is not None and hasattr(trunk, "num_prefix_tokens"):
+        rows, columns = trunk.patch_embed.grid_size
+        return rows, columns, trunk.num_features
+    raise UsageError(f"backbone {name}: its visual tower is no plain ViT, so it has no patch tokens: leave out #tokens")
+
+
+def _tokens(visual: Any, pixels: Tensor) -> Tensor:
+    tokens: Tensor
+    if isinstance(visual, VisionTransformer):
+        _, tokens = visual(pixels)
+    else:
+        tokens = visual.trunk.forward_features(pixels)[:, visual.trunk.num_prefix_tokens :]
+    return tokens
 
 
 @dataclass(frozen=True)

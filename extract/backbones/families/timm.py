@@ -16,6 +16,7 @@ from timm.models import get_arch_name, is_model, list_models
 from torch import Tensor, nn
 
 from supportset.extract.backbones.base import Backbone
+from supportset.extract.backbones.tokens import TokenGrid, suffix
 from supportset.extract.backbones.transforms import (
     CenterCrop,
     FrameTransform,
@@ -40,15 +41,26 @@ _LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_o
 
 
 class TimmBackbone(Backbone):
-    """The model's own pooling of its last features, before the classifier."""
+    """The model's own pooling of its last features, before the classifier, or the patch tokens of a ViT."""
+
+    def __init__(self, model: nn.Module, *, grid: TokenGrid | None, **options: Any) -> None:
+        super().__init__(model, vectors=1 if grid is None else grid.vectors, **options)
+        self._grid = grid
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Map (N, 3, h, w) to (N, dim)."""
-        return self.model(pixels)
+        """Map (N, 3, h, w) to (N, dim) or (N, vectors, dim)."""
+        network: Any = self.model
+        if self._grid is None:
+            pooled: Tensor = network(pixels)
+            return pooled
+        return self._grid.pool(network.forward_features(pixels)[:, network.num_prefix_tokens :])
 
 
-def load(model: str, path: Path | None = None) -> Backbone:
-    """Load ``timm:NAME``, ``timm:hf-hub:ORG/NAME``, ``timm:NAME@FILE``, or a folder with config.json and weights."""
+def load(model: str, path: Path | None = None, tokens: int | None = None) -> Backbone:
+    """Load ``timm:NAME``, ``timm:hf-hub:ORG/NAME``, ``timm:NAME@FILE``, or a folder with config.json and weights.
+
+    ``tokens`` is the N of ``#tokens=N``, 0 for all.
+    """
     model, path = split_folder(model, path)
     if (model or path is None) and not model.startswith(_HUB):
         _check_name(model)
@@ -62,17 +74,29 @@ def load(model: str, path: Path | None = None) -> Backbone:
             network = _from_path(model, path)
         weights = path.name
     config = resolve_data_config(network.pretrained_cfg, model=network)
+    grid = None
+    pooling = str(getattr(network, "global_pool", "") or network.pretrained_cfg.get("pool") or "the model's own")
+    if tokens is not None:
+        name += suffix(tokens)
+        grid = _token_grid(name, network, tokens)
     return TimmBackbone(
         network,
+        grid=grid,
         name=name,
         weights=weights,
-        dim=_width(name, network, config["input_size"]),
+        dim=_width(name, network, config["input_size"]) if grid is None else network.num_features,
         transform=frame_transform(config),
         mean=config["mean"],
         std=config["std"],
-        layer="pooled features",
-        pooling=str(getattr(network, "global_pool", "") or network.pretrained_cfg.get("pool") or "the model's own"),
+        layer="pooled features" if grid is None else "last features",
+        pooling=pooling if grid is None else grid.words,
     )
+
+
+def _token_grid(name: str, network: Any, tokens: int) -> TokenGrid:
+    if not hasattr(network, "num_prefix_tokens") or not hasattr(getattr(network, "patch_embed", None), "grid_size"):
+        raise UsageError(f"backbone {name}: it is no plain ViT, so it has no patch tokens: leave out #tokens")
+    return TokenGrid.make(name, tokens, 1, *network.patch_embed.grid_size)
 
 
 def _check_name(model: str) -> None:

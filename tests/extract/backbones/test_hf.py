@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,118 +15,70 @@ import transformers as tf
 from PIL import Image
 
 from supportset.extract.backbones import load_backbone
-from supportset.extract.backbones.families.hf import read_processor
+from supportset.extract.backbones.encoder import hash_state
+from supportset.extract.backbones.hf_processors import prepare
+from supportset.extract.backbones.hf_types import load_network, visual_state
+from supportset.extract.decode.clips import decode_clip
+from supportset.extract.decode.sampling import Sampling
 from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import SIZES, frame, video
-
-SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-VISION = SMALL | {"image_size": 64, "patch_size": 16}
-TEXT = SMALL | {"vocab_size": 40, "max_position_embeddings": 12}
-CROPPED = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}}
-SQUARE = {"size": {"height": 64, "width": 64}}
+from tests.extract.backbones.hf_models import CROPPED, MODELS, SQUARE, TEXT, VISION, expected, pil, saved
+from tests.extract.films import write_video
 
 
-def pil(name: str, **options: Any) -> Any:
-    """A processor that computes with PIL: a class of its own in transformers 5, the plain one before."""
-    return getattr(tf, f"{name}Pil", None) or getattr(tf, name)
-
-
-def tensor(output: Any) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else output.pooler_output
-
-
-# name: (model, processor class, its options, the library's own features, width)
-Case = tuple[Callable[[], Any], str, dict[str, Any], Callable[[Any, torch.Tensor], torch.Tensor], int]
-IMAGE_MODELS: dict[str, Case] = {
-    "clip": (
-        lambda: tf.CLIPModel(tf.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=20)),
-        "CLIPImageProcessor", CROPPED, lambda model, pixels: tensor(model.get_image_features(pixel_values=pixels)), 20,
-    ),
-    "clip_vision": (
-        lambda: tf.CLIPVisionModelWithProjection(tf.CLIPVisionConfig(**VISION, projection_dim=20)),
-        "CLIPImageProcessor", CROPPED, lambda model, pixels: model(pixel_values=pixels).image_embeds, 20,
-    ),
-    "siglip": (
-        lambda: tf.SiglipModel(tf.SiglipConfig(text_config=TEXT, vision_config=VISION)),
-        "SiglipImageProcessor", SQUARE, lambda model, pixels: tensor(model.get_image_features(pixel_values=pixels)), 32,
-    ),
-    "siglip_vision": (
-        lambda: tf.SiglipVisionModel(tf.SiglipVisionConfig(**VISION)),
-        "SiglipImageProcessor", SQUARE, lambda model, pixels: model(pixel_values=pixels).pooler_output, 32,
-    ),
-    "dinov2": (
-        lambda: tf.Dinov2Model(tf.Dinov2Config(**VISION)),
-        "BitImageProcessor", CROPPED, lambda model, pixels: model(pixel_values=pixels).pooler_output, 32,
-    ),
-    "dinov2_with_registers": (
-        lambda: tf.Dinov2WithRegistersModel(tf.Dinov2WithRegistersConfig(**VISION)),
-        "BitImageProcessor", CROPPED, lambda model, pixels: model(pixel_values=pixels).pooler_output, 32,
-    ),
-    "vit": (
-        lambda: tf.ViTModel(tf.ViTConfig(**VISION)),
-        "ViTImageProcessor", SQUARE, lambda model, pixels: model(pixel_values=pixels).last_hidden_state[:, 0], 32,
-    ),
-}  # fmt: skip
-VIDEO_MODELS: dict[str, Case] = {
-    "videomae": (
-        lambda: tf.VideoMAEModel(tf.VideoMAEConfig(**VISION, num_frames=4)),
-        "VideoMAEImageProcessor", CROPPED,
-        lambda model, pixels: model(pixel_values=pixels).last_hidden_state.mean(1), 32,
-    ),
-    "xclip": (
-        lambda: tf.XCLIPModel(
-            tf.XCLIPConfig(text_config=TEXT, projection_dim=20, vision_config=VISION | {
-                "num_frames": 4, "mit_hidden_size": 20, "mit_intermediate_size": 32, "mit_num_attention_heads": 2,
-            })
-        ),
-        "VideoMAEImageProcessor", CROPPED,
-        lambda model, pixels: tensor(model.get_video_features(pixel_values=pixels)), 20,
-    ),
-}  # fmt: skip
-
-
-def saved(case: Case, folder: Path) -> tuple[Any, Any]:
-    """Build, spread out (so that no parameter is near zero), save model and processor; return both."""
-    build, processor_name, options, _, _ = case
-    torch.manual_seed(0)
-    model = build().eval()
-    for parameter in model.parameters():
-        parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    model.save_pretrained(folder)
-    processor = pil(processor_name)(**options)
-    processor.save_pretrained(folder)
-    return model, processor
-
-
-@pytest.mark.parametrize("name", IMAGE_MODELS)
-def test_image_models(name: str, tmp_path: Path) -> None:
-    case = IMAGE_MODELS[name]
+@pytest.mark.parametrize("name", MODELS)
+def test_features_of_a_film_are_those_of_the_library(name: str, tmp_path: Path) -> None:
+    """Decoded as in an extraction, beside the same decoded frames through the library's processor and model."""
+    case = MODELS[name]
     folder = tmp_path / f"my-{name}"
-    model, processor = saved(case, folder)
+    model, processor = saved(name, folder)
     backbone = load_backbone(f"hf:{folder}")
-    pictures = [frame(240, 320, 1), frame(181, 97, 2)]
-    pixels = processor([Image.fromarray(picture) for picture in pictures], return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        expected = case[3](model, pixels)
-    assert (backbone.name, backbone.dim, backbone.window) == (f"hf:my-{name}", case[4], 1)
-    assert backbone.weights == f"my-{name}"
-    assert_same(features(backbone, pictures), expected)
-    assert not any("text" in key or key in ("logit_scale", "logit_bias") for key in backbone.model.state_dict())
+    film = write_video(tmp_path / "film.mp4", 12, size=(112, 96))
+    sampling = Sampling(frames=3, window=case.window)
+    raw, ours = (
+        [step.frames if case.window > 1 else step.frames.reshape(step.frames.shape[-3:])
+         for step in decode_clip(film, sampling=sampling, transform=transform)]
+        for transform in (None, pickle.loads(pickle.dumps(backbone.frame_transform())))
+    )  # fmt: skip
+    given = backbone.forward(torch.from_numpy(np.stack(ours)))
+    wanted = expected(name, model, processor, raw)
+    assert (backbone.name, backbone.weights) == (f"hf:my-{name}", f"my-{name}")
+    assert (backbone.dim, backbone.window, given.shape) == (case.dim, case.window, wanted.shape)
+    assert wanted.std(0).max() > 1e-3 * wanted.abs().max(), "the frames must tell apart what is compared"
+    assert ((given - wanted).norm(dim=1) / wanted.norm(dim=1)).max() < case.tolerance
 
 
-@pytest.mark.parametrize("name", VIDEO_MODELS)
-def test_video_models(name: str, tmp_path: Path) -> None:
-    case = VIDEO_MODELS[name]
-    model, processor = saved(case, tmp_path)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("siglip2", "siglip2_vision_model")])
+def test_given_the_same_pixels_the_forward_is_that_of_the_library(name: str, tmp_path: Path) -> None:
+    """Whatever its processor computes with: the differences that remain are those of the order of sums."""
+    case = MODELS[name]
+    model, _ = saved(name, tmp_path)
     backbone = load_backbone(f"hf:some/{name}@{tmp_path}")
-    clips = [video(4, 90, 120, 1), video(4, 130, 97, 2)]
-    pixels = torch.cat([processor(list(clip), return_tensors="pt")["pixel_values"] for clip in clips])
+    pixels = torch.randn(2, *([case.window] if case.window > 1 else []), 3, 64, 64)
     with torch.inference_mode():
-        expected = case[3](model, pixels)
-    assert (backbone.name, backbone.dim, backbone.window) == (f"hf:some/{name}", case[4], 4)
-    assert_same(features(backbone, clips), expected)
-    assert not any("text" in key or "prompts" in key or key == "logit_scale" for key in backbone.model.state_dict())
+        wanted = case.expected(model, {_argument(model): pixels})
+        assert_same(backbone.encode(pixels), wanted)
+    assert backbone.name == f"hf:some/{name}"
+
+
+def _argument(model: Any) -> str:
+    named = model.video_model if isinstance(model, getattr(tf, "PeAudioVideoModel", ())) else model
+    takes = inspect.signature(named.forward).parameters
+    return "pixel_values_videos" if "pixel_values_videos" in takes else "pixel_values"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_the_visual_part_is_kept_and_hashed(name: str, tmp_path: Path) -> None:
+    saved(name, tmp_path)
+    backbone = load_backbone(f"hf:{tmp_path}")
+    parts = {part for key in backbone.model.state_dict() for part in key.split(".")}
+    assert not parts & {"text_model", "text_projection", "text_video_head", "logit_scale", "logit_bias", "predictor",
+                        "audio_model", "pooler", "prompts_generator"}  # fmt: skip
+    config = tf.AutoConfig.from_pretrained(tmp_path)
+    whole, missing = load_network(str(tmp_path), config)
+    assert not missing
+    assert hash_state(visual_state(whole, config.model_type)) == backbone.weights_hash
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -140,8 +92,8 @@ def test_frames_are_those_of_the_pil_processor_and_near_those_of_torchvision(
     """Equal to the PIL processor; a grey level here and there from the torchvision one of transformers 5."""
     raw = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
     picture = frame(*size)
-    reference = pil(kind)(**options)
-    ours = read_processor("hf:x", reference)[0](picture).astype(int)
+    reference = pil(kind, **options)
+    ours = prepare("hf:x", reference, 1).transform(picture).astype(int)
     expected = reference(Image.fromarray(picture), **raw)["pixel_values"][0].transpose(1, 2, 0)
     np.testing.assert_array_equal(ours, expected)
     if not hasattr(tf, f"{kind}Pil"):
@@ -154,7 +106,7 @@ def test_frames_are_those_of_the_pil_processor_and_near_those_of_torchvision(
 
 @pytest.mark.skipif(not hasattr(tf, "VideoMAEVideoProcessor"), reason="this transformers has no such processor")
 def test_the_video_processor_is_read_where_there_is_no_image_processor(tmp_path: Path) -> None:
-    saved(VIDEO_MODELS["videomae"], tmp_path)
+    saved("videomae", tmp_path)
     for file in tmp_path.glob("*processor*.json"):
         file.unlink()
     tf.VideoMAEVideoProcessor(**CROPPED).save_pretrained(tmp_path)
@@ -164,14 +116,14 @@ def test_the_video_processor_is_read_where_there_is_no_image_processor(tmp_path:
 
 
 def test_half_precision_files_are_computed_in_float32(tmp_path: Path) -> None:
-    model, _ = saved(IMAGE_MODELS["dinov2"], tmp_path)
+    model, _ = saved("dinov2", tmp_path)
     model.half().save_pretrained(tmp_path)
     backbone = load_backbone(f"hf:{tmp_path}")
     assert {parameter.dtype for parameter in backbone.model.parameters()} == {torch.float32}
 
 
 def test_the_text_tower_does_not_change_the_hash(tmp_path: Path) -> None:
-    model, _ = saved(IMAGE_MODELS["clip"], tmp_path)
+    model, _ = saved("clip", tmp_path)
     before = load_backbone(f"hf:{tmp_path}").weights_hash
     model.text_projection.weight.data.add_(1)
     model.save_pretrained(tmp_path)
@@ -183,7 +135,7 @@ def test_the_text_tower_does_not_change_the_hash(tmp_path: Path) -> None:
 
 def test_weights_that_lack_a_part_are_refused(tmp_path: Path) -> None:
     """transformers itself would fill it with random numbers and go on."""
-    model, _ = saved(IMAGE_MODELS["dinov2"], tmp_path)
+    model, _ = saved("dinov2", tmp_path)
     state = {key: value for key, value in model.state_dict().items() if "layer.1" not in key}
     model.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(UsageError, match=r"cannot be loaded .*the weights lack .*layer\.1"):
@@ -195,7 +147,7 @@ def test_a_finetuned_video_model_loads_without_its_classifier(tmp_path: Path) ->
     torch.manual_seed(0)
     model = tf.VideoMAEForVideoClassification(config).eval()
     model.save_pretrained(tmp_path)
-    pil("VideoMAEImageProcessor")(**CROPPED).save_pretrained(tmp_path)
+    pil("VideoMAEImageProcessor", **CROPPED).save_pretrained(tmp_path)
     pixels = torch.randn(2, 4, 3, 64, 64)
     with torch.inference_mode():
         expected = model.videomae(pixel_values=pixels).last_hidden_state.mean(1)
@@ -206,11 +158,6 @@ def test_other_models_and_processors_are_refused_in_one_line(tmp_path: Path) -> 
     tf.BertModel(tf.BertConfig(**TEXT)).save_pretrained(tmp_path / "bert")
     with pytest.raises(UsageError, match=r"of type 'bert', which is not supported: choose one of clip,.*xclip"):
         load_backbone(f"hf:{tmp_path / 'bert'}")
-    saved(IMAGE_MODELS["vit"], tmp_path / "vit")
-    for file in (tmp_path / "vit").glob("*processor*.json"):
-        file.write_text(json.dumps({"image_processor_type": "ConvNextImageProcessor"}))
-    with pytest.raises(UsageError, match="ConvNextImageProcessor, which is not supported"):
-        load_backbone(f"hf:{tmp_path / 'vit'}")
     with pytest.raises(UsageError, match="there is no folder"):
         load_backbone("hf:./nowhere")
     (tmp_path / "empty").mkdir()
@@ -221,4 +168,68 @@ def test_other_models_and_processors_are_refused_in_one_line(tmp_path: Path) -> 
 def test_the_processors_of_this_transformers_are_known() -> None:
     """A release that drops a processor we repeat would make its models unusable: be told by a test."""
     for name in ("CLIP", "Siglip", "Bit", "ViT", "VideoMAE"):
-        assert inspect.isclass(pil(f"{name}ImageProcessor"))
+        assert pil(f"{name}ImageProcessor")
+
+
+def with_processor(name: str, processor: Any, folder: Path) -> Any:
+    """A model beside another processor than its own."""
+    model, _ = saved(name, folder)
+    for file in folder.glob("*processor*.json"):
+        file.unlink()
+    processor.save_pretrained(folder)
+    return model
+
+
+def test_an_unknown_processor_is_called_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    processor = pil("ConvNextImageProcessor", size={"shortest_edge": 64}, crop_pct=0.8)
+    model = with_processor("vit", processor, tmp_path)
+    backbone = load_backbone(f"hf:{tmp_path}")
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "own ConvNextImageProcessor" in line
+    assert "slower" in line
+    pictures = [frame(240, 320, 1), frame(181, 97, 2)]
+    loaded = tf.AutoImageProcessor.from_pretrained(tmp_path)
+    batch = loaded([Image.fromarray(picture) for picture in pictures], return_tensors="pt")
+    with torch.inference_mode():
+        wanted = model(**batch).last_hidden_state[:, 0]
+    assert_same(features(backbone, pictures), wanted)
+    [step] = backbone.transform_json["frame"]
+    assert step["processor"] == type(loaded).__name__
+    assert step["settings"] == json.loads(loaded.to_json_string())
+    assert step["transformers"] == tf.__version__
+
+
+@pytest.mark.skipif(not hasattr(tf, "InternVLVideoProcessor"), reason="this transformers has no such processor")
+def test_a_video_processor_that_samples_gets_exactly_the_window(tmp_path: Path) -> None:
+    processor = tf.InternVLVideoProcessor(**SQUARE, do_sample_frames=True, num_frames=2)
+    model = with_processor("videomae", processor, tmp_path)
+    clips = [video(4, 90, 120, 1), video(4, 130, 97, 2)]
+    wanted = torch.cat(
+        [processor([clip], return_tensors="pt", do_sample_frames=False)["pixel_values_videos"] for clip in clips]
+    )
+    with torch.inference_mode():
+        assert_same(features(load_backbone(f"hf:{tmp_path}"), clips), model(wanted).last_hidden_state.mean(1))
+
+
+def test_a_processor_whose_pictures_do_not_fit_is_refused(tmp_path: Path) -> None:
+    """Of several sizes; or not pictures at all, where the model takes pictures, and the contrary."""
+    with_processor("vit", pil("ViTImageProcessor", do_resize=False), tmp_path / "sizes")
+    with pytest.raises(UsageError, match=r"makes pictures of several sizes: \(48, 64\), .*: choose another model"):
+        load_backbone(f"hf:{tmp_path / 'sizes'}")
+    with_processor("vit", pil("Siglip2ImageProcessor"), tmp_path / "patches")
+    with pytest.raises(UsageError, match="Siglip2ImageProcessor, but the model needs a processor that gives pictures"):
+        load_backbone(f"hf:{tmp_path / 'patches'}")
+    with_processor("siglip2", pil("SiglipImageProcessor", **SQUARE), tmp_path / "pictures")
+    with pytest.raises(UsageError, match="SiglipImageProcessor, but the model needs a Siglip2ImageProcessor"):
+        load_backbone(f"hf:{tmp_path / 'pictures'}")
+
+
+@pytest.mark.parametrize("size", [*SIZES, (2, 900), (900, 2)])
+def test_patches_of_any_shape_are_those_of_the_library(size: tuple[int, int]) -> None:
+    processor = pil("Siglip2ImageProcessor", patch_size=8, max_num_patches=300)
+    picture = frame(*size)
+    packed = prepare("hf:x", processor, 1, patches=True).transform(picture)
+    raw = processor(Image.fromarray(picture), do_rescale=False, do_normalize=False, return_tensors="np")
+    rows, columns = raw["spatial_shapes"][0]
+    assert packed[0, :2, :2].tolist() == [list(divmod(rows, 256)), list(divmod(columns, 256))]
+    np.testing.assert_array_equal(packed[1:].reshape(300, -1), raw["pixel_values"][0])

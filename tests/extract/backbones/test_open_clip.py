@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
-from open_clip import factory, pretrained
+from open_clip import factory, pretrained, timm_model
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from supportset.extract.backbones import load_backbone
-from supportset.extract.backbones.families.open_clip import frame_transform
+from supportset.extract.backbones.families.open_clip import ABOUT, frame_transform
 from supportset.store.errors import UsageError
 from tests.extract.backbones.compare import assert_same, features
 from tests.extract.backbones.frames import SIZES, frame
@@ -26,6 +28,7 @@ CONFIG = {
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
     "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1},
 }
+PREPARED = ("mean", "std", "interpolation", "resize_mode")
 PICTURES = [frame(240, 320, 1), frame(97, 143, 2)]
 
 
@@ -216,3 +219,39 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
     (tmp_path / "text.pt").write_text("not weights")
     with pytest.raises(UsageError, match=r"text\.pt: cannot be loaded"):
         load_backbone(f"open_clip:Tiny@{tmp_path / 'text.pt'}")
+
+
+@pytest.mark.parametrize("name", ["PE-Core-T-16-384/meta", "PE-Core-B-16/meta", "ViT-B-16-SigLIP2/webli"])
+def test_published_architectures_with_towers_of_timm(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their tag alone says how images are prepared: as a file under its tag, and as the folder that a hub has.
+
+    The visual towers have their real width and one block, with random weights; the text towers are small.
+    """
+    arch, _, tag = name.partition("/")
+    monkeypatch.setattr(timm_model.timm, "create_model", partial(timm.create_model, depth=1))
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
+    config = factory._MODEL_CONFIGS[arch]
+    config = config | {"text_cfg": {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}}
+    monkeypatch.setitem(factory._MODEL_CONFIGS, arch, config)
+    torch.manual_seed(0)
+    folder = tmp_path / "published"
+    folder.mkdir()
+    torch.save(open_clip.create_model(arch).state_dict(), folder / "open_clip_pytorch_model.bin")
+    prepared = {key: value for key, value in pretrained.get_pretrained_cfg(arch, tag).items() if key in PREPARED}
+    described = {"model_cfg": config, "preprocess_cfg": prepared}
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    with torch.inference_mode():
+        wanted = model.eval().encode_image(torch.stack([preprocess(Image.fromarray(each)) for each in PICTURES]))
+    file = folder / "open_clip_pytorch_model.bin"
+    for given in (f"open_clip:{folder}", f"open_clip:{name}@{file}", f"open_clip:{arch}@{file}"):
+        backbone = load_backbone(given)
+        assert backbone.dim == config["embed_dim"] == wanted.shape[1]
+        assert_same(features(backbone, PICTURES), wanted)
+
+
+def test_presets_are_published() -> None:
+    published = {f"{arch}/{tag}" for arch, tag in open_clip.list_pretrained()}
+    assert set(ABOUT["presets"].values()) <= published

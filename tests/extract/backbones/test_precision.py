@@ -18,14 +18,14 @@ from supportset.extract.backbones.encoder import PRECISIONS
 from supportset.extract.backbones.families.r2plus1d_34 import r2plus1d_34
 from supportset.extract.recheck.tolerance import FORWARD
 from tests.extract.backbones.frames import frame, video
-from tests.extract.backbones.test_hf import IMAGE_MODELS, VIDEO_MODELS, saved
+from tests.extract.backbones.hf_models import MODELS, saved
 from tests.extract.backbones.test_torchvision import randomised
 
 COSINE = {"bf16": 0.995, "fp16": 0.9998}  # what a relative difference of the tolerance leaves
 
 
 def of_hf(name: str, folder: Path) -> Backbone:
-    saved({**IMAGE_MODELS, **VIDEO_MODELS}[name], folder / name)
+    saved(name, folder / name)
     return load_backbone(f"hf:{folder / name}")
 
 
@@ -41,7 +41,7 @@ def of_torchvision(name: str, folder: Path) -> Backbone:
 
 
 FAMILIES: dict[str, Callable[[str, Path], Backbone]] = {
-    **dict.fromkeys([*IMAGE_MODELS, *VIDEO_MODELS], of_hf),
+    **dict.fromkeys(MODELS, of_hf),
     **dict.fromkeys(["test_vit.r160_in1k", "mobilenetv3_small_050.lamb_in1k"], of_timm),
     **dict.fromkeys(["mobilenet_v3_small", "squeezenet1_1"], of_torchvision),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,14 +23,14 @@ TEXT_FOLDER, DECODER_FOLDER = "text_encoder", "decoder"
 _HASH, _NO_HASH = "xxh3_128", "0" * 32  # of the file's bytes, with the hash itself as zeros
 
 
-def write_weights(model: nn.Module, folder: Path) -> None:
-    """Write all parameters and buffers, tied ones once; equal weights give equal files.
+def write_weights(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the parameters and buffers of a model's state, tied ones once; equal weights give equal files.
 
     The header's metadata has a hash of the file, which `read_weights` checks.
     """
     tensors: dict[str, Tensor] = {}
     seen = set()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         if (place := (tensor.data_ptr(), tensor.shape)) not in seen or not tensor.numel():
             tensors[name] = tensor.detach().contiguous().cpu()
         seen.add(place)
