@@ -70,7 +70,8 @@ def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | 
     scores : (T,) float
         Of the clip's steps, at least one. One that is not finite counts as ``base``.
     spans : (T, 2) float
-        Start and end of each step in seconds, in order.
+        Start and end of each step in seconds, in order. Where they overlap, as windows do, each time between two edges
+        is a step, with the mean score of the windows over it.
     base : float
         Score of unrelated footage for the same query.
     rule : Rule, optional
@@ -90,7 +91,7 @@ def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | 
     rule = rule or Rule()
     spans = np.asarray(spans, np.float64)
     raw = np.asarray(scores, np.float64)
-    raw = np.where(np.isfinite(raw), raw, base)
+    raw, spans = _side_by_side(np.where(np.isfinite(raw), raw, base), spans)
     curve = _smooth(raw, spans, rule.smooth_s)
     free = np.ones(len(curve), bool)
     parts: list[tuple[int, int]] = []
@@ -109,6 +110,23 @@ def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | 
     merged = _merge(sorted(parts), spans, rule.gap_s)
     moments = [Moment(float(spans[a, 0]), float(spans[b - 1, 1]), float(raw[a:b].max())) for a, b in merged]
     return sorted(moments, key=lambda moment: (-moment.score, moment.start_s))[: rule.most]
+
+
+def _side_by_side(
+    scores: NDArray[np.float64], spans: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Turn overlapping windows into steps; steps stay as they are."""
+    if (spans[1:, 0] >= spans[:-1, 1]).all():
+        return scores, spans
+    edges = np.unique(spans)
+    first, last = np.searchsorted(edges, spans[:, 0]), np.searchsorted(edges, spans[:, 1])
+    total, count = np.zeros(len(edges)), np.zeros(len(edges))
+    for sums, values in ((total, scores), (count, np.ones(len(scores)))):
+        np.add.at(sums, first, values)
+        np.add.at(sums, last, -values)
+    covers = np.cumsum(count)[:-1] > 0.5  # a gap between windows is no step
+    means = np.cumsum(total)[:-1][covers] / np.cumsum(count)[:-1][covers]
+    return means, np.stack([edges[:-1], edges[1:]], axis=1)[covers]
 
 
 def _smooth(scores: NDArray[np.float64], spans: NDArray[np.float64], half_base: float) -> NDArray[np.float64]:
