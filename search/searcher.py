@@ -33,7 +33,7 @@ class Hit:
     score : float
         Cosine of text and clip, from -1 to 1.
     path : str or None
-        The clip's file, relative to the folder of videos it was extracted from; None where it is not known.
+        The clip's file, relative to the folder of videos; None where it is not known.
     start_s, end_s : float or None
         The part of the file, None for all of it.
     """
@@ -169,14 +169,14 @@ class Searcher:
         return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
 
     def _where(self, features: AlignedFeatures) -> dict[str, dict[str, Any]]:
-        """File and times of each clip: the file as extracted, or as the dataset's table has it."""
+        """File and times of each clip: the file where the last run found it, or as it was extracted."""
         rows = features.sets[0].rows().select(["clip_id", "source_path"]).to_pydict()
         extracted = dict(zip(rows["clip_id"], rows["source_path"], strict=True))
         columns = self.dataset.clips.select(["clip_id", "path", "start_s", "end_s"]).to_pylist()
         where = {clip_id: {"path": path, "start_s": None, "end_s": None} for clip_id, path in extracted.items()}
         for row in columns:
             where[row["clip_id"]] = {
-                "path": extracted.get(row["clip_id"]) or row["path"],
+                "path": row["path"] or extracted.get(row["clip_id"]),
                 "start_s": row["start_s"],
                 "end_s": row["end_s"],
             }

@@ -76,6 +76,11 @@ def test_saved_and_loaded_to_the_bit(case: str, norm: str, tmp_path: Path) -> No
         assert torch.equal(
             model.encode_text(batch.text_ids, batch.text_mask), again.encode_text(batch.text_ids, batch.text_mask)
         )
+        reader = SupportSetModel.from_pretrained(tmp_path / "model", decoder=False)  # for embeddings alone
+        assert reader.decoder is None
+        text = [each.encode_text(batch.text_ids, batch.text_mask) for each in (model, reader)]
+        assert torch.equal(*text)
+        assert torch.equal(reader.encode_video(batch.features, batch.feature_mask).embedding, codes[0].embedding)
     suffixes = {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()}
     assert suffixes <= {".safetensors", ".json"}
 

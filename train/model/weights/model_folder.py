@@ -55,8 +55,8 @@ def write_weights(state: Mapping[str, Tensor], folder: Path) -> None:
     _write(folder / WEIGHTS, put)
 
 
-def read_weights(model: nn.Module, folder: Path) -> None:
-    """Read all parameters and buffers.
+def read_weights(model: nn.Module, folder: Path, without: str | None = None) -> None:
+    """Read all parameters and buffers; those of the part ``without`` may be in the file and not in the model.
 
     Raises
     ------
@@ -64,7 +64,9 @@ def read_weights(model: nn.Module, folder: Path) -> None:
         If one is absent or superfluous, or the file is not the one that was written.
     """
     _check(folder / WEIGHTS)
-    load_model(model, str(folder / WEIGHTS))
+    absent, superfluous = load_model(model, str(folder / WEIGHTS), strict=without is None)
+    if wrong := [*absent, *(name for name in superfluous if not name.startswith(f"{without}."))]:
+        raise RuntimeError(f"its weights do not fit the model: {wrong[0]}")
 
 
 def _check(path: Path) -> None:
