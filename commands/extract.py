@@ -74,7 +74,11 @@ if TYPE_CHECKING:
 )
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile: a slow start, then faster.")
 @click.option(
-    "--timeout", type=float, default=600.0, show_default=True, help="Seconds without progress after which a clip fails."
+    "--timeout",
+    type=float,
+    default=600.0,
+    show_default=True,
+    help="Seconds without progress, and of CPU time for each MB of its file, after which a clip fails.",
 )
 @click.option(
     "--device",

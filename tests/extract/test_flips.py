@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_flip_in_a_gif_is_noticed_or_changes_a_few_pixels(tmp_path: Path) -> None:
-    """A code that stands for as many other pixels cannot be told: the format has no checksum."""
+    """A code that means as many other pixels cannot be told: the format has no checksum."""
     fates, silent = campaign(tmp_path, gifs, 30, "a.gif", sampling=Sampling(fps=10.0))
     assert fates[NOTICED] >= 8, fates
     assert max([far for _, _, far in silent], default=0.0) < 1, silent
