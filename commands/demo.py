@@ -97,7 +97,7 @@ def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, 
     from supportset.search.run import open_run
 
     searcher = open_run(run, device).open_gallery(store, protocol=result["protocol"], split=result["split"])
-    captions = searcher.tables.split_captions(result["protocol"], result["split"])
+    captions = searcher.dataset.split_captions(result["protocol"], result["split"])
     chosen = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
     rows = []
     for caption, hits in zip(chosen, searcher.search([c.text for c in chosen], result["gallery"]), strict=True):

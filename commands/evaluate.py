@@ -1,34 +1,90 @@
-"""``eval``: score a run, with protocol, gallery and missing clips."""
+"""``eval``: score a run or an encoder pair, with protocol, gallery and missing clips."""
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import click
 
-from supportset.commands.options import device_option, json_option, print_json, store_option
-from supportset.store.errors import printable_lines
+from supportset.commands.options import (
+    check_mode,
+    device_option,
+    json_option,
+    print_json,
+    store_option,
+    zero_shot_options,
+)
+from supportset.commands.scoring import evaluate_foreign, foreign_of, foreign_options, scoring_of, scoring_options
+from supportset.store.errors import UsageError, printable_lines
 
 
 @click.command("eval")
-@click.argument("run", type=click.Path())
-@click.option("--protocol", help="[default: the run's]")
+@click.argument("run", type=click.Path(), required=False)
+@click.option("--protocol", help="[default: the run's, or the dataset's only one]")
 @click.option("--split", help="A split of the protocol, or 'holdout': the part the run held out.  [default: test]")
 @click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
+@zero_shot_options
+@click.option("--encoder", metavar="NAME", help="Path of the encoder pair on this machine.  [default: as recorded]")
+@foreign_options
+@scoring_options
+@click.option("--out", type=click.Path(), help="Folder for scores and ranks of what is no run.  [default: not written]")
 @store_option
 @device_option
 @json_option
 def eval_command(
-    run: str, protocol: str | None, split: str | None, dataset: str | None, store: str, device: str, as_json: bool
+    run: str | None,
+    protocol: str | None,
+    split: str | None,
+    dataset: str | None,
+    zero_shot: str | None,
+    templates: tuple[str, ...],
+    pooling: Literal["mean", "text-weighted"] | None,
+    temperature: float | None,
+    encoder: str | None,
+    out: str | None,
+    store: str,
+    device: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Score RUN: recall at 1, 5, 10 and 50, median and mean rank, in both directions.
+    """Score RUN or, with --zero-shot, features without training: recall at 1, 5, 10, 50, median and mean rank.
 
-    Ranks count ties against us; a clip without features is a miss. Scores and per-query ranks are written to RUN/eval/.
+    With --embeddings, --scores or --run-file: what another program made. Both directions are scored. Ranks count ties
+    against us; a clip without features is a miss. Scores and per-query ranks of a run are written to RUN/eval/.
     """
+    foreign, scoring = foreign_of(options), scoring_of(options)
+    of_zero_shot = {"--template": templates, "--pooling": pooling, "--temperature": temperature is not None}
+    if foreign is None:
+        check_mode(run, zero_shot, {"--dataset": dataset}, of_zero_shot | {"--encoder": encoder, "--out": out})
+    elif run or zero_shot:
+        raise UsageError(f"both {run or '--zero-shot'} and the file of another program are given: leave one out")
     from supportset.evaluate.evaluation import describe
-    from supportset.train.evaluate import evaluate
 
-    result = evaluate(run, protocol, split, store, dataset=dataset, device=device)
+    if foreign is not None:
+        from supportset.evaluate.embeddings.score import Where
+
+        evaluation = evaluate_foreign(foreign, Where(protocol, split, dataset, store), scoring)
+        result = evaluation.to_json() if out is None else evaluation.write(out)
+    elif zero_shot:
+        from supportset.search.zero_shot import open_zero_shot
+
+        retriever = open_zero_shot(
+            zero_shot,
+            store,
+            encoder=encoder,
+            templates=templates,
+            pooling=pooling or "mean",
+            temperature=temperature,
+            device=device,
+        )
+        result = retriever.evaluate(protocol, split, out, scoring=scoring)
+    else:
+        from supportset.train.evaluate import evaluate
+
+        result = evaluate(str(run), protocol, split, store, dataset=dataset, device=device, scoring=scoring)
     if as_json:
         print_json(result)
         return
     click.echo(printable_lines(describe(result)))
-    click.echo(f"per-query ranks: {result['files']['ranks']}")
+    if "files" in result:
+        click.echo(f"per-query ranks: {result['files']['ranks']}")

@@ -23,10 +23,11 @@ from supportset.commands.options import (
     "--encoder",
     required=True,
     metavar="NAME",
-    help="A name that `backbones --text` lists, or the hub name or folder of a transformers encoder.",
+    help="A name that `backbones --text` lists, the hub name or folder of a transformers encoder, or "
+    "tower:FEATURES, the text tower of the encoder that made FEATURES.",
 )
 @store_option
-@click.option("--max-tokens", type=int, help="Longer captions are cut.  [default: 32; in open_clip the tower's]")
+@click.option("--max-tokens", type=int, help="Longer captions are cut.  [default: 32; in a tower its own]")
 @click.option(
     "--pooling",
     type=click.Choice(["none", "mean", "first"]),
@@ -62,11 +63,11 @@ def extract_text_command(
     tables = open_dataset(store, dataset)
 
     from supportset.extract.pipeline.forward import pick_device
-    from supportset.extract.text.encoders import load_text_encoder
+    from supportset.extract.text.encoders import load_named
     from supportset.extract.text.run import extract_text
 
     pick_device(run["device"])
-    summary = extract_text(tables, store, load_text_encoder(encoder, max_tokens, pooling), **run)
+    summary = extract_text(tables, store, load_named(encoder, store, dataset, max_tokens, pooling), **run)
     counts = ", ".join(f"{count:,} {status}" for status, count in summary.status.items())
     click.echo(f"{summary.dataset}: {counts} of {summary.captions:,} captions in {summary.seconds:.0f} s", err=True)
     click.echo(f"features: {summary.path}", err=True)

@@ -43,6 +43,49 @@ device_option: Callable[[Any], Any] = click.option(
 )
 
 
+def zero_shot_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of retrieval without training."""
+    for option in (
+        click.option("--temperature", type=float, help="Of the weights of steps.  [default: 0.1]"),
+        click.option(
+            "--pooling",
+            type=click.Choice(["mean", "text-weighted"]),
+            help="A clip is the mean of its steps, or each text weights the steps.  [default: mean]",
+        ),
+        click.option(
+            "--template",
+            "templates",
+            metavar="TEXT",
+            multiple=True,
+            help="Text around the query, as 'a video of {}'; the embeddings of several are averaged.",
+        ),
+        click.option(
+            "--zero-shot",
+            metavar="DATASET/FEATURES",
+            help="In place of RUN: compare these features with the text tower of the encoder that made them.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def check_mode(run: str | None, zero_shot: str | None, of_run: dict[str, Any], of_zero_shot: dict[str, Any]) -> None:
+    """Refuse a command without a RUN or --zero-shot, or with both, or with options of the other.
+
+    Raises
+    ------
+    UsageError
+        Names what to leave out or to add.
+    """
+    if not run and not zero_shot:
+        raise UsageError("give a RUN folder, or features of an encoder pair with --zero-shot DATASET/FEATURES")
+    if run and zero_shot:
+        raise UsageError(f"both the run {run} and --zero-shot {zero_shot} are given: leave one out")
+    others, needs = (of_run, "a RUN") if zero_shot else (of_zero_shot, "--zero-shot")
+    if given := [name for name, value in others.items() if value]:
+        raise UsageError(f"{given[0]} needs {needs}: leave it out")
+
+
 def print_json(value: Any) -> None:
     """Print a value as one JSON document on standard output.
 

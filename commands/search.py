@@ -2,47 +2,93 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import click
 
-from supportset.commands.options import device_option, json_option, print_json, store_option
-from supportset.store.errors import printable
+from supportset.commands.options import (
+    check_mode,
+    device_option,
+    json_option,
+    print_json,
+    store_option,
+    zero_shot_options,
+)
+from supportset.store.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from supportset.search.retriever import Retriever
 
 
 @click.command("search")
-@click.argument("run", type=click.Path())
-@click.argument("text")
+@click.argument("words", nargs=-1, metavar="[RUN] TEXT")
 @click.option("-k", default=5, show_default=True, help="How many clips.")
 @click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
 @click.option("--protocol", help="Search one split only: its protocol.")
 @click.option("--split", help="Search one split only: its name.")
+@zero_shot_options
 @click.option(
-    "--encoder", metavar="NAME", help="Path of the text encoder, for a run on text features.  [default: as recorded]"
+    "--encoder",
+    metavar="NAME",
+    help="Path of the text encoder or encoder pair on this machine.  [default: as recorded]",
 )
 @store_option
 @device_option
 @json_option
 def search_command(
-    run: str,
-    text: str,
+    words: tuple[str, ...],
     k: int,
     dataset: str | None,
     protocol: str | None,
     split: str | None,
+    zero_shot: str | None,
+    templates: tuple[str, ...],
+    pooling: Literal["mean", "text-weighted"] | None,
+    temperature: float | None,
     encoder: str | None,
     store: str,
     device: str,
     as_json: bool,
 ) -> None:
-    """Find the clips of a store that match TEXT best, by a trained RUN."""
-    from supportset.search.run import open_run
-    from supportset.search.trained import check_query
+    """Find the clips of a store that match TEXT best, by a trained RUN or, with --zero-shot, without training."""
+    if len(words) > 2:
+        raise UsageError(f"{len(words)} arguments are given: put the text in quotes")
+    if not words:
+        raise UsageError("give a RUN and a TEXT in quotes, or --zero-shot DATASET/FEATURES and a TEXT")
+    run, text = (words[0], words[1]) if len(words) == 2 else (None, words[0])
+    of_zero_shot = {"--template": templates, "--pooling": pooling, "--temperature": temperature is not None}
+    check_mode(run, zero_shot, {"--dataset": dataset}, of_zero_shot)
+    from supportset.search.searcher import Searcher, check_query
 
     check_query([text], k)
-    opened = open_run(run, device, text_encoder=encoder)
-    searcher = opened.open_gallery(store, dataset=dataset, protocol=protocol, split=split)
+    retriever: Retriever
+    if zero_shot:
+        from supportset.search.zero_shot import open_zero_shot
+
+        retriever = open_zero_shot(
+            zero_shot,
+            store,
+            encoder=encoder,
+            templates=templates,
+            pooling=pooling or "mean",
+            temperature=temperature,
+            device=device,
+        )
+    else:
+        from supportset.search.run import Run
+
+        retriever = Run(str(run), device, encoder)
+    searcher = Searcher(retriever, None if zero_shot else store, dataset=dataset, protocol=protocol, split=split)
     hits = searcher.search([text], k)[0]
     if as_json:
-        print_json({"query": text, "left_out": searcher.left_out, "hits": [hit.to_json() for hit in hits]})
+        print_json(
+            {
+                "query": text,
+                "left_out": searcher.left_out,
+                "hits": [hit.to_json() for hit in hits],
+                "retriever": retriever.describe(),
+            }
+        )
         return
     if searcher.left_out:
         click.echo(f"note: {searcher.left_out:,} clips are left out, as their videos are gone", err=True)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from supportset.commands.options import json_option, print_json, store_option
+from supportset.commands.store_prune import prune_command
 from supportset.commands.store_transfer import convert_command, export_command, import_command
 from supportset.commands.store_upkeep import compact_command, rm_command, verify_command
 from supportset.store.errors import SupportsetError, UsageError, printable
@@ -15,10 +16,18 @@ from supportset.store.errors import SupportsetError, UsageError, printable
 
 @click.group("store")
 def store_command() -> None:
-    """List, show, verify, import, export, convert, compact and remove feature sets."""
+    """List, show, verify, import, export, convert, compact, prune and remove feature sets."""
 
 
-for _command in (verify_command, import_command, export_command, convert_command, compact_command, rm_command):
+for _command in (
+    verify_command,
+    import_command,
+    export_command,
+    convert_command,
+    compact_command,
+    prune_command,
+    rm_command,
+):
     store_command.add_command(_command)
 
 

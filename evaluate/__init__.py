@@ -15,13 +15,17 @@ if TYPE_CHECKING:
         rsum,
         summarize,
     )
+    from supportset.evaluate.relevance import Relevance, read_relevance
     from supportset.evaluate.scores import RetrievalScores, score_embeddings
+    from supportset.evaluate.scoring import Scoring
     from supportset.evaluate.splits import Split, leakage, read_split
 
 __all__ = [
     "Evaluation",
     "Hits",
+    "Relevance",
     "RetrievalScores",
+    "Scoring",
     "Split",
     "bootstrap",
     "bootstrap_intervals",
@@ -31,6 +35,7 @@ __all__ = [
     "leakage",
     "permutation_p",
     "ranks_of_scores",
+    "read_relevance",
     "read_split",
     "retrieval_ranks",
     "rsum",

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
-from supportset.evaluate.scores import RetrievalScores, intervals, score_embeddings
+from supportset.evaluate.beside import NO_BANKS, Banks, Beside, beside
+from supportset.evaluate.describe import describe
+from supportset.evaluate.labels import LabelScores, score_labels
+from supportset.evaluate.protocols import PROTOCOLS
+from supportset.evaluate.scores import ALL, Embeddings, RetrievalScores, Similarity, intervals, score
+from supportset.evaluate.scoring import PLAIN, Scoring
 from supportset.evaluate.splits import Split
-from supportset.store.files import LocalFolder
+from supportset.store.files import LocalFolder, hash_parts
+
+__all__ = ["Evaluation", "describe"]
 
 TIE_RULE = "pessimistic: a wrong candidate with an equal score counts against the model; a miss has no rank"
 INTERVAL = "95 %, percentile bootstrap over clips, 1,000 draws"
@@ -42,6 +49,14 @@ class Evaluation:
         What the split shares with the training clips (`supportset.evaluate.splits.leakage`).
     prefix : str
         Of the names of the files: a dataset's name where the folder belongs to another dataset.
+    captions : str
+        How a clip's several captions count: a key of `supportset.evaluate.scores.CONVENTIONS`.
+    gallery_list : str, optional
+        The file that lists the gallery; None: the whole split.
+    labels : LabelScores, optional
+        The score with more right clips than each caption's own.
+    beside : tuple of Beside
+        Scores that were normalised over queries.
 
     Examples
     --------
@@ -62,25 +77,46 @@ class Evaluation:
     selected_by: str | None = None
     leakage: Mapping[str, int] | None = None
     prefix: str = ""
+    captions: str = ALL
+    gallery_list: str | None = None
+    labels: LabelScores | None = None
+    beside: tuple[Beside, ...] = ()
 
     @classmethod
     def of_embeddings(
-        cls, split: Split, video: NDArray[np.floating], text: NDArray[np.floating], **facts: Any
+        cls, split: Split, video: ArrayLike, text: ArrayLike, *, scoring: Scoring = PLAIN, **facts: Any
     ) -> Evaluation:
         """Score embeddings.
 
         Parameters
         ----------
         split : Split
-            With at least one caption.
+            With at least one caption, as `Scoring.prepare` leaves it.
         video : (P, d) float
             Of ``split.present``, in order.
         text : (N, d) float
             Of ``split.captions``, in order.
+        scoring : Scoring
+            How captions count, and what stands beside.
         **facts
             The other attributes; ``protocol`` and ``dataset`` are needed.
         """
-        return cls(split=split, scores=score_embeddings(split, video, text), **facts)
+        return cls.of_similarity(split, Embeddings(video, text), scoring=scoring, **facts)
+
+    @classmethod
+    def of_similarity(
+        cls, split: Split, similarity: Similarity, *, scoring: Scoring = PLAIN, banks: Banks = NO_BANKS, **facts: Any
+    ) -> Evaluation:
+        """Score embeddings or a matrix: see `of_embeddings`."""
+        return cls(
+            split=split,
+            scores=score(split, similarity, captions=scoring.captions, measures=True),
+            captions=scoring.captions,
+            gallery_list=scoring.gallery,
+            labels=None if scoring.relevance is None else score_labels(split, similarity, scoring.relevance),
+            beside=tuple(beside(split, similarity, scoring.beside, captions=scoring.captions, banks=banks)),
+            **facts,
+        )
 
     @property
     def gallery(self) -> int:
@@ -90,12 +126,25 @@ class Evaluation:
     @property
     def complete(self) -> bool:
         """Whether no clip is missing and the gallery has the protocol's size."""
-        return not self.split.missing and self.expected in (None, self.gallery)
+        return not self.split.missing and self.expected in (None, self.gallery) and not self._other_queries
+
+    @property
+    def expected_queries(self) -> int | None:
+        """Queries that the protocol asks for; None: it states no number, or the score is of something else."""
+        known = PROTOCOLS.get(self.protocol)
+        return known.queries if known and self.split.name == "test" and self.captions == ALL else None
+
+    @property
+    def _other_queries(self) -> bool:
+        """Whether the gallery has the protocol's size, but not as many queries."""
+        expected = self.expected_queries
+        return self.gallery == self.expected and expected not in (None, len(self.split.captions))
 
     @property
     def name(self) -> str:
         """The name of the score: the protocol, the split if it is not ``test``, and how the gallery differs."""
         title = self.protocol + ("" if self.split.name == "test" else f"/{self.split.name}")
+        title += "" if self.captions == ALL else f", {self.captions}"
         if self.complete:
             return title
         missing, expected = len(self.split.missing), self.gallery if self.expected is None else self.expected
@@ -104,12 +153,16 @@ class Evaluation:
             parts.append(f"{missing} missing counted as misses")
         if self.gallery != expected:
             parts.append("another gallery than the protocol's")
+        if self._other_queries:
+            parts.append(f"{len(self.split.captions)}/{self.expected_queries} queries")
         return f"{title} [{', '.join(parts)}]"
 
     @property
     def stem(self) -> str:
         """Beginning of the names of its files."""
-        return "-".join([*([self.prefix] if self.prefix else []), self.protocol, self.split.name])
+        parts = [self.prefix, self.protocol, self.split.name, "" if self.captions == ALL else self.captions]
+        listed = Path(self.gallery_list).stem if self.gallery_list else ""
+        return "-".join(part for part in [*parts, listed] if part)
 
     @cached_property
     def intervals(self) -> dict[str, dict[str, list[float]]]:
@@ -124,18 +177,27 @@ class Evaluation:
             "split": self.split.name,
             "dataset": self.dataset,
             "gallery": self.gallery,
+            "gallery_hash": hash_parts([f"{clip_id}\n".encode() for clip_id in sorted(self.split.clip_ids)]),
             "expected_gallery": self.expected,
             "gallery_complete": self.complete,
-            "queries": len(self.split.captions),
+            "queries": len(self.scores.t2v_ranks),
+            "expected_queries": self.expected_queries,
             "missing": len(self.split.missing),
+            "captions": self.captions,
+            "gallery_list": self.gallery_list,
             "tie_rule": TIE_RULE,
             "t2v": self.scores.t2v,
             "v2t": self.scores.v2t,
-            "rsum": self.scores.rsum,
+            "rsum": self.scores.rsum if self.scores.v2t else None,
+            "ranking": self.scores.ranking,
             "interval": INTERVAL,
             "intervals": self.intervals,
             "selected_by": self.selected_by,
             "leakage": None if self.leakage is None else dict(self.leakage),
+            "labels": None
+            if self.labels is None
+            else {"score": f"{self.name} + {self.labels.name}"} | self.labels.to_json(),
+            "beside": [each.to_json() for each in self.beside],
             **self.subject,
         }
 
@@ -150,12 +212,12 @@ class Evaluation:
 
         ranks = np.concatenate([self.scores.t2v_ranks, self.scores.v2t_ranks])
         hit = np.isfinite(ranks)
-        captions, clips = self.split.captions, self.scores.v2t_clips
+        queries, clips = self.scores.t2v_ids, self.scores.v2t_clips
         table = pa.table(
             {
-                "direction": ["t2v"] * len(captions) + ["v2t"] * len(clips),
-                "query_id": [caption.caption_id for caption in captions] + list(clips),
-                "clip_id": [caption.clip_id for caption in captions] + list(clips),
+                "direction": ["t2v"] * len(queries) + ["v2t"] * len(clips),
+                "query_id": [*queries, *clips],
+                "clip_id": [*self.scores.t2v_clips, *clips],
                 "rank": pa.array(np.where(hit, ranks, 0).astype(np.int64), mask=~hit),
             }
         )
@@ -179,37 +241,3 @@ class Evaluation:
         LocalFolder(folder).put({ranks: [self.ranks_file()]})
         LocalFolder(folder).put({scores: [text.encode("utf-8")]})
         return result
-
-
-def describe(result: Mapping[str, Any]) -> str:
-    """Format the JSON of an `Evaluation` as a table for people."""
-    gallery = f"{result['gallery']:,} clips"
-    if result["expected_gallery"] not in (None, result["gallery"]):
-        gallery += f" (the protocol asks for {result['expected_gallery']:,}: not comparable)"
-    lines = [
-        f"protocol  {result['protocol']}, split {result['split']} of {result['dataset']}",
-        f"gallery   {gallery}",
-        f"queries   {result['queries']:,} captions",
-        f"missing   {result['missing']:,}"
-        + (" clips without features: counted as misses" if result["missing"] else "")
-        + (f"; the videos of {result['left_out']:,} are gone" if result.get("left_out") else ""),
-        "",
-        _row("", result["t2v"]),
-    ]
-    for way, name in (("t2v", "text to video"), ("v2t", "video to text")):
-        lines.append(_row(name, {key: f"{value:.1f}" for key, value in result[way].items()}))
-        bounds = {key: "{:.1f}-{:.1f}".format(*pair) for key, pair in result["intervals"][way].items()}
-        lines.append(_row("  95 %", bounds))
-    lines += ["", "R@k in percent; equal scores count against us. Intervals: bootstrap over clips."]
-    for key, of, words in (
-        ("verbatim_queries", "queries", "queries are word for word training captions"),
-        ("shared_source_clips", "clips", "clips share their source video with a training clip"),
-    ):
-        if result["leakage"] and result["leakage"][key]:
-            lines.append(f"leakage: {result['leakage'][key]:,} of {result['leakage'][of]:,} {words}")
-    return "\n".join(lines)
-
-
-def _row(name: str, cells: Iterable[str] | dict[str, str]) -> str:
-    shown = cells.values() if name and isinstance(cells, dict) else cells
-    return f"{name:<14}" + "".join(f"{cell:>12}" for cell in shown)

@@ -13,19 +13,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from supportset.evaluate.counting import CosineScores, ScoreMatrix, count_wrong, unit_rows
+from supportset.evaluate.positives import Positives
+
+__all__ = [
+    "CUTS",
+    "MISS",
+    "bootstrap_intervals",
+    "cosine_scores",
+    "ranks_of_scores",
+    "retrieval_ranks",
+    "rsum",
+    "summarize",
+    "unit_rows",
+]
+
 CUTS = (1, 5, 10, 50)
 MISS = np.inf
-
-_CHUNK_SCORES = 1 << 23  # scores held at once: 64 MB in float64
-
-
-def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
-    """Scale rows to unit length, in float64. A row of zeros stays zero; one that is not finite becomes NaN."""
-    rows = np.asarray(vectors, dtype=np.float64)
-    finite = np.isfinite(rows).all(axis=1, keepdims=True)
-    with np.errstate(all="ignore"):
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.where(finite, rows / np.maximum(norms, 1e-12), np.nan)
 
 
 def cosine_scores(queries: NDArray[np.float64], candidates: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -61,29 +65,20 @@ def ranks_of_scores(scores: ArrayLike, query_group: ArrayLike, candidate_group: 
     >>> ranks_of_scores([[0.9, 0.2], [0.5, 0.5]], [0, 1], [0, 1])
     array([1., 2.])
     """
-    scores = np.asarray(scores)
-    right = np.asarray(query_group)[:, None] == np.asarray(candidate_group)[None, :]
-    best = np.where(right & np.isfinite(scores), scores, -np.inf).max(axis=1, initial=-np.inf)
-    not_below = ~(scores < best[:, None]) & ~right
-    return np.where(np.isfinite(best), 1.0 + not_below.sum(axis=1), MISS)
+    wrong, _ = count_wrong(ScoreMatrix(scores), Positives.of_groups(query_group, candidate_group))
+    return 1.0 + wrong
 
 
 def retrieval_ranks(
     queries: ArrayLike, candidates: ArrayLike, query_group: ArrayLike, candidate_group: ArrayLike
 ) -> NDArray[np.float64]:
-    """Ranks by cosine of embeddings (Q, d) and (G, d), computed in blocks.
+    """Ranks by cosine of embeddings (Q, d) and (G, d), computed in blocks: neither the scores nor a mapped gallery
+    need fit into memory.
 
     Parameters and result are those of `ranks_of_scores`, with embeddings in place of scores.
     """
-    queries, candidates = unit_rows(queries), unit_rows(candidates)
-    query_group, candidate_group = np.asarray(query_group), np.asarray(candidate_group)
-    ranks = np.full(len(queries), MISS)
-    rows = max(1, _CHUNK_SCORES // max(1, len(candidates)))
-    for start in range(0, len(queries), rows):
-        chunk = slice(start, start + rows)
-        scores = cosine_scores(queries[chunk], candidates)
-        ranks[chunk] = ranks_of_scores(scores, query_group[chunk], candidate_group)
-    return ranks
+    wrong, _ = count_wrong(CosineScores(queries, candidates), Positives.of_groups(query_group, candidate_group))
+    return 1.0 + wrong
 
 
 def summarize(ranks: ArrayLike, candidates: int, cuts: Sequence[int] = CUTS) -> dict[str, float]:

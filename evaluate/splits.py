@@ -42,6 +42,14 @@ class Split:
         captions = tuple(caption for caption in self.captions if caption.clip_id not in self.missing)
         return Split(self.name, tuple(self.present), captions, frozenset())
 
+    def as_paragraphs(self) -> Split:
+        """Join the captions of each clip by spaces, in their order: one caption a clip."""
+        texts: dict[str, list[str]] = {}
+        for caption in self.captions:
+            texts.setdefault(caption.clip_id, []).append(caption.text)
+        joined = (Caption(f"{clip_id}#paragraph", clip_id, " ".join(each)) for clip_id, each in texts.items())
+        return Split(self.name, self.clip_ids, tuple(joined), self.missing)
+
     def of_clips(self, name: str, clip_ids: Collection[str]) -> Split:
         """Select the clips in ``clip_ids`` and their captions, under another name."""
         return Split(
@@ -87,6 +95,21 @@ def has_default_split(dataset: Dataset, protocol: str, train_split: str) -> bool
         return bool(default_split(dataset, protocol, train_split))
     except UsageError:
         return False
+
+
+def only_protocol(dataset: Dataset) -> str:
+    """The protocol of a dataset that has one.
+
+    Raises
+    ------
+    UsageError
+        It has several, or none.
+    """
+    protocols = dataset.protocols()
+    if len(protocols) == 1:
+        return protocols[0]
+    mend = f"give --protocol with one of {', '.join(protocols)}" if protocols else "extract it with captions"
+    raise UsageError(f"dataset {dataset.name!r} has {'several protocols' if protocols else 'no protocol'}: {mend}")
 
 
 def default_split(dataset: Dataset, protocol: str, train_split: str) -> str:

@@ -1,19 +1,24 @@
-"""Search the clips of a store with text, by a trained run."""
+"""Text in, clips out: by a trained run, or by an encoder pair without training."""
 
 from typing import TYPE_CHECKING
 
 from supportset._lazy import lazy
 
 if TYPE_CHECKING:
+    from supportset.search.retriever import Retriever
     from supportset.search.run import Run, open_run
     from supportset.search.run import search as search_clips
-    from supportset.search.trained import Hit, Searcher
+    from supportset.search.searcher import Hit, Searcher
+    from supportset.search.zero_shot import ZeroShot, open_zero_shot
 
 __all__ = [
     "Hit",
+    "Retriever",
     "Run",
     "Searcher",
+    "ZeroShot",
     "open_run",
+    "open_zero_shot",
     "search_clips",
 ]
 

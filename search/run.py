@@ -11,21 +11,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from supportset.evaluate.ranks import unit_rows
-from supportset.search.trained import Hit, Searcher, check_query
-from supportset.store.errors import UsageError
+from supportset.search.retriever import Clips, Retriever, check_steps
+from supportset.search.searcher import Hit, Searcher, check_query
 from supportset.store.read.resident import thinned
+from supportset.train.open_run import open_run_on_store
 from supportset.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import torch
 
+    from supportset.store.read.aligned import AlignedFeatures
     from supportset.train.data.training_data import TokenTable
     from supportset.train.model.model import SupportSetModel
 
 _BATCH = 256  # clips embedded at a time
 
 
-class Run:
+class Run(Retriever):
     """A trained run. `open_run` makes one.
 
     Attributes
@@ -54,18 +56,18 @@ class Run:
 
     @cached_property
     def model(self) -> SupportSetModel:
-        """The model, loaded on first use, in evaluation mode."""
+        """The model without its caption decoder, loaded on first use, in evaluation mode."""
         from supportset.train.model.model import SupportSetModel
 
-        return SupportSetModel.from_pretrained(self.path, device=str(self.device)).eval()
+        return SupportSetModel.from_pretrained(self.path, device=str(self.device), decoder=False)
 
-    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts.
 
         Returns
         -------
         (N, d) float32
-            Of unit length: the product with `embed_clips` is the cosine.
+            Of unit length: the product with `encode_clips` is the cosine.
 
         Raises
         ------
@@ -84,7 +86,7 @@ class Run:
             tokens = TokenFeatures.of(rounded, recipe.dim)
         return unit_rows(encode_tokens(self.model, tokens)).astype(np.float32)
 
-    def embed_clips(self, clips: Sequence[ArrayLike]) -> NDArray[np.float32]:
+    def encode_clips(self, clips: Sequence[ArrayLike]) -> NDArray[np.float32]:
         """Embed clips by their features.
 
         Parameters
@@ -108,7 +110,9 @@ class Run:
 
         from supportset.train.encode import evaluating
 
-        steps = [self._steps(number, clip) for number, clip in enumerate(clips)]
+        checked = [check_steps(number, clip, self.model.feature_dim) for number, clip in enumerate(clips)]
+        most = self.config.data.max_steps
+        steps = [torch.from_numpy(each[thinned(len(each), most)]) for each in checked]
         lengths = torch.tensor([len(each) for each in steps], dtype=torch.long)
         out = np.zeros((len(steps), self.config.dim), np.float32)
         order = torch.argsort(lengths)  # similar lengths together: little padding
@@ -165,13 +169,36 @@ class Run:
         encoder.to(self.device)
         return live_features(encoder)
 
-    def _steps(self, number: int, clip: ArrayLike) -> torch.Tensor:
-        import torch
+    def check_text(self) -> None:
+        """Load the frozen text encoder of a run on text features."""
+        _ = self.frozen_text
 
-        values = np.asarray(clip, np.float32)
-        if values.ndim != 2 or not len(values) or values.shape[1] != self.model.feature_dim:
-            raise UsageError(f"clip {number}: features of shape {values.shape}, not (T, {self.model.feature_dim})")
-        return torch.from_numpy(values[thinned(len(values), self.config.data.max_steps)])
+    def describe(self) -> dict[str, Any]:
+        """What it is, as JSON: run, hash of the model, features."""
+        record = self._folder.data_record()
+        return {
+            "retriever": "trained",
+            "run": str(self.path),
+            "model": self._folder.model_hash(),
+            "features": [entry["folder"] for entry in record["features"]],
+        }
+
+    def key(self) -> list[str]:
+        """What decides the embedding of a clip besides its features."""
+        return [self._folder.model_hash(), str(self.config.data.max_steps)]
+
+    def open_clips(self, store: str | Path | None = None, dataset: str | None = None) -> Clips:
+        """Clips of a store with features of the run's recipes; of the run's dataset by default."""
+        opened = open_run_on_store(self.path, "features" if store is None else store, dataset)
+        name = opened.dataset.name
+        kept = self._folder.cache / f"clips-{name}.safetensors"
+        return Clips(opened.dataset, opened.features, self.config.data.protocol, kept)
+
+    def encode_stored(self, features: AlignedFeatures, clip_ids: Sequence[str]) -> NDArray[np.float32]:
+        """Embed any number of stored clips: (N, d)."""
+        from supportset.train.encode import encode_gallery
+
+        return encode_gallery(self.model, features, clip_ids, self.config.data.max_steps)
 
 
 def open_run(path: str | Path, device: str = "auto", *, text_encoder: str | None = None) -> Run:

@@ -9,8 +9,11 @@ Every name below is imported when it is first used, so ``import supportset`` loa
 
     run = supportset.open_run("runs/msrvtt")
     run.evaluate("features")
-    texts = run.embed_texts(["a dog catches a frisbee"])
+    texts = run.encode_text(["a dog catches a frisbee"])
     hits = run.open_gallery("features").search(["a dog catches a frisbee"])
+
+    untrained = supportset.open_zero_shot("msrvtt/open_clip-ViT-B-32", "features")    # the encoder's own text tower
+    untrained.evaluate(protocol="1k-A")
 
 A function has a verb and its object as name (``train_model``), because the verbs alone name packages: ``store``,
 ``extract``, ``train``, ``evaluate``, ``search``. Each package lists its own public names.
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from supportset.extract.run import extract as extract_features
     from supportset.search.run import Run, open_run
     from supportset.search.run import search as search_clips
+    from supportset.search.zero_shot import ZeroShot, open_zero_shot
     from supportset.store.errors import SupportsetError, UsageError
     from supportset.store.format.dataset import Dataset, open_dataset
     from supportset.store.read.catalog import find_feature_set as open_features
@@ -42,6 +46,7 @@ __all__ = [
     "Run",
     "SupportsetError",
     "UsageError",
+    "ZeroShot",
     "__version__",
     "evaluate",
     "evaluate_run",
@@ -51,6 +56,7 @@ __all__ = [
     "open_dataset",
     "open_features",
     "open_run",
+    "open_zero_shot",
     "search",
     "search_clips",
     "store",

@@ -93,20 +93,20 @@ def test_embeddings_of_arrays_are_those_of_the_gallery(store: SmallStore, run: s
     gallery = run.open_gallery(store.root)
     ids = gallery.clip_ids[:40]
     values, offsets = features.read(ids)
-    clips = run.embed_clips(np.split(values, offsets[1:-1]))
+    clips = run.encode_clips(np.split(values, offsets[1:-1]))
     assert clips.dtype == np.float32
     np.testing.assert_allclose(clips, gallery.embeddings[:40], atol=1e-5)
-    assert run.embed_clips([]).shape == (0, 32)
+    assert run.encode_clips([]).shape == (0, 32)
 
     hits = gallery.search(["a red ball rolls"], 3)[0]
-    scores = run.embed_texts(["a red ball rolls"]) @ run.embed_clips([features.read([hits[0].clip_id])[0]]).T
+    scores = run.encode_text(["a red ball rolls"]) @ run.encode_clips([features.read([hits[0].clip_id])[0]]).T
     assert scores.item() == pytest.approx(hits[0].score, abs=1e-5)
 
 
 def test_a_long_clip_is_thinned_as_in_training(run: supportset.Run) -> None:
     clip = np.random.default_rng(0).normal(size=(50, 24))
     kept = clip[[5, 15, 25, 35, 45]]  # the middles of five equal parts
-    np.testing.assert_allclose(run.embed_clips([clip]), run.embed_clips([kept]), atol=1e-6)
+    np.testing.assert_allclose(run.encode_clips([clip]), run.encode_clips([kept]), atol=1e-6)
 
 
 def test_scores_from_python_are_those_of_the_command_line(store: SmallStore, run: supportset.Run) -> None:
@@ -117,7 +117,7 @@ def test_scores_from_python_are_those_of_the_command_line(store: SmallStore, run
 
 def test_features_of_another_width_are_refused(run: supportset.Run) -> None:
     with pytest.raises(UsageError, match=r"clip 1: features of shape \(3, 7\), not \(T, 24\)"):
-        run.embed_clips([np.zeros((2, 24)), np.zeros((3, 7))])
+        run.encode_clips([np.zeros((2, 24)), np.zeros((3, 7))])
 
 
 def test_a_folder_without_a_run_is_refused_at_once(tmp_path: Path) -> None:

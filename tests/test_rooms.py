@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "search": {"store", "evaluate", "extract", "train"},
     "commands": {"store", "evaluate", "extract", "train", "search"},
 }
+# What a rule forbids and one module may, inside functions: a run that trains a text tower has extraction load it
+EXCEPTIONS = {"supportset.train.model.weights.tower": "supportset.extract.text.encoders."}
 ROOMS = set(MAY_IMPORT)
 LIBRARIES = {
     "store": {"numpy", "zarr", "h5py", "pyarrow", "xxhash", "fsspec", "google_crc32c"},
@@ -71,9 +73,21 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
         module: sorted(others)
         for module, path in FILES.items()
         if module.split(".")[1] == room
-        and (others := {name for name in imported(path) & FILES.keys() if name.split(".")[1] not in allowed})
+        and (
+            others := {
+                name
+                for name in imported(path) & FILES.keys()
+                if name.split(".")[1] not in allowed and not name.startswith(EXCEPTIONS.get(module, "-"))
+            }
+        )
     }
     assert not offences
+
+
+def test_an_exception_is_imported_only_when_it_is_needed() -> None:
+    for module, other in EXCEPTIONS.items():
+        assert {name for name in imported(FILES[module]) if name.startswith(other)}
+        assert not {name for name in imported(FILES[module], top_level_only=True) if name.startswith(other)}
 
 
 def test_nothing_is_imported_by_a_bare_name() -> None:

@@ -115,19 +115,29 @@ class VideoConfig(Section):
         "batch", description="Normalisation; batch statistics are over unpadded steps. (*)"
     )
     dropout: float = Field(0.3, ge=0.0, lt=1.0, description="Dropout of the head; 0 for ActivityNet. (*)")
+    init: Literal["random", "identity"] = Field(
+        "random",
+        description="`identity`: the embedding is that of the first feature set without training (mean over the steps, "
+        "each of unit length) plus the head, whose last layer starts at zero. `dim` must be that set's. `random`: the "
+        "head alone.",
+    )
 
 
 class TextConfig(Section):
     """The text encoder and its head."""
 
-    encoder: Literal["t5", "hf", "scratch", "words"] = Field(
+    encoder: Literal["t5", "hf", "scratch", "words", "tower"] = Field(
         "t5",
         description="`t5`: a T5 encoder. `hf`: any Hugging Face encoder. `scratch`: a T5 encoder of the sizes below, "
-        "with random weights and a tokenizer fitted on the training captions. `words`: trained word vectors. Ignored "
-        "with `features`.",
+        "with random weights and a tokenizer fitted on the training captions. `words`: trained word vectors. `tower`: "
+        "the text tower of the pair that made the first feature set; its embedding is where training starts, and `dim` "
+        "is its length. With `features` only the difference between `tower` and the others counts.",
     )
     name: str = Field(
-        "t5-base", description="Local folder or hub name of the weights, for `t5` and `hf`. Ignored with `features`."
+        "t5-base",
+        description="Local folder or hub name of the weights, for `t5` and `hf`. For `tower`, whose default is empty: "
+        "the pair's name or path on this machine, as for `extract --backbone`, where it is not the one that the "
+        "feature set records. Ignored with `features`.",
     )
     features: str = Field(
         "",
@@ -135,11 +145,18 @@ class TextConfig(Section):
         "and only the head is trained. Empty: the encoder is part of the model.",
     )
     finetune: bool = Field(True, description="Train the encoder's weights. With `features`: false.")
+    lora: int = Field(
+        0,
+        ge=0,
+        description="Rank of LoRA adapters in the linear layers of the `tower`, which `finetune` then trains in place "
+        "of its weights (needs `peft`). 0: the weights themselves.",
+    )
     encoder_dropout: bool = Field(True, description="Keep the encoder's own dropout while it is fine-tuned. (*)")
     head: Literal["gru", "mean", "none"] = Field(
         "gru",
         description="`gru`: the video head with a GRU in place of the convolution. `mean`: mean over the tokens. "
-        "`none`: the first token. (*)",
+        "`none`: the first token. With `tower`, whose default is `none`, a head is added to the tower's embedding and "
+        "its last layer starts at zero; `none`: no head, nothing is added. (*)",
     )
     width: int = Field(512, ge=1, description="Width of `scratch`, `words` and the `gru` head. (*)")
     layers: int = Field(2, ge=1, description="Layers of `scratch` and of the `gru` head.")
@@ -150,14 +167,22 @@ class TextConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _features_are_frozen(cls, tree: Any) -> Any:
-        return {"finetune": False, **tree} if isinstance(tree, dict) and tree.get("features") else tree
+    def _defaults(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        frozen = {"finetune": False} if tree.get("features") else {}
+        return frozen | ({"name": "", "head": "none"} if tree.get("encoder") == "tower" else {}) | tree
 
     @model_validator(mode="after")
     def _no_finetuning_of_features(self) -> TextConfig:
         if self.features and self.finetune:
             raise ValueError(
                 f"text.features = {self.features!r} were made by a frozen encoder: set text.finetune = false"
+            )
+        if self.lora and not (self.encoder == "tower" and self.finetune):
+            raise ValueError(
+                f"text.lora = {self.lora} adapts a tower that is part of the model: set text.encoder = 'tower' and "
+                "text.finetune = true, without text.features"
             )
         return self
 
@@ -236,7 +261,11 @@ class LossConfig(Section):
     intra: bool = Field(False, description="Add the negatives within a modality: captions, clips.")
     margin: float = Field(0.2, gt=0.0, description="Margin of `hinge`. (*)")
     negatives: Literal["hardest", "summed"] = Field("hardest", description="Negatives of `hinge`.")
-    temperature: float = Field(0.05, gt=0.0, description="Temperature of `infonce`.")
+    temperature: float | Literal["tower"] = Field(
+        0.05,
+        description="Temperature of `infonce`, above 0. `tower`: starts as that of the encoder pair and is learned, "
+        "with `text.encoder = tower`.",
+    )
     caption_weight: float = Field(10.0, ge=0.0, description="Weight λ of L_cap. (*)")
     warmup: Annotated[str, AfterValidator(_warmup)] = Field(
         "infonce",
@@ -246,11 +275,18 @@ class LossConfig(Section):
     )
     warmup_epochs: float = Field(1.0, ge=0.0, description="Epochs of this warm-up.")
 
+    @field_validator("temperature")
+    @classmethod
+    def _positive(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and value <= 0:
+            raise ValueError(f"loss.temperature = {value:g}: above 0, or 'tower'")
+        return value
+
 
 class OptimConfig(Section):
     """Optimisation and the loop."""
 
-    epochs: int = Field(20, ge=1, description="Epochs; 28 on ActivityNet. (*)")
+    epochs: int = Field(20, ge=0, description="Epochs; 28 on ActivityNet. 0: the model as it starts. (*)")
     max_steps: int | None = Field(None, ge=1, description="Stop after so many steps, for trials.")
     batch_size: int = Field(64, ge=2, description="Captions a step, of all processes together. (*)")
     micro_batches: int = Field(
@@ -273,7 +309,9 @@ class OptimConfig(Section):
         "fp32", description="Precision of the forward pass. `fp16` needs a CUDA device."
     )
     select_by: Literal["rsum", "t2v/R@1", "last"] = Field(
-        "rsum", description="Validation score by which the saved model is selected, or the last epoch."
+        "rsum",
+        description="Validation score by which the saved model is selected, or the last epoch. A run that starts at "
+        "`video.init = identity` is scored before its first step, too, and keeps that model if training only harms.",
     )
     patience: int | None = Field(
         None, ge=1, description="Stop after so many epochs without a better validation score. Unset: never."
@@ -318,6 +356,13 @@ class Config(Section):
                         f"optim.micro_batches = {self.optim.micro_batches} needs {section}.norm = 'layer': batch norm "
                         "would see one part of the batch at a time"
                     )
+        if self.loss.temperature == "tower":
+            if self.text.encoder != "tower":
+                raise ValueError("loss.temperature = 'tower' needs text.encoder = 'tower': set that, or a number")
+            if "temperature" not in CONTRASTIVE.load(self.loss.contrastive).keys:
+                raise ValueError(
+                    f"loss.contrastive = {self.loss.contrastive!r} has no temperature: leave loss.temperature out"
+                )
         if isinstance(self.support.bank, int) and 0 < self.support.bank < self.optim.batch_size:
             raise ValueError(
                 f"support.bank = {self.support.bank} is smaller than a batch of {self.optim.batch_size}; to have fewer "
@@ -332,7 +377,8 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     Parameters
     ----------
     path : str or Path
-        A TOML file, or the name of a configuration that comes with the package, such as ``demo``.
+        A TOML file, or the name of a configuration that comes with the package, such as ``demo``. Its ``base`` names
+        another one, beside it or of the package, whose values it has where it gives none.
     overrides : sequence of str
         ``section.key=value``; the value is read as TOML, or as a plain string where that fails.
 
@@ -342,10 +388,34 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         Absent or malformed file, unknown key (with the nearest known one), value of a wrong type or range.
     """
     path = find_config(path)
-    tree = read_toml(path)
+    tree = read_tree(path)
     for override in overrides:
         _apply(tree, override)
     return parse_config(tree, str(path))
+
+
+def read_tree(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a configuration as a tree, with the values of its ``base`` where it gives none; ``above`` names it."""
+    tree = read_toml(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: base = {base!r}: the name of another configuration, as 'msrvtt.toml'")
+    above = (*above, path.resolve())
+    below = find_config(base, beside=path.parent)
+    if below.resolve() in above:
+        raise UsageError(f"{path}: base = {base!r} leads back to this file")
+    return merged(read_tree(below, above), tree)
+
+
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree with some values replaced, section by section."""
+    result = dict(tree)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

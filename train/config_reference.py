@@ -28,7 +28,8 @@ def reference() -> str:
         "# Configuration\n",
         "Generated from `train/config.py` by `python -m supportset.train.config_reference`; a test compares the two.\n",
         "A run is configured by one TOML file: `train CONFIG [KEY=VALUE]...`. `KEY=VALUE` replaces one value, such as "
-        "`optim.epochs=5`. Values marked (*) are our reading of the paper, not confirmed by its text. `configs/` has "
+        '`optim.epochs=5`. `base = "msrvtt.toml"` at its top takes the values of another configuration where the file '
+        "gives none. Values marked (*) are our reading of the paper, not confirmed by its text. `configs/` has "
         "examples; `configs/paper-*.toml` state the paper's setting in full.\n",
         "Names in a list marked † can also come from other packages; see "
         "[what the registries accept](method.md#registries).\n",

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from supportset.evaluate.evaluation import Evaluation
-from supportset.evaluate.scores import RetrievalScores, score_embeddings
+from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
 from supportset.evaluate.splits import Split, default_split, leakage, read_captions, read_split
 from supportset.store.errors import UsageError
 from supportset.store.read.aligned import AlignedFeatures
@@ -28,6 +31,7 @@ def evaluate(
     *,
     dataset: str | None = None,
     device: str = "auto",
+    scoring: Scoring = PLAIN,
 ) -> dict[str, Any]:
     """Score a trained run, and write the scores and the ranks into its folder.
 
@@ -46,18 +50,21 @@ def evaluate(
         By default the run's. Another one must have features of the run's recipes.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    scoring : Scoring
+        The gallery's list, how captions count, a relevance file, and what stands beside the raw score.
 
     Returns
     -------
     dict
         ``protocol``, ``split``, ``dataset``, ``gallery`` (clips, missing ones included), ``expected_gallery`` (None:
         the protocol states no number), ``gallery_complete``, ``queries`` (captions), ``missing`` (clips without
-        features: misses), ``left_out`` (those of them that have features, but whose videos are gone),
-        ``t2v`` and ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
-        ``rsum``; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares with the
-        clips trained on, as the run recorded it, or as counted now for another protocol (None: another dataset, or the
-        training split itself); ``tie_rule``; ``interval``, what the intervals are; ``selected_by``, what chose the
-        model; ``name`` of the score; ``run``, ``model``, ``features``, ``text_features``, ``files``.
+        features: misses), ``left_out`` (those of them that have features, but whose videos are gone), ``t2v`` and
+        ``v2t`` with ``R@1``, ``R@5``, ``R@10``, ``R@50`` in percent, ``MdR``, ``MnR``;
+        ``rsum``; ``ranking``: nDCG@10 and mAP of both; ``captions``, how they count; ``labels`` and ``beside``, scores
+        that stand beside; ``intervals`` of the recalls (95 %, bootstrap by clip); ``leakage``, what the split shares
+        with the clips trained on, as the run recorded it, or as counted now for another protocol (None: another
+        dataset, or the training split itself); ``tie_rule``; ``interval``, what the intervals are; ``selected_by``,
+        what chose the model; ``name`` of the score; ``run``, ``model``, ``features``, ``text_features``, ``files``.
 
     Raises
     ------
@@ -69,19 +76,23 @@ def evaluate(
     opened = open_run_on_store(run, store, dataset)
     folder, config, tables, text = opened.folder, opened.config, opened.dataset, opened.text
     protocol = protocol or config.data.protocol
-    split = split or default_split(tables, protocol, config.data.train_split)
-    part = _read(opened, protocol, split)
+    in_tables = scoring.table_protocol(protocol)
+    split = split or default_split(tables, in_tables, config.data.train_split)
+    part = scoring.prepare(_read(opened, in_tables, split))
     if not part.captions:
         raise UsageError(f"{tables.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries")
     if text is not None:
         text.check(part.captions)
 
-    evaluation = Evaluation(
+    video, texts = encode_split(opened.load_model(device, decoder=False), part, opened.features, config, text)
+    evaluation = Evaluation.of_embeddings(
+        part,
+        video,
+        texts,
+        scoring=scoring,
         protocol=protocol,
         dataset=tables.name,
-        split=part,
-        scores=score_split(opened.load_model(device), part, opened.features, config, text),
-        expected=None if split == HOLDOUT else tables.expected(protocol, split),
+        expected=None if split == HOLDOUT else expected_clips(protocol, tables.expected(in_tables, split)),
         subject={
             "left_out": len(part.missing.intersection(opened.features.left_out)),
             "run": str(folder.path),
@@ -90,21 +101,21 @@ def evaluate(
             "text_features": None if text is None else text.recipe.folder,
         },
         selected_by=_selection(folder.read_json("best.json"), opened.record["validation"]),
-        leakage=_leakage(opened, protocol, part),
+        leakage=_leakage(opened, in_tables, part),
         prefix="" if opened.own_dataset else tables.name,
     )
     return evaluation.write(folder.eval)
 
 
-def score_split(
+def encode_split(
     model: SupportSetModel, part: Split, features: AlignedFeatures, config: Config, text: CachedText | None = None
-) -> RetrievalScores:
-    """Encode the clips and captions of a split and score them; ``text`` for a model that reads text features."""
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Embed the present clips (P, d) and the captions (N, d) of a split; ``text`` for a model of text features."""
     from supportset.train.encode import encode_gallery, encode_tokens, read_text
 
     video = encode_gallery(model, features, part.present, config.data.max_steps)
     tokens = read_text(model, part.captions, config.data.max_tokens, text)
-    return score_embeddings(part, video, encode_tokens(model, tokens))
+    return video, encode_tokens(model, tokens)
 
 
 def _read(opened: RunOnStore, protocol: str, split: str) -> Split:

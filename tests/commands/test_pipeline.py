@@ -81,7 +81,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(place: Path, out: str, *overrides: str) -> Result:
     """Train a small model on the extracted folder."""
-    config = Path(__file__).resolve().parents[2] / "configs" / "folder.toml"
+    config = Path(__file__).resolve().parents[2] / "configs" / "folder-offline.toml"
     return run("train", config, *SMALL, *overrides, "--store", place / "store", "--out", place / out)
 
 

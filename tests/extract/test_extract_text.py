@@ -16,9 +16,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, T5EncoderModel, ViTConfig, ViTModel
 
+from supportset.extract.backbones import load_backbone
 from supportset.extract.progress.interrupted import Interrupted
 from supportset.extract.text.encoders import load_recorded, load_text_encoder
-from supportset.extract.text.encoders.base import TextEncoder, Tokens
+from supportset.extract.text.encoders.base import TextEncoder, TextTower, Tokens
 from supportset.extract.text.run import TextSummary, extract_text
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.dataset import open_dataset
@@ -135,6 +136,9 @@ def test_an_open_clip_tower_gives_its_embedding(tmp_path: Path) -> None:
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
     encoder = load_text_encoder(f"open_clip:{folder}")
     assert (encoder.name, encoder.max_tokens) == ("open_clip:tiny-clip", 16)
+    assert isinstance(encoder, TextTower)
+    assert encoder.logit_scale == pytest.approx(model.logit_scale.exp().item())
+    assert encoder.visual_hash == load_backbone(f"open_clip:{folder}").weights_hash
     captions_of(tmp_path / "features", [*CAPTIONS, "hello!", "\u00ad"])
     summary = run(tmp_path / "features", encoder)
     stored = FeatureSet.open(summary.path)

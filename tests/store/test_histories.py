@@ -1,10 +1,10 @@
 """Any history of a feature set reads back as a model in memory says.
 
-Writers (several at once), failures, retries, seals, compactions, conversions to either format and to archives, imports
-and exports, damage and its mending, each of them whole or with a fault at any of its file operations: killed there,
-told that the disk is full or forbidden, or suspended while another process does its work. After every step the set is
-opened and compared, row by row and bit by bit; sets that were opened earlier must go on to give what they saw, or say
-clearly why they cannot; `verify` must tell exactly the damage that was done.
+Writers (several at once), failures, retries, seals, compactions, prunings, conversions to either format and to
+archives, imports and exports, damage and its mending, each of them whole or with a fault at any of its file operations:
+killed there, told that the disk is full or forbidden, or suspended while another process does its work. After every
+step the set is opened and compared, row by row and bit by bit; sets that were opened earlier must go on to give what
+they saw, or say clearly why they cannot; `verify` must tell exactly the damage that was done.
 
 By default some histories that are the same each time, in about 20 seconds. For many others::
 
@@ -38,6 +38,7 @@ from hypothesis.stateful import (
 
 from supportset.store.errors import SupportsetError
 from supportset.store.maintain.compact import compact
+from supportset.store.maintain.prune import prune
 from supportset.store.maintain.repair import drop_damaged
 from supportset.store.maintain.verify import verify
 from supportset.store.read import index_cache
@@ -263,6 +264,20 @@ class Histories(RuleBasedStateMachine):
             assert told == sorted(lost)
             assert not lost & now.keys()
             assert not self.at.active_damage()
+
+    @rule(wanted=st.sets(clip_ids, min_size=1), fault=faults)
+    def prune(self, wanted: set[str], fault: Fault) -> None:
+        held = {clip_id for clip_id in wanted if clip_id in self.at.rows and self.at.rows[clip_id].checksums}
+        told: list[str] = []
+        done, extra = self.at.perform(lambda: told.extend(prune(self.at.path, wanted).clips), fault)
+        there = OnDisk(self.at.path).all_rows()
+        pruned = {clip_id for clip_id in held if self.at.rows[clip_id] not in there}
+        for clip_id in pruned:
+            del self.at.rows[clip_id]
+        self.at.settle(extra)
+        if done and not self.at.damage:
+            assert pruned == held
+            assert told == sorted(held - {row.clip_id for row in extra})
 
     @precondition(lambda self: self.at.rows)
     @rule(which=numbers, where=st.floats(0, 1), cut=st.booleans())

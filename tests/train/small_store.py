@@ -62,15 +62,18 @@ def plant(
     captions: bool = True,
     noise: float = 0.05,
     of: Recipe | None = None,
+    given: str | None = None,
     expected_test: int | None = 64,
 ) -> SmallStore:
     """Write a dataset of 64 concept triples and the features of its clips.
 
     The first clips of each triple train, the last one is the test clip. Two training clips of consecutive triples share
-    a source video. Clips named in ``missing`` have a failure in the feature set instead of features.
+    a source video. Features are cut to the length of the recipe ``of``; ``given`` is what its encoder was loaded by.
+    Clips named in ``missing`` have a failure in the feature set instead of features.
     """
     rng = np.random.default_rng(7)
-    directions = {word: rng.normal(size=DIM) for word in (*COLOURS, *THINGS, *MOTIONS)}
+    dim = max(DIM, (of or recipe()).dim)
+    directions = {word: rng.normal(size=dim) for word in (*COLOURS, *THINGS, *MOTIONS)}
     clips, texts, splits, concepts, features = [], [], [], {}, {}
     for number, words in enumerate(product(COLOURS, THINGS, MOTIONS)):
         colour, thing, motion = words
@@ -88,10 +91,10 @@ def plant(
                 splits.append({"protocol": "planted", "split": "test" if test else "train", "clip_id": clip_id})
             steps = int(rng.integers(2, 7))
             centre = sum(directions[word] for word in words)
-            features[clip_id] = centre + noise * rng.normal(size=(steps, DIM))
+            features[clip_id] = centre + noise * rng.normal(size=(steps, dim))
     protocols = {"planted": {"train": None, "test": expected_test, "empty": None}} if captions else {}
     dataset = write_dataset(root, name, clips=clips, captions=texts, splits=splits, protocols=protocols, sources=[])
-    card = FeatureCard(of or recipe(), {})
+    card = FeatureCard(of or recipe(), {} if given is None else {"backbone": given})
     with FeatureWriter(feature_set_path(root, name, card.recipe), card) as writer:
         for clip_id, values in features.items():
             source = Source(f"films/{clip_id}.mp4", 1, 1)
@@ -99,7 +102,7 @@ def plant(
                 writer.fail(clip_id, "unreadable", "planted failure", source=source)
                 continue
             seconds = np.arange(len(values) + 1, dtype=float)
-            writer.add(clip_id, values, np.stack([seconds[:-1], seconds[1:]], 1), source=source)
+            writer.add(clip_id, values[:, : card.recipe.dim], np.stack([seconds[:-1], seconds[1:]], 1), source=source)
     return SmallStore(root, dataset, concepts, list(missing))
 
 

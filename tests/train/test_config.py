@@ -66,7 +66,7 @@ def test_overrides_are_toml_or_plain_words(path: Path, override: str, key: str, 
         ("video.zzz=1", "unknown key 'video.zzz' (known: aggregation, width,"),
         ("optim.epochs=ten", "optim.epochs = 'ten'"),
         ("optim.epochs=1.5", "optim.epochs = 1.5"),
-        ("optim.epochs=0", "optim.epochs = 0: input should be greater than or equal to 1"),
+        ("optim.epochs=-1", "optim.epochs = -1: input should be greater than or equal to 0"),
         ("optim.epochs=true", "optim.epochs = True"),
         ("text.finetune=1", "text.finetune = 1"),
         ("support.captioning=crosss", "support.captioning = 'crosss': unknown; known: cross, full"),
@@ -109,7 +109,7 @@ def test_the_file_is_named_and_so_is_what_is_missing(path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"x\.toml: not readable as TOML"):
         load_config(path)
-    with pytest.raises(UsageError, match=r"no such configuration file; known by name: demo, "):
+    with pytest.raises(UsageError, match=r"no such configuration file; known by name: .*demo, "):
         load_config(path.with_name("absent.toml"))
     with pytest.raises(UsageError, match=r"no such configuration file"):
         load_config(path.parent)
@@ -145,7 +145,7 @@ def test_old_keys_load_and_tell_the_new_name_once(path: Path, capsys: pytest.Cap
 
 def test_several_mistakes_are_all_named(path: Path) -> None:
     with pytest.raises(UsageError) as error:
-        load_config(path, ["optim.epochs=0", "dim=wide"])
+        load_config(path, ["optim.epochs=-1", "dim=wide"])
     assert "optim.epochs" in str(error.value)
     assert "dim = 'wide'" in str(error.value)
 

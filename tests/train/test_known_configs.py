@@ -30,6 +30,36 @@ def test_every_known_configuration_and_grid_loads() -> None:
     assert {load_grid(name).name for name in known(GRIDS)} == set(known(GRIDS))
 
 
+def test_a_configuration_takes_from_its_base_what_it_does_not_give(elsewhere: Path) -> None:
+    (elsewhere / "mine.toml").write_text('base = "msvd.toml"\nname = "mine"\noptim.batch_size = 7\n')
+    mine, msvd, msrvtt = (load_config(name, ["seed=3"]) for name in ("mine.toml", "msvd", "msrvtt"))
+    assert mine == msvd.model_copy(update={"name": "mine", "optim": msvd.optim.model_copy(update={"batch_size": 7})})
+    assert msvd.video == msrvtt.video
+    assert msvd.data != msrvtt.data
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('base = "a.toml"', "leads back to this file"), ("base = 3", "base = 3: the name of another configuration"),
+     ('base = "msvdd.toml"', "did you mean 'msvd'")],
+)  # fmt: skip
+def test_a_base_that_cannot_be_is_one_line(text: str, words: str, elsewhere: Path) -> None:
+    (elsewhere / "a.toml").write_text('base = "b.toml"')
+    (elsewhere / "b.toml").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        load_config("a.toml")
+
+
+@pytest.mark.parametrize("dataset", ["msrvtt", "msvd", "vatex", "activitynet"])
+def test_the_datasets_have_a_configuration_for_each_encoder_pair(dataset: str) -> None:
+    for suffix, dim in (("", 512), ("-pe-core-b", 1024), ("-videoprism-b", 768)):
+        config, text = load_config(dataset + suffix), (CONFIGS / f"{dataset}{suffix}.toml").read_text("utf-8")
+        assert (config.data.dataset, config.dim, config.video.init) == (dataset, dim, "identity")
+        assert f"#   make extract DATASET={dataset} " in text
+        assert f"#   python cli.py train configs/{dataset}{suffix}.toml" in text
+        assert config.loss.temperature == (0.01 if suffix == "-videoprism-b" else "tower")
+
+
 @pytest.mark.parametrize("name", ["objective-demo.toml", "configs/ablations/objective-demo.toml"])
 def test_grids_and_their_bases_have_paths_too(name: str) -> None:
     assert load_grid(name).name == "objective-demo"

@@ -37,7 +37,17 @@ import numpy as np
 from pydantic import Field
 
 from supportset.store.errors import UsageError
-from supportset.train.config import Config, Section, flat, parse_config, read_toml, validated, without_effect
+from supportset.train.config import (
+    Config,
+    Section,
+    flat,
+    merged,
+    parse_config,
+    read_toml,
+    read_tree,
+    validated,
+    without_effect,
+)
 from supportset.train.known_configs import GRIDS, find_config
 
 Metric = Literal["t2v/R@1", "t2v/R@5", "t2v/R@10", "v2t/R@1", "v2t/R@5", "v2t/R@10", "rsum"]
@@ -164,7 +174,7 @@ def load_grid(path: str | Path) -> Grid:
     file = validated(GridFile, read_toml(path), str(path))
     if len(set(file.seeds)) < len(file.seeds):
         raise UsageError(f"{path}: seeds = {file.seeds}: a seed is listed twice")
-    base = read_toml(find_config(file.base, GRIDS, beside=path.parent))
+    base = read_tree(find_config(file.base, GRIDS, beside=path.parent))
     variants = []
     for name, tree in file.variants.items():
         if not _NAME.fullmatch(name):
@@ -247,15 +257,6 @@ def _balanced(sizes: list[int], trials: int, seed: int) -> list[int]:
         waiting = (place + first * order[(trial + step) % others] for step in range(others))
         numbers.append(next(number for number in waiting if number not in numbers))
     return numbers
-
-
-def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree with some values replaced, section by section."""
-    result = dict(tree)
-    for key, value in changes.items():
-        old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return result
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from supportset.evaluate.table import markdown_rows, p_cell, score_cell, short
 
 _SHOWN = ("t2v/R@1", "t2v/R@5", "t2v/R@10", "v2t/R@1", "v2t/R@5", "v2t/R@10", "rsum")
 
@@ -15,12 +17,12 @@ def markdown(table: Mapping[str, Any]) -> str:
     if table["note"]:
         lines += [table["note"], ""]
     lines += [*_facts(table), "", "## Scores", ""]
-    lines += _rows(
-        ["variant", *(_short(name) for name in _SHOWN), "median rank t2v, v2t", "seeds", "s a run"],
+    lines += markdown_rows(
+        ["variant", *(short(name) for name in _SHOWN), "median rank t2v, v2t", "seeds", "s a run"],
         [
             [
                 row["name"],
-                *(_score(row["scores"][name]) for name in _SHOWN),
+                *(score_cell(row["scores"][name]) for name in _SHOWN),
                 f"{row['median_rank']['t2v']:.1f}, {row['median_rank']['v2t']:.1f}",
                 str(len(row["seeds"])),
                 f"{row['seconds']:.0f}",
@@ -32,11 +34,11 @@ def markdown(table: Mapping[str, Any]) -> str:
     compared = [row for row in table["variants"] if row["difference"]]
     if compared:
         lines += ["", f"## Paired difference to `{compared[0]['difference']['to']}`", ""]
-        lines += _rows(
+        lines += markdown_rows(
             [
                 "variant",
-                *(_short(name) for name in _SHOWN),
-                f"seeds better : worse ({_short(metric)})",
+                *(short(name) for name in _SHOWN),
+                f"seeds better : worse ({short(metric)})",
                 "p, sign test over seeds",
                 "p, permutation over clips",
                 "the same after Holm",
@@ -44,18 +46,18 @@ def markdown(table: Mapping[str, Any]) -> str:
             [
                 [
                     row["name"],
-                    *(_score(row["difference"]["scores"][name], sign=True) for name in _SHOWN),
+                    *(score_cell(row["difference"]["scores"][name], sign=True) for name in _SHOWN),
                     f"{row['difference']['seeds_better']} : {row['difference']['seeds_worse']}",
-                    _p(row["difference"]["p_sign_over_seeds"]),
-                    _p(row["difference"]["p_permutation_over_clips"]),
-                    _p(row["difference"]["p_permutation_holm"]),
+                    p_cell(row["difference"]["p_sign_over_seeds"]),
+                    p_cell(row["difference"]["p_permutation_over_clips"]),
+                    p_cell(row["difference"]["p_permutation_holm"]),
                 ]
                 for row in compared
             ],
         )
         lines += [
             "",
-            f"p values are of {_short(metric)}. The permutation test takes the trained models as they are; the "
+            f"p values are of {short(metric)}. The permutation test takes the trained models as they are; the "
             "intervals cover other seeds too.",
         ]
     lines += _attention(table)
@@ -90,7 +92,7 @@ def _attention(table: Mapping[str, Any]) -> list[str]:
         "",
         "## Attention of captions over other clips",
         "",
-        *_rows(
+        *markdown_rows(
             ["variant", "entropy (of uniform)", "effective clips", "own clip's weight", "shared words (of uniform)"],
             [
                 [
@@ -123,7 +125,7 @@ def _search(table: Mapping[str, Any]) -> list[str]:
         f"{search['trials_per_variant']} trials for each variant{each}, judged by {search['judged_by']}.",
         "",
     ]
-    return lines + _rows(
+    return lines + markdown_rows(
         ["variant", "fold", "values", "validation"],
         [
             [
@@ -142,21 +144,3 @@ def _chosen(row: Mapping[str, Any]) -> str:
         return ""
     shown = [", ".join(f"`{key} = {value}`" for key, value in values.items()) for values in row["chosen"]]
     return "; chosen by the search: " + (shown[0] if len(shown) == 1 else " / ".join(shown) + " (fold by fold)")
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def _score(score: Mapping[str, Any], sign: bool = False) -> str:
-    form = "+.1f" if sign else ".1f"
-    low, high = score["interval"]
-    return f"{score['mean']:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
-
-
-def _short(metric: str) -> str:
-    return metric.replace("/", " ")

@@ -19,6 +19,7 @@ from supportset.evaluate.splits import (
     read_split,
 )
 from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.format.card import FeatureCard
 from supportset.store.format.dataset import Dataset, open_dataset
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.store.read.feature_set import FeatureSet
@@ -51,6 +52,8 @@ class RunData:
         Lines for the user.
     text : CachedText or None
         Stored features of the captions; None where the model reads tokens.
+    visual : FeatureCard or None
+        Card of the first feature set, which says what encoder pair made it.
     """
 
     dataset: Dataset
@@ -60,6 +63,7 @@ class RunData:
     record: dict[str, Any]
     notes: list[str]
     text: CachedText | None = None
+    visual: FeatureCard | None = None
 
 
 def open_run_data(config: Config, store: str | Path) -> RunData:
@@ -147,7 +151,7 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         "leakage": {split.name: leakage(train, split, sources) for split in asked},
         "fingerprint": fingerprint(sets, train, validation, text),
     }
-    return RunData(dataset, features, train, validation, record, _notes(record), text)
+    return RunData(dataset, features, train, validation, record, _notes(record), text, sets[0].card)
 
 
 def split_to_score(config: Config, data: RunData) -> str:

@@ -20,6 +20,7 @@ from supportset.train.loop.schedule import collapse_hint, finished, set_learning
 from supportset.train.loop.stop import StopRequest, TrainingInterrupted
 from supportset.train.loop.training_log import TrainingLog
 from supportset.train.model.model import SupportSetModel
+from supportset.train.model.weights.model_folder import check_model
 from supportset.train.model_card import write_card
 from supportset.train.run_folder import RunFolder
 
@@ -105,7 +106,8 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     random.seed(config.seed)
     torch.manual_seed(config.seed)
     texts = [caption.text for caption in data.train.captions]
-    model = SupportSetModel.build(config, data.features.dim, texts, data.text.recipe if data.text is not None else None)
+    recipe = data.text.recipe if data.text is not None else None
+    model = SupportSetModel.build(config, data.features.dim, texts, recipe, data.visual)
     loader = make_loader(config, data, model, texts, device, ranks)
     bank = make_bank(config, loader, model, device)
     sources = number_sources(config, data)
@@ -125,6 +127,9 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     )
     resumes = ranks.on_rank_zero(lambda: resume and folder.checkpoint.exists())
     position = checkpoint.load() if resumes else Position()
+    if position.best_epoch is not None:  # it may stay the best one: found damaged now, not after the training
+        ranks.on_rank_zero(check_model, folder.path)
+        ranks.on_rank_zero(folder.read_json, "best.json")
     ranks.on_rank_zero(folder.create, config, data.record)  # on a resume: what may differ, such as optim.epochs
     began = time.monotonic() - position.seconds
     notes = []
@@ -146,6 +151,27 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
             log.line(note)
         if position.step:
             log.line(f"resuming after epoch {position.epoch}, step {position.step}")
+
+        def validate(epoch: int) -> None:
+            """Score the model, keep it if it is the best, save a checkpoint."""
+            scores = ranks.on_rank_zero(lambda: validation.scores(model) if validation is not None else {})
+            if scores:
+                log.write("validation", scores)
+            score = None if optim.select_by == "last" else scores[optim.select_by]
+            better = score is None or position.best_score is None or score > position.best_score
+            if better:
+                position.best_score, position.best_epoch, position.stale_epochs = score, epoch, 0
+                best = {"epoch": epoch, "step": position.step, "select_by": optim.select_by, "validation": scores}
+                ranks.on_rank_zero(folder.save_model, model, best)
+            else:
+                position.stale_epochs += 1
+            position.seconds = time.monotonic() - began
+            checkpoint.save(position)
+            log.end_epoch(scores, better)
+
+        # A model that starts at the features' own embedding may be better than what training makes of it.
+        if position.best_epoch is None and position.step == 0 and (config.video.init == "identity" or not optim.epochs):
+            validate(0)
         loss = config.loss
         while not finished(optim, position):
             epoch, batches = position.epoch + 1, loader.planned(position.epoch)
@@ -187,20 +213,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
             # The epoch is over, unless max_steps ended it early: validate, keep the best model, save a checkpoint.
             if position.batch == batches:
                 position.epoch, position.batch = position.epoch + 1, 0
-            scores = ranks.on_rank_zero(lambda: validation.scores(model) if validation is not None else {})
-            if scores:
-                log.write("validation", scores)
-            score = None if optim.select_by == "last" else scores[optim.select_by]
-            better = score is None or position.best_score is None or score > position.best_score
-            if better:
-                position.best_score, position.best_epoch, position.stale_epochs = score, epoch, 0
-                best = {"epoch": epoch, "step": position.step, "select_by": optim.select_by, "validation": scores}
-                ranks.on_rank_zero(folder.save_model, model, best)
-            else:
-                position.stale_epochs += 1
-            position.seconds = time.monotonic() - began
-            checkpoint.save(position)
-            log.end_epoch(scores, better)
+            validate(epoch)
             if hint := collapse_hint(loss, log.epoch_mean("contrastive")):
                 log.line(hint)
         ranks.on_rank_zero(write_card, folder)

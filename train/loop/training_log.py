@@ -47,7 +47,8 @@ class TrainingLog:
         self._progress = Progress(total_steps, position.step, shown=writes)
         self._metrics = MetricsFile(folder, position.step) if writes else None
         self._sums: dict[str, float] = {}  # over the epoch
-        self._counted, self._epoch, self._lr = 0, 0, 0.0
+        self._counted, self._epoch, self._lr = 0, position.epoch, 0.0
+        self._began_epoch = time.monotonic()
         self._first = True  # the first step of this process is reported at once
         self._clear_window()
 
@@ -140,7 +141,7 @@ class TrainingLog:
 
     def end_epoch(self, scores: Mapping[str, float], better: bool) -> None:
         """Print one line about the epoch."""
-        words = [f"epoch {self._epoch}/{self._optim.epochs}"]
+        words = [f"epoch {self._epoch}/{self._optim.epochs}" if self._epoch else "before the first step"]
         if self._counted:
             loss, contrastive, captioning = (
                 self._sums[name] / self._counted for name in ("loss", "contrastive", "captioning")

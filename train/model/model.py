@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supportset.store.errors import UsageError
-from supportset.store.format.card import Recipe
+from supportset.store.format.card import FeatureCard, Recipe
 from supportset.train.config import Config, LossConfig, OptimConfig
 from supportset.train.model.batch import Batch
 from supportset.train.model.decoder import CaptionDecoder, build_decoder, restore_decoder
@@ -22,6 +23,7 @@ from supportset.train.model.ops.micro_batches import in_micro_batches
 from supportset.train.model.ranks import gather_codes, objective_over_ranks, shared_statistics
 from supportset.train.model.text_encoder import TextEncoder, build_text_encoder, restore_text_encoder
 from supportset.train.model.video_encoder import VideoCodes, VideoEncoder
+from supportset.train.model.weights.lora import is_adapter, merged_state
 from supportset.train.model.weights.model_folder import (
     DECODER_FOLDER,
     TEXT_FOLDER,
@@ -33,7 +35,9 @@ from supportset.train.model.weights.model_folder import (
     write_weights,
 )
 from supportset.train.model.weights.tokenizers import encode, fit_tokenizer, places
+from supportset.train.model.weights.tower import Tower, load_pair_tower
 
+_LOWEST_TEMPERATURE = 0.005  # of those that are learned; published pairs have 0.0085 and more
 _VOCABULARY = {f"decoder.t5.{name}.weight" for name in ("shared", "decoder.embed_tokens", "lm_head")}
 
 
@@ -47,6 +51,8 @@ class SupportSetModel(nn.Module):
     video : VideoEncoder
     text : TextEncoder
     decoder : CaptionDecoder, or None where ``support.captioning`` is ``none``
+    log_scale : Parameter, or None where the temperature of the loss is not learned
+        Scalar, minus the logarithm of the temperature.
     """
 
     def __init__(
@@ -66,10 +72,16 @@ class SupportSetModel(nn.Module):
         self.decoder = decoder
         self._text_tokenizer = text_tokenizer
         self._label_tokenizer = label_tokenizer
+        self.log_scale = nn.Parameter(torch.zeros(())) if config.loss.temperature == "tower" else None
 
     @classmethod
     def build(
-        cls, config: Config, feature_dim: int, captions: list[str], text_recipe: Recipe | None = None
+        cls,
+        config: Config,
+        feature_dim: int,
+        captions: list[str],
+        text_recipe: Recipe | None = None,
+        visual: FeatureCard | None = None,
     ) -> SupportSetModel:
         """Make a model to train: pretrained weights where the configuration names them, fresh ones elsewhere.
 
@@ -83,6 +95,8 @@ class SupportSetModel(nn.Module):
             Training captions, which tokenizers are fitted on where the configuration asks for it.
         text_recipe : Recipe, optional
             Of the text features, where ``text.features`` names some.
+        visual : FeatureCard, optional
+            Of the first feature set, which an encoder pair's ``tower`` belongs to.
 
         Raises
         ------
@@ -96,20 +110,31 @@ class SupportSetModel(nn.Module):
 
         if (text_recipe is None) == bool(config.text.features):
             raise ValueError(f"text.features = {config.text.features!r}, and the recipe given is {text_recipe}")
-        text, text_tokenizer = build_text_encoder(config.text, config.dim, fitted, text_recipe)
+        text, text_tokenizer = build_text_encoder(config.text, config.dim, fitted, text_recipe, visual)
+        first_dim = feature_dim if visual is None else visual.recipe.dim
+        if config.video.init == "identity" and config.dim != first_dim:
+            raise UsageError(
+                f"video.init = 'identity' starts at features of length {first_dim}: set dim = {first_dim}, not "
+                f"{config.dim}"
+            )
         limit = getattr(getattr(text.backbone, "config", None), "max_position_embeddings", None)
         if limit is not None and config.data.max_tokens > limit:
             raise UsageError(
                 f"data.max_tokens = {config.data.max_tokens}: {config.text.name!r} reads at most {limit} tokens"
             )
-        if not config.captions:
-            return cls(config, feature_dim, text, text_tokenizer)
-        decoder, label_tokenizer = build_decoder(config.decoder, config.video.width, fitted)
-        return cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
+        decoder, label_tokenizer = None, None
+        if config.captions:
+            decoder, label_tokenizer = build_decoder(config.decoder, config.video.width, fitted)
+        model = cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
+        if model.log_scale is not None:
+            model.log_scale.data.fill_(_log_scale(text.backbone, visual, config))
+        return model
 
     @property
     def text_pad_id(self) -> int:
         """Token that fills the end of shorter captions for the text encoder."""
+        if isinstance(self.text.backbone, Tower):
+            return self.text.backbone.pad_id
         pad = getattr(self._text_tokenizer, "pad_token_id", None)
         return 0 if pad is None else int(pad)
 
@@ -119,7 +144,12 @@ class SupportSetModel(nn.Module):
         return self.text.recipe
 
     def tokenize_text(self, texts: list[str], max_tokens: int) -> list[list[int]]:
-        """Tokens for the text encoder, its special tokens included, at most ``max_tokens`` each, without padding."""
+        """Tokens for the text encoder, its special tokens included, at most ``max_tokens`` each, without padding.
+
+        A tower cuts at its own length, as it does without training.
+        """
+        if isinstance(self.text.backbone, Tower):
+            return self.text.backbone.tokenize(texts)
         if self._text_tokenizer is None:
             raise ValueError("a model that reads text features has no text tokenizer")
         return encode(self._text_tokenizer, texts, max_tokens)
@@ -167,6 +197,11 @@ class SupportSetModel(nn.Module):
         step : int
             Of the training, for the age of the bank's entries.
         """
+        loss, learned = loss or self.config.loss, {}
+        if self.log_scale is not None:
+            temperature = (-self.log_scale).exp().clamp(min=_LOWEST_TEMPERATURE)
+            loss = loss.model_copy(update={"temperature": temperature})
+            learned = {"temperature": temperature.detach()}
         shard = batch.shard
         compute: Callable[..., Losses] = objective
         if shard is None:
@@ -189,6 +224,7 @@ class SupportSetModel(nn.Module):
             may_support=batch.may_support(),
             entries=None if bank is None else bank.entries(batch.clip_ids, step, batch.sources),
         )
+        losses.stats |= learned
         if self.decoder is not None:
             losses.codes = VideoCodes(video.embedding.detach(), video.sequence.detach(), video.mask)
         return losses
@@ -209,12 +245,14 @@ class SupportSetModel(nn.Module):
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Groups for an optimiser: pretrained parameters and fresh ones, each with and without weight decay.
 
-        Fresh ones learn at ``head_learning_rate`` where it is set. Biases, normalisations and other vectors do not
-        decay. A group without parameters is left out; frozen parameters are in none. Each group has a ``name``.
+        Fresh ones, adapters among them, learn at ``head_learning_rate`` where it is set. Biases, normalisations and
+        other vectors do not decay. A group without parameters is left out; frozen parameters are in none. Each
+        group has a ``name``.
         """
         pretrained: set[int] = set()
         if self.text.pretrained and self.text.backbone is not None:
-            pretrained |= {id(parameter) for parameter in self.text.backbone.parameters()}
+            named = self.text.backbone.named_parameters()
+            pretrained |= {id(parameter) for name, parameter in named if not is_adapter(name)}
         if self.decoder is not None and self.config.decoder.kind == "t5":
             pretrained |= {id(parameter) for parameter in self.decoder.t5.parameters()}
         groups: dict[str, dict[str, Any]] = {}
@@ -240,12 +278,14 @@ class SupportSetModel(nn.Module):
         self.text.save(folder / TEXT_FOLDER, self._text_tokenizer)
         if self.decoder is not None:
             self.decoder.save(folder / DECODER_FOLDER, self._label_tokenizer)
-        write_weights(self, folder)
+        write_weights(merged_state(self), folder)
         write_config(self.config, self.feature_dim, folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SupportSetModel:
-        """Load what `save_pretrained` wrote, in evaluation mode.
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device = "cpu", *, decoder: bool = True
+    ) -> SupportSetModel:
+        """Load what `save_pretrained` wrote, in evaluation mode; without the decoder if only embeddings are wanted.
 
         Raises
         ------
@@ -256,21 +296,32 @@ class SupportSetModel(nn.Module):
         """
         folder = Path(folder)
         config, feature_dim = read_config(folder)
-        decoder, label_tokenizer = None, None
+        writer, label_tokenizer = None, None
         with loading(folder):
             with torch.random.fork_rng(devices=[]):  # the weights it starts with are replaced: leave no trace of them
                 text, text_tokenizer = restore_text_encoder(config.text, config.dim, folder / TEXT_FOLDER)
-                if config.captions:
-                    decoder, label_tokenizer = restore_decoder(
+                if config.captions and decoder:
+                    writer, label_tokenizer = restore_decoder(
                         config.decoder, config.video.width, folder / DECODER_FOLDER
                     )
-                model = cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
-            if decoder is not None and len(_VOCABULARY & weight_names(folder)) > 1:  # of tied weights only one is there
-                decoder.untie()
-            read_weights(model, folder)
+                model = cls(config, feature_dim, text, text_tokenizer, writer, label_tokenizer)
+            if writer is not None and len(_VOCABULARY & weight_names(folder)) > 1:  # of tied weights only one is there
+                writer.untie()
+            read_weights(model, folder, without=None if decoder else "decoder")
         return model.to(device).eval()
 
 
 def _unit(vectors: Tensor) -> Tensor:
     with torch.autocast(vectors.device.type, enabled=False):
         return F.normalize(vectors.float() if vectors.dtype in (torch.float16, torch.bfloat16) else vectors, dim=-1)
+
+
+def _log_scale(backbone: nn.Module | None, visual: FeatureCard | None, config: Config) -> float:
+    """Logarithm of an encoder pair's scale, from the tower that the model has, or else from the pair's files."""
+    if not isinstance(backbone, Tower):
+        if visual is None:
+            raise ValueError("loss.temperature = 'tower' belongs to a feature set: give its card")
+        backbone = load_pair_tower(visual, config.text.name)
+    if backbone.logit_scale is None:
+        raise UsageError("loss.temperature = 'tower': this encoder pair has no temperature; give a number, as 0.01")
+    return math.log(backbone.logit_scale)

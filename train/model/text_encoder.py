@@ -1,4 +1,7 @@
-"""From caption tokens to the text embedding: a backbone that reads words, and a head that sums them up."""
+"""From caption tokens to the text embedding: a backbone that reads words, and a head that sums them up.
+
+Or the text tower of the pair whose visual half made the features, which has an embedding of its own to start from.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import transformers  # imports a class when it is first used
 from torch import Tensor, nn
 
 from supportset.store.errors import UsageError
-from supportset.store.format.card import Recipe
+from supportset.store.format.card import FeatureCard, Recipe
 from supportset.train.config import TextConfig
 from supportset.train.model.ops.dropout import Dropout
 from supportset.train.model.ops.packed_t5 import encode_packed
 from supportset.train.model.ops.padding import Positions
 from supportset.train.model.sequence_head import FEED_FORWARD, InputProjection, SequenceHead, masked_mean
+from supportset.train.model.video_encoder import start_at_zero
+from supportset.train.model.weights.lora import add_lora
 from supportset.train.model.weights.pretrained import load_config, load_tokenizer, load_weights, locate
+from supportset.train.model.weights.tower import Tower, load_pair_tower, restore_tower
 
 _KEY = "text.name"
 RECIPE = "features.json"  # of the text features that a model reads
@@ -31,7 +38,7 @@ class TextEncoder(nn.Module):
     config : TextConfig
         Which backbone and head.
     backbone : nn.Module, optional
-        ``nn.Embedding`` for word vectors, else a transformers encoder; None where a frozen one has run before.
+        ``nn.Embedding`` for word vectors, a `Tower`, or a transformers encoder; None where a frozen one has run before.
     dim : int
         D of the joint space.
     recipe : Recipe, optional
@@ -43,6 +50,9 @@ class TextEncoder(nn.Module):
     the mean over the caption's tokens, mapped linearly; ``none`` maps the first token's output (the class token of
     models that have one).
 
+    With ``encoder = "tower"`` the embedding is the tower's, and a head adds to it; its last layer starts at zero. With
+    the head ``none`` it is the tower's alone.
+
     A frozen backbone stays in evaluation mode and gets no gradient. ``encoder_dropout = false`` keeps a fine-tuned
     one in evaluation mode too: it learns without its own dropout.
     """
@@ -52,7 +62,7 @@ class TextEncoder(nn.Module):
         self.config = config
         self.backbone = backbone
         self.recipe = recipe
-        self.pretrained = backbone is not None and config.encoder in ("t5", "hf")
+        self.pretrained = backbone is not None and config.encoder in ("t5", "hf", "tower")
         self.frozen = self.pretrained and not config.finetune
         if backbone is not None:
             if self.frozen:
@@ -70,7 +80,12 @@ class TextEncoder(nn.Module):
                 config.width, config.layers, config.heads, config.norm, config.dropout, local="gru"
             )
         self.dropout = Dropout(config.dropout)  # of the pooled vector, where no head has its own
-        self.embed = nn.Linear(config.width if config.head == "gru" else hidden, dim)
+        self.tower = config.encoder == "tower"
+        self.embed: nn.Linear | None = None
+        if not (self.tower and config.head == "none"):
+            self.embed = nn.Linear(config.width if config.head == "gru" else hidden, dim)
+            if self.tower:
+                start_at_zero(self.embed)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> TextEncoder:
@@ -82,18 +97,23 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Embed captions: (N, L) long ids, or (N, L, h) stored features, and their bool mask give (N, d)."""
-        return self.pool(self.read(ids, mask), mask)
+        vectors = self.read(ids, mask)
+        return self.pool(vectors, mask[:, : vectors.shape[1]])
 
     def read(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Contextual token vectors (N, L, h) of the backbone alone; what stands in padding is without meaning.
 
+        A tower gives one vector a caption, (N, 1, h).
+
         Without a backbone ``ids`` are the vectors already, as stored; they are widened to the head's dtype.
         """
         if self.backbone is None:
-            return ids.to(self.embed.weight.dtype)
+            return ids.float() if self.embed is None else ids.to(self.embed.weight.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if isinstance(self.backbone, nn.Embedding):
                 vectors: Tensor = self.backbone(ids)
+            elif isinstance(self.backbone, Tower):
+                vectors = self.backbone(ids, mask)[:, None]
             elif isinstance(self.backbone, transformers.T5EncoderModel):
                 positions = Positions.of(mask)
                 vectors = positions.pad(encode_packed(self.backbone.encoder, ids, positions, mask))
@@ -103,6 +123,8 @@ class TextEncoder(nn.Module):
 
     def pool(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Head over token vectors (N, L, h): the embeddings (N, d)."""
+        if self.embed is None:
+            return masked_mean(vectors, mask)
         if self.project is not None and self.head is not None:
             pooled, _, _ = self.head(self.project(vectors, mask), mask)
         elif self.config.head == "mean":
@@ -110,6 +132,11 @@ class TextEncoder(nn.Module):
         else:
             pooled = self.dropout(vectors[:, 0])
         embedded: Tensor = self.embed(pooled)
+        if self.tower:
+            with torch.autocast(vectors.device.type, enabled=False):
+                base = masked_mean(vectors, mask)
+                base = F.normalize(base.to(torch.promote_types(base.dtype, torch.float32)), dim=-1)
+            embedded = embedded + base
         return embedded
 
     def save(self, folder: Path, tokenizer: Any) -> None:
@@ -119,12 +146,17 @@ class TextEncoder(nn.Module):
             text = json.dumps(self.recipe.to_json(), indent=2, sort_keys=True) + "\n"
             (folder / RECIPE).write_text(text, encoding="utf-8")
             return
+        if isinstance(self.backbone, Tower):
+            self.backbone.save(folder)
+            return
         sizes: Any = getattr(self.backbone, "config", None)  # word vectors have none
         if sizes is not None:
             sizes.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     def _hidden_size(self, backbone: nn.Module) -> int:
+        if isinstance(backbone, Tower):
+            return backbone.dim
         # Asked of the model itself: configurations name it differently, and some models put out another width.
         training = backbone.training
         backbone.eval()
@@ -142,7 +174,7 @@ class TextEncoder(nn.Module):
 
 
 def build_text_encoder(
-    config: TextConfig, dim: int, fitted: Any, recipe: Recipe | None = None
+    config: TextConfig, dim: int, fitted: Any, recipe: Recipe | None = None, visual: FeatureCard | None = None
 ) -> tuple[TextEncoder, Any]:
     """Make the text encoder with pretrained or fresh weights, and its tokenizer.
 
@@ -156,6 +188,8 @@ def build_text_encoder(
         Function (vocabulary, units) that gives a tokenizer fitted on the training captions.
     recipe : Recipe, optional
         Of the text features that are read instead; there is no tokenizer then.
+    visual : FeatureCard, optional
+        Of the first feature set, whose pair a ``tower`` belongs to; a tower has its tokenizer inside.
 
     Raises
     ------
@@ -163,7 +197,19 @@ def build_text_encoder(
         Pretrained weights that can't be had or don't fit, or settings that contradict each other.
     """
     if recipe is not None:
+        if config.encoder == "tower":
+            _check_pair(config, dim, recipe, visual)
         return TextEncoder(config, None, dim, recipe), None
+    if config.encoder == "tower":
+        if visual is None:
+            raise ValueError("text.encoder = 'tower' belongs to a feature set: give its card")
+        tower = load_pair_tower(visual, config.name)
+        _check_dim(dim, tower.dim)
+        if config.lora:
+            add_lora(tower.network, config.lora)
+        else:
+            tower.requires_grad_(config.finetune)
+        return TextEncoder(config, tower, dim), None
     if config.encoder in ("t5", "hf"):
         backbone, tokenizer = _load_backbone(config)
         return TextEncoder(config, backbone, dim), tokenizer
@@ -198,6 +244,8 @@ def restore_text_encoder(config: TextConfig, dim: int, folder: Path) -> tuple[Te
     if config.features:
         recipe = Recipe.from_json(json.loads((folder / RECIPE).read_text(encoding="utf-8")))
         return TextEncoder(config, None, dim, recipe), None
+    if config.encoder == "tower":
+        return TextEncoder(config, restore_tower(folder), dim), None
     if config.encoder in ("words", "scratch"):
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     else:
@@ -209,6 +257,26 @@ def restore_text_encoder(config: TextConfig, dim: int, folder: Path) -> tuple[Te
     else:
         backbone = transformers.T5EncoderModel(transformers.T5Config.from_pretrained(folder))
     return TextEncoder(config, backbone, dim), tokenizer
+
+
+def _check_pair(config: TextConfig, dim: int, recipe: Recipe, visual: FeatureCard | None) -> None:
+    """Refuse text features that are not the embeddings of the features' own text tower."""
+    if recipe.pooling in ("none", "mean", "first"):
+        raise UsageError(
+            f"text.features = {config.features!r}: {recipe.folder} holds no text embeddings of an encoder pair, so "
+            "text.encoder = 'tower' cannot start from it: leave text.encoder out, or name the pair's text features"
+        )
+    if visual is not None and recipe.backbone != visual.recipe.backbone:
+        raise UsageError(
+            f"text.features = {config.features!r} are of {recipe.backbone}, the clips' features of "
+            f"{visual.recipe.backbone}: with text.encoder = 'tower' both must be of one pair"
+        )
+    _check_dim(dim, recipe.dim)
+
+
+def _check_dim(dim: int, own: int) -> None:
+    if dim != own:
+        raise UsageError(f"text.encoder = 'tower' gives embeddings of length {own}: set dim = {own}, not {dim}")
 
 
 def _load_backbone(config: TextConfig) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from supportset.extract.backbones.encoder import Encoder
+from supportset.store.errors import UsageError
 
 Pooling = Literal["none", "mean", "first"]
 POOLINGS: tuple[Pooling, ...] = ("none", "mean", "first")
@@ -105,6 +106,56 @@ class TextEncoder(Encoder, ABC):
         if vectors.shape[-1] != self.dim:
             raise ValueError(f"{self.name} gave features of length {vectors.shape[-1]}, not {self.dim}")
         return vectors
+
+
+class TextTower(TextEncoder):
+    """The text half of an encoder pair: one embedding a text, in the space of the visual half's.
+
+    Parameters
+    ----------
+    model : nn.Module
+        What the text embedding depends on: no visual half, no temperature.
+    visual_hash : str
+        Hash of the visual half of the same file, as the backbone of this name hashes its parameters.
+    logit_scale : float or None
+        What the pair multiplies cosines with (the exponential already taken); None where it has none.
+    logit_bias : float or None
+        What the pair adds to them afterwards (SigLIP).
+    **options
+        Of :class:`TextEncoder`, without ``layer`` and ``pooling``.
+    """
+
+    LAYER = "text embedding"
+    POOLING = "the model's own, not normalised"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        visual_hash: str,
+        logit_scale: float | None = None,
+        logit_bias: float | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, layer=self.LAYER, pooling=self.POOLING, **options)
+        self.visual_hash, self.logit_scale, self.logit_bias = visual_hash, logit_scale, logit_bias
+
+    def check_options(self, max_tokens: int | None, pooling: str | None) -> None:
+        """Refuse another length or pooling than the tower's own.
+
+        Raises
+        ------
+        UsageError
+            One of them is given and differs.
+        """
+        if pooling not in (None, self.POOLING):
+            raise UsageError(
+                f"text encoder {self.name}: pooling {pooling!r}: it gives one embedding a text: leave it out"
+            )
+        if max_tokens not in (None, self.max_tokens):
+            raise UsageError(
+                f"text encoder {self.name}: max_tokens = {max_tokens}: it always reads {self.max_tokens}: leave it out"
+            )
 
 
 def _pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,8 @@ from supportset.store.format.card import Recipe
 if TYPE_CHECKING:
     from supportset.extract.text.encoders.base import TextEncoder
 
+_BATCH = 64  # texts of one forward where the features are not stored
+
 TEXT_ENCODERS = Registry(
     "text encoder",
     "supportset.text_encoders",
@@ -111,9 +113,15 @@ def live_features(encoder: TextEncoder) -> Callable[[Sequence[str]], list[NDArra
     """
 
     def read(texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        tokens = encoder.tokenize(texts)
-        steps = [min(1, len(each.ids)) if encoder.pooled else len(each.ids) for each in tokens]
-        values: NDArray[np.float32] = encoder.forward([each.ids for each in tokens if each.ids]).cpu().numpy()
-        return np.split(values, np.cumsum(steps)[:-1])
+        sequences = [tokens.ids for tokens in encoder.tokenize(texts)]
+        found = [np.empty((0, encoder.dim), np.float32)] * len(sequences)
+        order = sorted((i for i, ids in enumerate(sequences) if ids), key=lambda i: len(sequences[i]))
+        for start in range(0, len(order), _BATCH):  # similar lengths together: little padding
+            part = order[start : start + _BATCH]
+            values = encoder.forward([sequences[i] for i in part]).cpu().numpy()
+            steps = [1 if encoder.pooled else len(sequences[i]) for i in part]
+            for i, each in zip(part, np.split(values, np.cumsum(steps)[:-1]), strict=True):
+                found[i] = each
+        return found
 
     return read

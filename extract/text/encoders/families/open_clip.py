@@ -9,9 +9,10 @@ from typing import Any
 import open_clip
 from torch import Tensor, nn
 
+from supportset.extract.backbones.encoder import hash_state
 from supportset.extract.backbones.families.open_clip import load_model
 from supportset.extract.backbones.weights import first_line, no_remote_code, quiet_libraries
-from supportset.extract.text.encoders.base import TextEncoder, Tokens
+from supportset.extract.text.encoders.base import TextEncoder, TextTower, Tokens
 from supportset.extract.text.encoders.tokenizing import hash_tokenizer
 from supportset.store.errors import UsageError
 
@@ -21,18 +22,20 @@ ABOUT = {
     "needs": "as the visual tower of the same name",
     "presets": {},
 }
-LAYER = "text embedding"
-POOLING = "the model's own, not normalised"
 _NOT_TEXT = ("visual", "text_decoder", "logit_scale", "logit_bias")
 _NO_LIMIT = 2048  # tokens; no caption is longer
 
 
-class OpenClipTextEncoder(TextEncoder):
-    """The text embedding as ``encode_text`` gives it, before normalisation."""
+class OpenClipTextTower(TextTower):
+    """The text embedding as ``encode_text`` gives it, before normalisation; ``config`` is open_clip's of the pair."""
 
-    def __init__(self, model: nn.Module, *, reader: _Reader, **options: Any) -> None:
+    def __init__(self, model: nn.Module, *, reader: _Reader, config: dict[str, Any], **options: Any) -> None:
         super().__init__(model, max_tokens=reader.length, pad_id=reader.filler, **options)
-        self._reader = reader
+        self._reader, self.config = reader, config
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the files of a tokenizer of transformers; open_clip's own has none, it comes with the library."""
+        self._reader.save(folder)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Token ids without the padding."""
@@ -67,6 +70,11 @@ class _Reader:
             return []
         return [self._trimmed(ids) for ids in self._tokenizer(list(texts), context_length=limit or self.length)]
 
+    def save(self, folder: Path) -> None:
+        """Write the files that the tokenizer has, if any."""
+        if not hasattr(self._tokenizer, "encoder"):
+            self._tokenizer.tokenizer.save_pretrained(folder)
+
     def vocabulary(self) -> dict[str, int]:
         """Ids by token, of open_clip's own tokenizer or of one of transformers that it wraps."""
         if hasattr(self._tokenizer, "encoder"):
@@ -86,32 +94,36 @@ def load(model: str, path: Path | None, max_tokens: int | None, pooling: str | N
     UsageError
         If it cannot be found or read, or another length or pooling than the tower's own is requested.
     """
+    tower = load_tower(model, path)
+    tower.check_options(max_tokens, pooling)
+    return tower
+
+
+def load_tower(model: str, path: Path | None) -> TextTower:
+    """Load the text tower of a model, without options; raises as :func:`load`."""
     loaded = load_model(model, path, "text encoder")
-    if pooling not in (None, POOLING):
-        raise UsageError(
-            f"text encoder {loaded.name}: pooling {pooling!r}: it gives one embedding a text: leave it out"
-        )
+    network = loaded.network
     try:
         with quiet_libraries(), no_remote_code():
-            reader = _Reader(open_clip.get_tokenizer(loaded.tokenizer))
+            reader, config = read_tokenizer(loaded.tokenizer), open_clip.get_model_config(loaded.tokenizer)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"text encoder {loaded.name}: its tokenizer cannot be loaded ({first_line(error)}): run it once with a "
             "network, or name a folder that has the tokenizer's files"
         ) from None
-    if max_tokens not in (None, reader.length):
-        raise UsageError(
-            f"text encoder {loaded.name}: max_tokens = {max_tokens}: it always reads {reader.length}: leave it out"
-        )
-    _strip(loaded.network)
-    return OpenClipTextEncoder(
-        loaded.network,
+    visual_hash = hash_state(network.visual.state_dict())
+    scale, bias = getattr(network, "logit_scale", None), getattr(network, "logit_bias", None)
+    strip_to_text(network)
+    return OpenClipTextTower(
+        network,
         reader=reader,
+        config=config,
+        visual_hash=visual_hash,
+        logit_scale=None if scale is None else scale.exp().item(),
+        logit_bias=None if bias is None else bias.item(),
         name=loaded.name,
         weights=loaded.weights,
         dim=loaded.dim,
-        layer=LAYER,
-        pooling=POOLING,
         tokenizer={
             "hash": hash_tokenizer(reader.vocabulary(), lambda texts: reader.read(texts, _NO_LIMIT)),
             "special_tokens": "all that the tokenizer adds",
@@ -120,7 +132,12 @@ def load(model: str, path: Path | None, max_tokens: int | None, pooling: str | N
     )
 
 
-def _strip(network: Any) -> None:
+def read_tokenizer(place: str) -> _Reader:
+    """Load a tokenizer by the name for ``open_clip.get_tokenizer``."""
+    return _Reader(open_clip.get_tokenizer(place))
+
+
+def strip_to_text(network: Any) -> None:
     """Remove what no text embedding depends on: it is neither kept nor hashed."""
     for part in _NOT_TEXT:
         if getattr(network, part, None) is not None:

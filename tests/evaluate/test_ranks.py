@@ -69,15 +69,20 @@ def test_equal_embeddings_tie_whatever_order_the_product_is_summed_in(size: int,
     assert (ranks == size).all()
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     texts, clips = rng.normal(size=(57, 8)), rng.normal(size=(19, 8))
     group = rng.integers(19, size=57)
     whole = retrieval_ranks(texts, clips, group, range(19))
-    monkeypatch.setattr("supportset.evaluate.ranks._CHUNK_SCORES", 19 * 5)
-    assert (retrieval_ranks(texts, clips, group, range(19)) == whole).all()
     expected = naive_ranks(unit_rows(texts) @ unit_rows(clips).T, group.tolist(), list(range(19)))
     assert whole.tolist() == expected
+    scores = unit_rows(texts) @ unit_rows(clips).T
+    for queries, candidates, pairs in ((5, 4, 3), (57, 1, 1), (1, 19, 100)):
+        monkeypatch.setattr("supportset.evaluate.counting._QUERIES", queries)
+        monkeypatch.setattr("supportset.evaluate.counting._CANDIDATES", candidates)
+        monkeypatch.setattr("supportset.evaluate.counting._PAIRS", pairs)
+        assert retrieval_ranks(texts, clips, group, range(19)).tolist() == expected
+        assert ranks_of_scores(scores, group, range(19)).tolist() == expected
 
 
 def test_the_best_placed_of_a_clips_captions_counts_and_its_other_captions_do_not_stand_before_it() -> None:
