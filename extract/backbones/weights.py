@@ -7,6 +7,7 @@ becomes one line.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import pickle
@@ -56,7 +57,7 @@ def quiet_libraries() -> Iterator[None]:
         for logger, _ in before:
             logger.setLevel(logging.CRITICAL)
         # some classes of transformers print to standard output when they are imported
-        with warnings.catch_warnings(), redirect_stdout(None):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
