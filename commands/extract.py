@@ -174,7 +174,6 @@ def extract_command(
     check_places(execution)
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
     tables = found.write(store, gone, replace=replace)
-    _tell_gone(tables)
     summaries = [
         extract(tables, store, found.videos_root, backbone, sampling, selection, execution) for backbone in loaded
     ]
@@ -182,6 +181,9 @@ def extract_command(
         counts = ", ".join(f"{count:,} {status}" for status, count in summary.status.items())
         click.echo(f"{summary.dataset}: {counts} of {summary.clips:,} clips in {summary.seconds:.0f} s", err=True)
         click.echo(f"features: {summary.path}", err=True)
+    if tables.gone or any(summary.gone for summary in summaries):
+        suspects = {clip_id for summary in summaries for clip_id in summary.gone}
+        _tell_gone(found.write(store, gone, suspects, replace=replace))
     if as_json:
         told = [summary.to_json() for summary in summaries]
         print_json(told[0] if len(told) == 1 else {"feature_sets": told})
@@ -194,8 +196,8 @@ def _tell_gone(tables: Dataset) -> None:
         return
     count = len(tables.gone)
     click.echo(
-        f"{tables.name}: the videos of {count:,} clips with features are gone: search, eval and train leave them out; "
-        f"`store prune {tables.name}` removes their features",
+        f"{tables.name}: the videos of {count:,} clips with features are gone, or are other files now: search, eval "
+        f"and train leave them out; `store prune {tables.name}` removes their features",
         err=True,
     )
     for clip_id in sorted(tables.gone)[:SHOWN]:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from supportset.commands.main import cli
 from supportset.search.zero_shot import ZeroShot, open_zero_shot
 from supportset.store.errors import UsageError
+from supportset.store.format.dataset import open_dataset, write_dataset
 from supportset.store.read.catalog import find_feature_set
 from tests.extract.backbones.hf_models import MODELS, saved
 from tests.extract.pairs import PAIRS, library_texts, save_open_clip, save_pair
@@ -118,6 +120,19 @@ def test_stored_embeddings_of_the_tower_are_read_if_they_are_of_all_captions(tmp
     assert read == {key: value for key, value in computed.items() if key != "text_features"}
     template = open_zero_shot("films/hf-tiny", store, device="cpu", templates=["a {}"]).evaluate()
     assert template["text_features"] is None
+
+
+def test_clips_whose_videos_are_gone_are_left_out(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(pair[0], store := tmp_path / "features")
+    old = open_dataset(store, "films")
+    tables: dict[str, Any] = {"clips": old.clips, "captions": old.captions, "splits": old.splits}
+    write_dataset(store, "films", **tables, protocols=old.info["protocols"], sources=[], gone=[CLIPS[0]])
+    retriever = open_zero_shot("films/hf-tiny", store, device="cpu")
+    gallery = retriever.open_gallery()
+    assert gallery.left_out == 1
+    assert [sorted(hit.clip_id for hit in gallery.search([SAID[0]], 100)[0])] == [[CLIPS[1], CLIPS[2], CLIPS[4]]]
+    result = retriever.evaluate(out=tmp_path / "scores")
+    assert (result["gallery"], result["missing"], result["left_out"]) == (5, 2, 1)
 
 
 def library_steps(store: Path) -> list[np.ndarray]:
