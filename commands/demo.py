@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def demo_command(out: Path, config: str, device: str) -> None:
         world = read_dataset("demo", data, need_videos=False)
         for note in world.annotations.notes:
             click.echo(note, err=True)
-        tables = world.write(store)
+        tables = world.write(store, replace=True)
     with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
         backbone = load_backbone("efficientnet_lite:0")
         extract(tables, store, data, backbone, Sampling(frames=4), execution=Execution(device=device))
@@ -86,7 +87,8 @@ def demo_command(out: Path, config: str, device: str) -> None:
     click.echo(f"  {'in all':<9} {sum(stages.seconds.values()):6.1f} s")
     for name, place in (("videos", data), ("features", store), ("run", run), ("picture", picture)):
         click.echo(f"{name:<9} {place}")
-    click.echo(f'try: {program()} search {run} "two red balls roll to the left" --store {store}')
+    where, features = shlex.quote(str(run)), shlex.quote(str(store))
+    click.echo(f'try: {program()} search {where} "two red balls roll to the left" --store {features}')
 
 
 def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, Any], device: str) -> Path:

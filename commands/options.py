@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import click
 
-from supportset.store.errors import UsageError
+from supportset.store.errors import UsageError, printable
+
+
+def _refuse_file(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Refuse a store that is a file, or below one."""
+    place = Path(value)
+    for path in (place, *place.parents) if "://" not in value else ():
+        if path.is_dir():
+            break
+        if path.exists():
+            raise UsageError(f"--store {value}: {path} is a file, and a store is a folder: name a folder")
+    return value
+
 
 store_option: Callable[[Any], Any] = click.option(
-    "--store", "store", default="features", show_default=True, help="Folder or URL of the feature store."
+    "--store",
+    "store",
+    default="features",
+    show_default=True,
+    callback=_refuse_file,
+    help="Folder or URL of the feature store.",
 )
 json_option: Callable[[Any], Any] = click.option(
     "--json",
@@ -68,8 +87,17 @@ def check_mode(run: str | None, zero_shot: str | None, of_run: dict[str, Any], o
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print a value as one JSON document on standard output.
+
+    What a terminal obeys (control characters, direction marks) and half surrogate pairs, which are no UTF-8, become
+    escapes: a program reads the same text.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    click.echo(re.sub(r"[^\n -~]", lambda found: _escape(found[0]), text))
+
+
+def _escape(char: str) -> str:
+    return char if printable(char) == char else json.dumps(char)[1:-1]
 
 
 class ShardFormatName(click.ParamType):
@@ -109,6 +137,22 @@ class Share(click.ParamType):
         if not 0.0 <= share <= 1.0:
             self.fail(f"{value!r} is not a share from 0% to 100% (write 5% or 0.05)", param, ctx)
         return share
+
+
+class Size(click.ParamType):
+    """A number of bytes, such as ``200GB``, ``500MB`` or ``2TB``."""
+
+    name = "size"
+    _UNITS: ClassVar = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the size; fail with the accepted forms."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]b)", str(value).strip().lower())
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is not a size: write it as 200GB, 500MB or 2TB", param, ctx)
+        return round(float(found[1]) * self._UNITS[found[2]])
 
 
 class Auto(click.ParamType):

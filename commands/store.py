@@ -41,8 +41,7 @@ def ls_command(ctx: click.Context, store: str, as_json: bool) -> None:
     from supportset.store.format.dataset import list_datasets
     from supportset.store.read.catalog import list_feature_sets
 
-    if isinstance(path := store_path(store), Path) and path.is_file():
-        raise UsageError(f"{store}: is a file, and a store is a folder: name that")
+    path = store_path(store)
     if not (path.is_dir() if isinstance(path, Path) else open_folder(path).names()):
         raise UsageError(f"{store}: no such store: `extract` makes one, --store names another")
     problems: list[SupportsetError] = []

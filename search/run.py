@@ -56,10 +56,10 @@ class Run(Retriever):
 
     @cached_property
     def model(self) -> SupportSetModel:
-        """The model, loaded on first use, in evaluation mode."""
+        """The model without its caption decoder, loaded on first use, in evaluation mode."""
         from supportset.train.model.model import SupportSetModel
 
-        return SupportSetModel.from_pretrained(self.path, device=str(self.device)).eval()
+        return SupportSetModel.from_pretrained(self.path, device=str(self.device), decoder=False)
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts.

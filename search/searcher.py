@@ -15,8 +15,7 @@ from safetensors.numpy import save
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import LocalFolder
-from supportset.store.files.hashing import hash_pieces
+from supportset.store.files import LocalFolder, hash_parts, hash_pieces
 from supportset.store.read.aligned import AlignedFeatures
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Hit:
     score : float
         Cosine of text and clip, from -1 to 1.
     path : str or None
-        The clip's file, relative to the folder of videos it was extracted from; None where it is not known.
+        The clip's file, relative to the folder of videos; None where it is not known.
     start_s, end_s : float or None
         The part of the file, None for all of it.
     """
@@ -170,14 +169,14 @@ class Searcher:
         return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
 
     def _where(self, features: AlignedFeatures) -> dict[str, dict[str, Any]]:
-        """File and times of each clip: the file as extracted, or as the dataset's table has it."""
+        """File and times of each clip: the file where the last run found it, or as it was extracted."""
         rows = features.sets[0].rows().select(["clip_id", "source_path"]).to_pydict()
         extracted = dict(zip(rows["clip_id"], rows["source_path"], strict=True))
         columns = self.dataset.clips.select(["clip_id", "path", "start_s", "end_s"]).to_pylist()
         where = {clip_id: {"path": path, "start_s": None, "end_s": None} for clip_id, path in extracted.items()}
         for row in columns:
             where[row["clip_id"]] = {
-                "path": extracted.get(row["clip_id"]) or row["path"],
+                "path": row["path"] or extracted.get(row["clip_id"]),
                 "start_s": row["start_s"],
                 "end_s": row["end_s"],
             }
@@ -200,7 +199,8 @@ def _embeddings(retriever: Retriever, clips: Clips) -> NDArray[np.float32]:
     embeddings = retriever.encode_stored(features, features.clip_ids)
     with suppress(SupportsetError):  # a folder that cannot be written: the next search computes them again
         folder = LocalFolder(clips.kept.parent)
-        folder.put({clips.kept.name: [save({"embeddings": embeddings}, metadata={"key": key})]})
+        about = {"key": key, "content": hash_parts([embeddings.tobytes()])}
+        folder.put({clips.kept.name: [save({"embeddings": embeddings}, metadata=about)]})
     return embeddings
 
 
@@ -210,9 +210,10 @@ def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("key") != key:
+            about = file.metadata() or {}
+            if about.get("key") != key:
                 return None
             embeddings: NDArray[np.float32] = file.get_tensor("embeddings")
-            return embeddings
+            return embeddings if about.get("content") == hash_parts([embeddings.tobytes()]) else None
     except (SafetensorError, OSError):
         return None  # damaged: computed again

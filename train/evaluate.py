@@ -84,7 +84,7 @@ def evaluate(
     if text is not None:
         text.check(part.captions)
 
-    video, texts = encode_split(opened.load_model(device), part, opened.features, config, text)
+    video, texts = encode_split(opened.load_model(device, decoder=False), part, opened.features, config, text)
     evaluation = Evaluation.of_embeddings(
         part,
         video,

@@ -7,9 +7,11 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from supportset.evaluate.report.content import caveats
 from supportset.train.config import Config
 from supportset.train.registry import CAPTIONING, CONTRASTIVE
 from supportset.train.run_folder import RunFolder, to_toml
+from supportset.train.run_results import read_evaluations
 
 CARD = "README.md"
 
@@ -53,7 +55,8 @@ def _front(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _what(config: Config) -> str:
+def describe_method(config: Config) -> str:
+    """How a run was trained, in one sentence."""
     contrastive = CONTRASTIVE.load(config.loss.contrastive).description.format_map(config.loss.model_dump())
     captioning = CAPTIONING.load(config.support.captioning).description
     if config.captions:
@@ -61,9 +64,15 @@ def _what(config: Config) -> str:
     if config.support.bank:
         captioning += f", memory bank {config.support.bank}"
     return (
+        f"Trained with a contrastive loss ({contrastive}) and {captioning} (support-set bottlenecks, Patrick et al., "
+        "ICLR 2021)."
+    )
+
+
+def _what(config: Config) -> str:
+    return (
         f"# {config.name}\n\nA video-text retrieval model over precomputed features: both sides are embedded in "
-        f"{config.dim} dimensions and compared by cosine.\nTrained with a contrastive loss ({contrastive}) and "
-        f"{captioning} (support-set bottlenecks, Patrick et al., ICLR 2021).\n"
+        f"{config.dim} dimensions and compared by cosine.\n{describe_method(config)}\n"
     )
 
 
@@ -99,9 +108,16 @@ def _data(config: Config, record: Mapping[str, Any]) -> str:
     else:
         how = "held out by source video" if validation["split"] == "holdout" else f"split `{validation['split']}`"
         lines.append(f"- validation: {validation['clips']:,} clips, {validation['captions']:,} captions, {how}")
-    entries = [*record["features"], *([record["text_features"]] if record.get("text_features") else [])]
     lines += ["", "| features | recipe hash | weights | sampling | dim |", "| --- | --- | --- | --- | --- |"]
-    for entry in entries:
+    for backbone, recipe, weights, weights_hash, sampling, dim in feature_rows(record):
+        lines.append(f"| {backbone} | `{recipe}` | {weights} (`{weights_hash}`) | {sampling} | {dim} |")
+    return "\n".join(lines) + "\n"
+
+
+def feature_rows(record: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The features that a run reads: backbone, recipe hash, weights, their hash, sampling, dim."""
+    rows: list[tuple[str, ...]] = []
+    for entry in [*record["features"], *([record["text_features"]] if record.get("text_features") else [])]:
         recipe = entry["recipe"]
         sampling = (
             ", ".join(
@@ -110,11 +126,10 @@ def _data(config: Config, record: Mapping[str, Any]) -> str:
             )
             or "-"
         )
-        lines.append(
-            f"| {recipe['backbone']} ({recipe['kind']}) | `{entry['hash']}` | {recipe['weights']} "
-            f"(`{recipe['weights_hash']}`) | {sampling} | {recipe['dim']} |"
-        )
-    return "\n".join(lines) + "\n"
+        backbone = f"{recipe['backbone']} ({recipe['kind']})"
+        dim = str(recipe["dim"])
+        rows.append((backbone, entry["hash"], recipe["weights"], recipe["weights_hash"], sampling, dim))
+    return rows
 
 
 def _scores(folder: RunFolder, best: Mapping[str, Any]) -> str:
@@ -126,16 +141,7 @@ def _scores(folder: RunFolder, best: Mapping[str, Any]) -> str:
         "Ranks count ties against the model; a clip without features is a miss. Intervals: 95 %, bootstrap over clips.",
         "",
     ]
-    model = folder.model_hash()
-    current, older = [], 0
-    for path in sorted(folder.eval.glob("*.json")):
-        result = folder.read_json(f"eval/{path.name}")
-        if "t2v" not in result:  # another analysis of the run
-            continue
-        if result["model"] == model:
-            current.append(result)
-        else:
-            older += 1
+    current, older = read_evaluations(folder)
     if older:
         lines += [
             f"{older} scores in `eval/` are of an earlier model of this run and are not shown: run eval again.",
@@ -149,7 +155,7 @@ def _scores(folder: RunFolder, best: Mapping[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     notes = []
-    for result in current:
+    for result in current.values():
         gallery = f"{result['gallery']:,}"
         if result["expected_gallery"] not in (None, result["gallery"]):
             gallery += f" (the protocol asks for {result['expected_gallery']:,}: not comparable)"
@@ -163,30 +169,12 @@ def _scores(folder: RunFolder, best: Mapping[str, Any]) -> str:
                 f"| {where} | {gallery} | {queries if isinstance(queries, str) else f'{queries:,}'} | {words} | "
                 f"{' | '.join(cells)} | {result[way]['MdR']:g} |"
             )
-        notes += _leaks(result, where)
+        notes += [f"- {where}: {caveat}" for caveat in caveats(result)]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
 def _with_interval(value: float, bounds: list[float]) -> str:
     return f"{value:.1f} ({bounds[0]:.1f}-{bounds[1]:.1f})"
-
-
-def _leaks(result: Mapping[str, Any], where: str) -> list[str]:
-    found = []
-    if result["missing"]:
-        found.append(f"- {where}: {result['missing']:,} clips have no features")
-    leak = result["leakage"]
-    if leak and leak["verbatim_queries"]:
-        found.append(
-            f"- {where}: {leak['verbatim_queries']:,} of {leak['queries']:,} queries are word for word captions "
-            "trained on"
-        )
-    if leak and leak["shared_source_clips"]:
-        found.append(
-            f"- {where}: {leak['shared_source_clips']:,} of {leak['clips']:,} clips share their source video with a "
-            "training clip"
-        )
-    return found
 
 
 def _limits(config: Config, record: Mapping[str, Any]) -> str:

@@ -61,12 +61,13 @@ class RunOnStore:
         """
         return open_recorded_text(self.record, self.store, self.dataset.name)
 
-    def load_model(self, device: str = "auto") -> SupportSetModel:
-        """Load the model onto a device."""
+    def load_model(self, device: str = "auto", *, decoder: bool = True) -> SupportSetModel:
+        """Load the model onto a device; without the caption decoder if only embeddings are wanted."""
         from supportset.train.device import choose_device
         from supportset.train.model.model import SupportSetModel
 
-        return SupportSetModel.from_pretrained(self.folder.model_folder(), device=str(choose_device(device)))
+        folder = self.folder.model_folder()
+        return SupportSetModel.from_pretrained(folder, device=str(choose_device(device)), decoder=decoder)
 
 
 def open_run_on_store(run: str | Path, store: str | Path = "features", dataset: str | None = None) -> RunOnStore:

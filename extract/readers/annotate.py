@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from supportset.extract.readers import get_reader
 from supportset.extract.readers.base import Annotations
+from supportset.extract.readers.origin import Origin, origin_of, refuse_other
 from supportset.extract.work.gone import Choice, find_gone
 from supportset.extract.work.selection import require_videos
 from supportset.store.errors import UsageError
@@ -29,14 +31,30 @@ class AnnotatedDataset:
         Folder that the clips' paths are relative to.
     annotations : Annotations
         The rows, and notes for the user.
+    origin : dict
+        Where it was read from; see :func:`supportset.extract.readers.origin.origin_of`.
     """
 
     name: str
     videos_root: Path
     annotations: Annotations
+    origin: Origin
 
-    def write(self, root: str | Path, gone: Choice | None = None) -> Dataset:
+    def refuse_other(self, root: str | Path) -> None:
+        """Raise UsageError if the store ``root`` has tables of another folder under this name."""
+        refuse_other(root, self.name, self.origin, self.annotations)
+
+    def write(
+        self,
+        root: str | Path,
+        gone: Choice | None = None,
+        suspects: Iterable[str] = (),
+        *,
+        replace: bool = False,
+    ) -> Dataset:
         """Write the tables into the store ``root``; equal tables are kept.
+
+        A run writes them before it extracts, and afterwards again, with ``suspects``, if any clip is gone.
 
         Parameters
         ----------
@@ -44,14 +62,23 @@ class AnnotatedDataset:
         gone : str, optional
             Which clips are recorded as gone, see :func:`supportset.extract.work.gone.find_gone`; by default those that
             the store has recorded, for a run that does not look for videos.
+        suspects : iterable of str
+            Clips that the run found to be gone, for :func:`~supportset.extract.work.gone.find_gone`.
+        replace : bool
+            Replace the tables of another folder; then any number of its clips may be gone.
 
         Raises
         ------
         UsageError
-            So many videos are gone that a disk may not be mounted. Nothing is written then.
+            The store has tables of another folder under this name, or so many videos are gone that a disk may not be
+            mounted. Nothing is written then.
         """
         found = self.annotations
-        marked = None if gone is None else find_gone(root, self.name, found.clips, self.videos_root, gone)
+        if not replace:
+            self.refuse_other(root)
+        elif gone == "auto":
+            gone = "mark"
+        marked = None if gone is None else find_gone(root, self.name, found.clips, self.videos_root, gone, suspects)
         return write_dataset(
             root,
             self.name,
@@ -60,6 +87,7 @@ class AnnotatedDataset:
             splits=found.splits,
             protocols=found.protocols,
             sources=found.sources,
+            origin=self.origin,
             gone=marked,
         )
 
@@ -100,4 +128,4 @@ def read_dataset(
         raise UsageError(
             f"dataset name {name!r}: use at most {_LONGEST} letters, digits, - and _ without accents: --name {plain}"
         )
-    return AnnotatedDataset(name, videos or data, found)
+    return AnnotatedDataset(name, videos or data, found, origin_of(read.name, data, videos))

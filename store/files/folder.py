@@ -15,27 +15,39 @@ Parts = Sequence[Part]
 TEMPORARY = ".tmp-"  # prefix of unfinished files, which readers ignore
 
 _FIXES = {
-    errno.ENOSPC: "free some space and run again: committed shards are kept",
-    errno.EDQUOT: "the quota is used up: free some space and run again: committed shards are kept",
+    errno.ENOSPC: "free some space and run again",
+    errno.EDQUOT: "the quota is used up: free some space and run again",
     errno.EACCES: "check the permissions, or use another folder",
     errno.EPERM: "check the permissions, or use another folder",
     errno.EROFS: "the file system is read-only: use another folder",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOENT: "check the path",
-    errno.ENOTDIR: "a file has the name of a folder: move it away",
+    errno.ENOTDIR: "a file has the name of a folder: name another folder, or move the file away",
     errno.EISDIR: "a folder has the name of a file: move it away",
     errno.EIO: "the disk reports an error: check it, then run again",
 }
 
 
 @contextmanager
-def telling(action: str, path: object) -> Iterator[None]:
-    """Turn an ``OSError`` into a SupportsetError that names the file and the fix."""
+def telling(action: str, path: object, kept: str = "") -> Iterator[None]:
+    """Turn an ``OSError`` into a SupportsetError that names the file and the fix.
+
+    Parameters
+    ----------
+    action : str
+        What was tried.
+    path : object
+        The file.
+    kept : str, optional
+        What a full disk leaves as it was, for the end of the message.
+    """
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         fix = _FIXES.get(error.errno or 0)
+        if fix and kept and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix += f": {kept}"
         raise SupportsetError(f"{path}: cannot {action}: {reason}" + (f"; {fix}" if fix else "")) from error
 
 

@@ -156,7 +156,7 @@ class LocalFolder:
         root = roots.pop()
         final = self.path / root
         temporary = self.path / f"{TEMPORARY}{secrets.token_hex(4)}-{root}"
-        with telling("write", final):
+        with telling("write", final, "complete files are kept"):
             try:
                 _make_folder(self.path)
                 for name, parts in files.items():

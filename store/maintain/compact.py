@@ -33,6 +33,7 @@ from supportset.store.write.replacement import (
     DamagedShard,
     checked_arrays,
     commit,
+    merged_provenance,
     place,
     remove_replaced,
     remove_shard,
@@ -239,7 +240,7 @@ def _merge(folder: Folder, card: FeatureCard, group: list[_Shard], summary: Comp
             shard_format=taken[0].index.shard_format,
             recipe_hash=card.recipe.hash,
             replaces=(*dict.fromkeys((*older, *ids)),),
-            provenance=_provenance([shard.index.provenance for shard in taken]),
+            provenance=merged_provenance([shard.index.provenance for shard in taken]),
         )
         commit(folder, merged, rows, packed)
         summary.written += 1
@@ -252,14 +253,6 @@ def _merge(folder: Folder, card: FeatureCard, group: list[_Shard], summary: Comp
     for shard_id in ids:
         remove_shard(folder, shard_id)
     return len(ids)
-
-
-def _provenance(all_of_them: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Merge the provenance of the runs that computed the features: one, or a list of several."""
-    distinct: list[dict[str, Any]] = []
-    for provenance in all_of_them:
-        distinct += [each for each in provenance.get("merged", [provenance]) if each not in distinct]
-    return distinct[0] if len(distinct) == 1 else {"merged": distinct}
 
 
 def _remove_orphans(summary: CompactSummary, folder: Folder, safe_age: float) -> None:

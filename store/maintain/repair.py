@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from dataclasses import replace as changed
+from graphlib import CycleError, TopologicalSorter
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,7 @@ from supportset.store.maintain.orphans import SHARDS, find_orphans
 from supportset.store.write.replacement import (
     commit,
     intact,
+    merged_provenance,
     place,
     remove_replaced,
     remove_shard,
@@ -66,19 +69,62 @@ def drop_damaged(path: str | StorePath, shards: Collection[str]) -> list[str]:
     counts = np.zeros(len(rank), bool)
     if tables:
         counts[effective(pa.concat_tables(tables), rank)] = True
-    found = list(enumerate(zip(indexes, tables, strict=True)))
-    masks = {at: read_intact(folder, index, rows)[0] for at, (index, rows) in found if index.shard in shards}
+    parts: list[_Part] = []
     lost: set[str] = set()
-    for at, whole in masks.items():
-        lost |= set(tables[at].filter(pa.array(~whole & counts[rank == at]))["clip_id"].to_pylist())
-    # A row that another row supersedes must go before that row: the damaged shards come last.
-    for at, (index, rows) in sorted(found, key=lambda item: item[0] in masks):
-        keep = masks.get(at, np.ones(len(rows), bool))
-        keep = keep & ~np.array([clip_id in lost for clip_id in rows["clip_id"].to_pylist()], bool)
-        if not keep.all() or at in masks:
-            _write_without(folder, index, rows, keep)
+    for at, (index, rows) in enumerate(zip(indexes, tables, strict=True)):
+        whole = read_intact(folder, index, rows)[0] if index.shard in shards else np.ones(len(rows), bool)
+        parts.append(_Part(index, rows, counts[rank == at], whole))
+        lost |= set(rows.filter(pa.array(~whole & parts[-1].counts))["clip_id"].to_pylist())
+    for part in parts:
+        part.keep &= ~np.array([clip_id in lost for clip_id in part.clips], bool)
+    for group in _in_order([part for part in parts if part.index.shard in shards or not part.keep.all()], lost):
+        _write_without(folder, group)
     remove_replaced(folder)
     return sorted(lost)
+
+
+@dataclass
+class _Part:
+    """A shard that counts: which of its rows count, and which are kept."""
+
+    index: ShardIndex
+    rows: pa.Table
+    counts: Array
+    keep: Array
+
+    @property
+    def clips(self) -> list[str]:
+        ids: list[str] = self.rows["clip_id"].to_pylist()
+        return ids
+
+
+def _in_order(parts: list[_Part], lost: set[str]) -> list[list[_Part]]:
+    """Order the shards so that an interruption between two of them brings back no superseded row.
+
+    Of a lost clip, the shard whose row counts comes after all shards with other rows of it. Shards that would have to
+    come after each other form one group, which is replaced in one commit.
+    """
+    last = {
+        clip: at
+        for at, part in enumerate(parts)
+        for clip, counts in zip(part.clips, part.counts, strict=True)
+        if counts and clip in lost
+    }
+    after: dict[int, set[int]] = {at: set() for at in range(len(parts))}
+    for at, part in enumerate(parts):
+        for clip in lost.intersection(part.clips):
+            after[last[clip]] |= {at} - {last[clip]}
+    group = {at: [at] for at in after}
+    while True:
+        try:
+            return [[parts[at] for at in group[first]] for first in TopologicalSorter(after).static_order()]
+        except CycleError as error:
+            first, *others = set(error.args[1])
+            for other in others:
+                group[first] += group.pop(other)
+                after[first] |= after.pop(other)
+            after = {at: {first if each in others else each for each in them} for at, them in after.items()}
+            after[first].discard(first)
 
 
 def read_intact(folder: Folder, index: ShardIndex, rows: pa.Table) -> tuple[Array, Array, Array]:
@@ -131,19 +177,35 @@ def _what_is_there(folder: Folder, index: ShardIndex, name: str) -> Array:
     return np.empty((0, 1), np.float16)
 
 
-def _write_without(folder: Folder, index: ShardIndex, rows: pa.Table, keep: Array) -> None:
-    whole, values, timestamps = read_intact(folder, index, rows)
-    if not whole[keep].all():
-        name = f"{folder}/{index_name(index.shard)}"
-        gone = folder.size(index_name(index.shard)) is None
-        said = "another process replaced it" if gone else "it is damaged as well"
-        raise SupportsetError(f"{name}: not rewritten, {said}: run `store verify --drop-damaged` again")
-    kept, arrays = repack([(rows.filter(pa.array(keep)), values, timestamps)])
+def _write_without(folder: Folder, group: list[_Part]) -> None:
+    """Replace shards by one with the rows to keep, in one commit."""
+    parts = []
+    for part in group:
+        index = part.index
+        whole, values, timestamps = read_intact(folder, index, part.rows)
+        keep = part.keep if len(group) == 1 else part.keep & part.counts  # ids of several shards do not order rows
+        if not whole[keep].all():
+            name = f"{folder}/{index_name(index.shard)}"
+            gone = folder.size(index_name(index.shard)) is None
+            said = "another process replaced it" if gone else "it is damaged as well"
+            raise SupportsetError(f"{name}: not rewritten, {said}: run `store verify --drop-damaged` again")
+        parts.append((part.rows.filter(pa.array(keep)), values, timestamps))
+    kept, arrays = repack(parts)
     names = folder.names()
-    if len(kept):
-        shard = place(index.shard, {index.shard}, names)
-        replaces = (*still_replaced([index], names), index.shard)
-        commit(folder, changed(index, shard=shard, files=(), arrays={}, replaces=replaces), kept, arrays)
-    else:
-        remove_replaced(folder, [index.shard])  # first the shards that it replaces, else they would count again
-        remove_shard(folder, index.shard)
+    ids = [part.index.shard for part in group]
+    if len(kept) or len(ids) > 1:
+        merged = changed(
+            group[0].index,
+            shard=place(max(ids), set(ids), names),
+            files=(),
+            arrays={},
+            replaces=(*still_replaced([part.index for part in group], names), *ids),
+            provenance=merged_provenance([part.index.provenance for part in group]),
+        )
+        commit(folder, merged, kept, arrays)
+        if len(kept):
+            return
+        ids = [merged.shard]
+    remove_replaced(folder, ids)  # first the shards that it replaces, else they would count again
+    for shard in ids:
+        remove_shard(folder, shard)

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace as changed
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -140,6 +141,14 @@ def repack(parts: Sequence[tuple[pa.Table, Array, Array]]) -> tuple[pa.Table, Sh
     offsets[~failed] = arrays.offsets[:-1]
     place = rows.column_names.index("offset")
     return rows.set_column(place, rows.schema.field(place), pa.array(offsets, mask=failed)), arrays
+
+
+def merged_provenance(all_of_them: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Merge the provenance of the runs that computed the features: one, or a list of several."""
+    distinct: list[dict[str, Any]] = []
+    for provenance in all_of_them:
+        distinct += [each for each in provenance.get("merged", [provenance]) if each not in distinct]
+    return distinct[0] if len(distinct) == 1 else {"merged": distinct}
 
 
 def commit(

@@ -107,6 +107,20 @@ def test_tables_alone_are_told_as_json(tmp_path: Path) -> None:
     assert (Path(told["path"]) / "clips.parquet").is_file()
 
 
+def test_another_folder_under_a_taken_name_is_refused(tmp_path: Path) -> None:
+    words = ["extract", "folder", "--name", "mine", "--annotations-only", "--store", str(tmp_path / "store")]
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.mp4").write_text("never opened")
+    first, second = (["--data", str(tmp_path / name)] for name in ("first", "second"))
+    assert CliRunner().invoke(cli, words + first).exit_code == 0
+    refused = CliRunner().invoke(cli, words + second)
+    assert refused.exit_code == 2
+    assert all(name in refused.stderr.splitlines()[-1] for name in (first[1], second[1], "--name", "--replace"))
+    assert CliRunner().invoke(cli, [*words, *second, "--replace"]).exit_code == 0
+    assert CliRunner().invoke(cli, words + first).exit_code == 2
+
+
 def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
@@ -133,12 +147,7 @@ def test_help_does_not_import_torch() -> None:
     assert answer.returncode == 0, answer.stderr
 
 
-def test_a_file_is_no_store(tmp_path: Path) -> None:
-    file = tmp_path / "notes.txt"
-    file.write_text("no store")
-    result = CliRunner().invoke(cli, ["store", "ls", "--store", str(file)])
-    assert result.exit_code == 2
-    assert "notes.txt: is a file" in result.output
+def test_a_store_that_is_not_there_is_no_success(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["store", "ls", "--store", str(tmp_path / "new")]).exit_code == 2
 
 

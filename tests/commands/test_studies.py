@@ -116,11 +116,11 @@ def test_report_prints_the_card_or_the_attention(place: Path, study: Result) -> 
     trained = place / "study" / "work" / "identity-seed0"
     before = (trained / "README.md").read_text()
     assert run("eval", trained, "--store", place / "features", "--device", "cpu").exit_code == 0
-    card = run("report", trained)
+    card = run("report", trained, "--card")
     assert card.stdout.strip() == (trained / "README.md").read_text().strip()
     assert card.stdout != before
     told = run("report", trained, "--support", "--store", place / "features")
     assert told.exit_code == 0, told.output
     assert "of a caption's content words are also said" in told.stdout
-    assert json.loads(run("report", trained, "--json").stdout)["card"] == (trained / "README.md").read_text()
+    assert json.loads(run("report", trained, "--card", "--json").stdout)["card"] == (trained / "README.md").read_text()
     assert run("report", place).exit_code == 2

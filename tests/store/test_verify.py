@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from supportset.store.maintain.repair import drop_damaged
 from supportset.store.maintain.verify import Problem, VerifyReport, verify
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter
+from tests.store.faults import FaultyDisk, Killed
 from tests.store.samples import FORMATS, Clip, assert_holds, card, clip, clips, recipe, write
 
 pytestmark = pytest.mark.slow
@@ -321,6 +323,52 @@ def test_no_older_row_of_a_dropped_clip_comes_back(path: Path, shard_format: str
     assert_holds(path, {"b": clip(2)})
     assert FeatureSet.open(path).statuses() == {"ok": 1}
     assert verify(path).problems == []
+
+
+@pytest.mark.parametrize("operation", ["rename", "unlink", "rmtree"])
+def test_a_repair_that_stops_anywhere_brings_back_no_older_row(
+    path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """Two damaged shards: the row of each clip that counts is in one, an older one in the other."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    for fails, holds in (("a", "b"), ("b", "a")):
+        with FeatureWriter(path, card()) as writer:
+            writer.fail(fails, "missing", "")
+            writer.add(holds, *clip(1))
+            writer.add(f"beside {holds}", *clip(2))
+    for clip_id in "ab":
+        flip(*place_of(path, "values", clip_id))
+    whole = path.with_name("whole")
+    path.rename(whole)
+    left = {f"beside {clip_id}": clip(2) for clip_id in "ab"}
+    at = struck = 0
+    while at == struck:
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(whole, path)
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            disk = FaultyDisk(patch, (operation, at), "kill")
+            dropped(path)
+        assert "missing" not in FeatureSet.open(path).statuses()
+        dropped(path)
+        assert_holds(path, left)
+        struck += bool(disk.struck)
+        at += 1
+    assert at > 1
+    compact(path, safe_age=0.0)
+    assert_holds(path, left)
+    assert verify(path).problems == []
+
+
+def test_shards_that_need_each_other_and_keep_nothing_go_together(path: Path) -> None:
+    for fails, holds in (("a", "b"), ("b", "a")):
+        with FeatureWriter(path, card()) as writer:
+            writer.fail(fails, "missing", "")
+            writer.add(holds, *clip(1))
+    for clip_id in "ab":
+        flip(*place_of(path, "values", clip_id))
+    assert dropped(path) == ["a", "b"]
+    assert list((path / "shards").iterdir()) == []
+    assert_holds(path, {})
 
 
 def test_a_damaged_row_that_counts_no_more_costs_no_clip(path: Path) -> None:

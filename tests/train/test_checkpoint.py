@@ -88,6 +88,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(
     with pytest.raises(SupportsetError, match=r"state\.pt.*No space left on device") as error:
         checkpoint.save(Position(step=6))
     assert "\n" not in str(error.value)
+    assert str(error.value).endswith("run again: --resume continues from the last complete checkpoint")
     assert [path.name for path in checkpoint.path.parent.iterdir()] == ["state.pt"]
     assert checkpoint.path.read_bytes() == intact
 

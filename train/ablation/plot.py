@@ -3,93 +3,52 @@
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
-
-_SCALE = 2  # drawn larger, so that lines come out smooth on any screen
-_LEFT, _WIDTH, _ROW, _TOP = 170, 330, 30, 70
-_INK, _PALE, _POINT, _SEED = "#1a1a1a", "#d0d0d0", "#0b5fa5", "#9cc3e4"
+_POINT, _SEED, _RULE = "#1c5d9f", "#9cc3e4", "#dde1e6"
 
 
 def plot_png(table: Mapping[str, Any]) -> bytes:
-    """PNG file with two panels: scores with every seed's value as a dot, and paired differences where there are any."""
+    """PNG file with two panels: scores with every seed's value as a dot, and paired differences where there are any.
+
+    Raises
+    ------
+    UsageError
+        matplotlib is not installed.
+    """
+    from supportset.evaluate.report.figures import require_libraries
+
+    require_libraries()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     rows, metric = table["variants"], table["metric"]
-    panels: list[tuple[str, list[tuple[str, Mapping[str, Any]]], float | None]] = [
-        (f"{metric}, {table['dataset']} {table['split']}", [(row["name"], row["scores"][metric]) for row in rows], None)
+    panels = [
+        (f"{metric}, {table['dataset']} {table['split']}", [(row["name"], row["scores"][metric]) for row in rows])
     ]
-    compared = [row for row in rows if row["difference"]]
-    if compared:
+    if compared := [row for row in rows if row["difference"]]:
         title = f"difference to {compared[0]['difference']['to']}"
-        panels.append((title, [(row["name"], row["difference"]["scores"][metric]) for row in compared], 0.0))
-    width = sum(_LEFT + _WIDTH + 40 for _ in panels)
-    image = Image.new("RGB", (width * _SCALE, (_TOP + _ROW * len(rows) + 55) * _SCALE), "white")
-    draw = ImageDraw.Draw(image)
-    for place, (title, entries, line) in enumerate(panels):
-        _panel(draw, place * (_LEFT + _WIDTH + 40), title, entries, line)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+        panels.append((title, [(row["name"], row["difference"]["scores"][metric]) for row in compared]))
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, "backend": "agg", "text.parse_math": False}):
+        figure = Figure(figsize=(5.6 * len(panels), 1.1 + 0.34 * len(rows)), layout="constrained")
+        for place, (axes, (title, entries)) in enumerate(
+            zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)
+        ):
+            for height, (_, score) in enumerate(entries):
+                axes.plot(score["interval"], [height, height], color=_POINT, lw=2)
+                seeds = score.get("seeds", ())
+                axes.plot(seeds, [height] * len(seeds), "o", color=_SEED, ms=4)
+                axes.plot(score["mean"], height, "o", color=_POINT, ms=6)
+            if place:
+                axes.axvline(0, color="black", lw=0.8)
+            axes.set_yticks(range(len(entries)), [name for name, _ in entries])
+            axes.set_ylim(len(entries) - 0.5, -0.5)  # the first variant on top
+            axes.set_title(title, loc="left", fontsize=11)
+            axes.grid(axis="x", color=_RULE)
+            axes.set_axisbelow(True)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """At most ``count`` round numbers within a range; ``low < high``."""
-    power = math.floor(math.log10((high - low) / count))
-    step = next(
-        each * 10.0**exponent
-        for exponent in (power, power + 1)
-        for each in (1, 2, 5)
-        if (high - low) / (each * 10.0**exponent) < count
-    )
-    return [round(number * step, 6) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _panel(
-    draw: ImageDraw.ImageDraw,
-    left: int,
-    title: str,
-    entries: Sequence[tuple[str, Mapping[str, Any]]],
-    line: float | None,
-) -> None:
-    """One panel: a row an entry, the interval as a bar, the mean as a dot."""
-    values = [value for _, score in entries for value in (*score["interval"], *score.get("seeds", ()))]
-    values += [] if line is None else [line]
-    margin = 0.06 * (max(values) - min(values)) or 1.0
-    low, high = min(values) - margin, max(values) + margin
-
-    def across(value: float) -> float:
-        return left + _LEFT + _WIDTH * (value - low) / (high - low)
-
-    _text(draw, left + 12, 14, title, 15, _INK)
-    bottom = _TOP + _ROW * len(entries)
-    for tick in ticks(low, high):
-        _line(draw, across(tick), _TOP - 12, across(tick), bottom, _PALE, 1)
-        _text(draw, across(tick), bottom + 8, f"{tick:g}", 12, _INK, centred=True)
-    if line is not None:
-        _line(draw, across(line), _TOP - 12, across(line), bottom, _INK, 1)
-    for number, (name, score) in enumerate(entries):
-        middle = _TOP + _ROW * number + _ROW / 2 - 6
-        _text(draw, left + 12, middle - 8, name[:22], 13, _INK)
-        for value in score.get("seeds", ()):
-            _dot(draw, across(value), middle, 3, _SEED)
-        _line(draw, across(score["interval"][0]), middle, across(score["interval"][1]), middle, _POINT, 2)
-        _dot(draw, across(score["mean"]), middle, 5, _POINT)
-
-
-def _text(
-    draw: ImageDraw.ImageDraw, x: float, y: float, words: str, size: int, colour: str, centred: bool = False
-) -> None:
-    font = ImageFont.load_default(size * _SCALE)
-    shift = draw.textlength(words, font=font) / 2 if centred else 0.0
-    draw.text((x * _SCALE - shift, y * _SCALE), words, fill=colour, font=font)
-
-
-def _line(draw: ImageDraw.ImageDraw, x: float, y: float, to_x: float, to_y: float, colour: str, width: int) -> None:
-    draw.line([x * _SCALE, y * _SCALE, to_x * _SCALE, to_y * _SCALE], fill=colour, width=width * _SCALE)
-
-
-def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: int, colour: str) -> None:
-    x, y, radius = x * _SCALE, y * _SCALE, radius * _SCALE
-    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)

@@ -99,7 +99,7 @@ class StudyFolder:
     def put(self, name: str, content: bytes) -> None:
         """Write a file, complete or not at all; ``name`` may include a folder."""
         target = self.path / name
-        with telling("write", target):
+        with telling("write", target, "finished runs are kept"):
             target.parent.mkdir(parents=True, exist_ok=True)
         LocalFolder(target.parent).put({target.name: [content]})
 

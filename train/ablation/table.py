@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -274,7 +275,7 @@ def write_tables(study: StudyRuns, table: Mapping[str, Any]) -> list[str]:
     Returns
     -------
     list of str
-        Paths of the tables and the plot.
+        Paths of the tables and the plot. Without matplotlib there is no plot, and a warning says so.
     """
     from supportset.train.ablation.markdown import markdown
     from supportset.train.ablation.plot import plot_png
@@ -282,7 +283,12 @@ def write_tables(study: StudyRuns, table: Mapping[str, Any]) -> list[str]:
     folder: StudyFolder = study.folder
     folder.write("table.json", table)
     folder.put("table.md", markdown(table).encode("utf-8"))
-    folder.put("plot.png", plot_png(table))
+    names = ["table.md", "table.json"]
+    try:
+        folder.put("plot.png", plot_png(table))
+        names.append("plot.png")
+    except UsageError as error:  # a study of days is not lost because there is no plot
+        getLogger(__name__).warning("no plot.png: %s", error)
     if study.complete:
         folder.pack()
-    return [str(folder.path / name) for name in ("table.md", "table.json", "plot.png")]
+    return [str(folder.path / name) for name in names]

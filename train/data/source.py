@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supportset.evaluate.splits import Split, hold_out, leakage, read_captions, read_split
-from supportset.store.errors import UsageError
+from supportset.evaluate.splits import (
+    Split,
+    default_split,
+    has_default_split,
+    hold_out,
+    leakage,
+    read_captions,
+    read_split,
+)
+from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.card import FeatureCard
 from supportset.store.format.dataset import Dataset, open_dataset
 from supportset.store.read.aligned import AlignedFeatures
@@ -143,6 +152,26 @@ def open_run_data(config: Config, store: str | Path) -> RunData:
         "fingerprint": fingerprint(sets, train, validation, text),
     }
     return RunData(dataset, features, train, validation, record, _notes(record), text, sets[0].card)
+
+
+def split_to_score(config: Config, data: RunData) -> str:
+    """The split that `eval` can score first: its default, the clips held out, the validation split, the training split.
+
+    Empty for the default.
+    """
+    tables, protocol, trained = data.dataset, config.data.protocol, config.data.train_split
+    held = [HOLDOUT] if data.record["holdout"] else []
+    first = default_split(tables, protocol, trained) if has_default_split(tables, protocol, trained) else ""
+    for name in filter(None, (first, *held, config.data.validation_split)):
+        with suppress(SupportsetError):  # a split without clips or features, captions without text features
+            given = name == HOLDOUT
+            part = data.validation if given else read_split(tables, protocol, name, set(data.features.clip_ids))
+            if part is None or not part.captions:
+                continue
+            if data.text is not None:
+                data.text.check(part.captions)
+            return "" if name == first else name
+    return trained
 
 
 def source_videos(dataset: Dataset) -> dict[str, str]:

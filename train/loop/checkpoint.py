@@ -96,7 +96,7 @@ class Checkpoint:
             "random_of_others": states[1:],
         }
         temporary = self.path.with_name(self.path.name + ".tmp")
-        with telling("save the checkpoint", self.path):
+        with telling("save the checkpoint", self.path, "--resume continues from the last complete checkpoint"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with open(temporary, "wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any
 
 import torch
 
-from supportset.evaluate.splits import has_default_split
 from supportset.train.config import Config
-from supportset.train.data.source import RunData, open_run_data
+from supportset.train.data.source import RunData, open_run_data, split_to_score
 from supportset.train.loop.checkpoint import Checkpoint, Position
 from supportset.train.loop.preparation import Validation, make_bank, make_loader, notes_of, number_sources, on_device
 from supportset.train.loop.ranks import Ranks, training_ranks
@@ -20,6 +20,7 @@ from supportset.train.loop.schedule import collapse_hint, finished, set_learning
 from supportset.train.loop.stop import StopRequest, TrainingInterrupted
 from supportset.train.loop.training_log import TrainingLog
 from supportset.train.model.model import SupportSetModel
+from supportset.train.model.weights.model_folder import check_model
 from supportset.train.model_card import write_card
 from supportset.train.run_folder import RunFolder
 
@@ -41,7 +42,7 @@ class TrainResult:
     main : bool
         False in ranks other than 0.
     eval_options : str
-        Options that `eval` needs to score the run: the held-out part, where the protocol has no test split.
+        Options that `eval` needs to score the run: a split, where the protocol has no test split with captions.
     """
 
     run: Path
@@ -126,6 +127,9 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     )
     resumes = ranks.on_rank_zero(lambda: resume and folder.checkpoint.exists())
     position = checkpoint.load() if resumes else Position()
+    if position.best_epoch is not None:  # it may stay the best one: found damaged now, not after the training
+        ranks.on_rank_zero(check_model, folder.path)
+        ranks.on_rank_zero(folder.read_json, "best.json")
     ranks.on_rank_zero(folder.create, config, data.record)  # on a resume: what may differ, such as optim.epochs
     began = time.monotonic() - position.seconds
     notes = []
@@ -214,6 +218,6 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
                 log.line(hint)
         ranks.on_rank_zero(write_card, folder)
     best = ranks.on_rank_zero(folder.read_json, "best.json")
-    has_test = has_default_split(data.dataset, config.data.protocol, config.data.train_split)
-    options = " --split holdout" if data.record["holdout"] and not has_test else ""
+    split = split_to_score(config, data)
+    options = f" --split {shlex.quote(split)}" if split else ""
     return TrainResult(folder.path, position.epoch, position.step, best, position.seconds, ranks.main, options)

@@ -192,7 +192,7 @@ class MetricsFile:
         if kept != lines:
             LocalFolder(folder.path).put({self.path.name: kept})
         self._there = {record for record in records if record is not None and record[1] == step}
-        with telling("write", self.path):
+        with telling("write", self.path, "--resume continues from the last complete checkpoint"):
             self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         self._events = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
@@ -204,7 +204,7 @@ class MetricsFile:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
         }
-        with telling("write", self.path):
+        with telling("write", self.path, "--resume continues from the last complete checkpoint"):
             self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
             self._file.flush()
         for name, value in values.items():

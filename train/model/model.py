@@ -282,8 +282,10 @@ class SupportSetModel(nn.Module):
         write_config(self.config, self.feature_dim, folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> SupportSetModel:
-        """Load what `save_pretrained` wrote, in evaluation mode.
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device = "cpu", *, decoder: bool = True
+    ) -> SupportSetModel:
+        """Load what `save_pretrained` wrote, in evaluation mode; without the decoder if only embeddings are wanted.
 
         Raises
         ------
@@ -294,18 +296,18 @@ class SupportSetModel(nn.Module):
         """
         folder = Path(folder)
         config, feature_dim = read_config(folder)
-        decoder, label_tokenizer = None, None
+        writer, label_tokenizer = None, None
         with loading(folder):
             with torch.random.fork_rng(devices=[]):  # the weights it starts with are replaced: leave no trace of them
                 text, text_tokenizer = restore_text_encoder(config.text, config.dim, folder / TEXT_FOLDER)
-                if config.captions:
-                    decoder, label_tokenizer = restore_decoder(
+                if config.captions and decoder:
+                    writer, label_tokenizer = restore_decoder(
                         config.decoder, config.video.width, folder / DECODER_FOLDER
                     )
-                model = cls(config, feature_dim, text, text_tokenizer, decoder, label_tokenizer)
-            if decoder is not None and len(_VOCABULARY & weight_names(folder)) > 1:  # of tied weights only one is there
-                decoder.untie()
-            read_weights(model, folder)
+                model = cls(config, feature_dim, text, text_tokenizer, writer, label_tokenizer)
+            if writer is not None and len(_VOCABULARY & weight_names(folder)) > 1:  # of tied weights only one is there
+                writer.untie()
+            read_weights(model, folder, without=None if decoder else "decoder")
         return model.to(device).eval()
 
 

@@ -13,7 +13,7 @@ import open_clip
 from open_clip.model import QuickGELU
 from transformers import AutoConfig, AutoModel
 
-from supportset.extract.backbones.families.hf import strip
+from supportset.extract.backbones.hf_types import strip
 from supportset.extract.backbones.weights import quiet_libraries
 from supportset.extract.text.encoders.base import TextTower
 from supportset.extract.text.encoders.families.open_clip import OpenClipTextTower, read_tokenizer, strip_to_text

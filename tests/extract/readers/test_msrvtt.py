@@ -95,6 +95,27 @@ def test_official_form(official: Path) -> None:
     assert "test of msrvtt-1ka-9k has 1 clips, it should have 1000" in data.notes
 
 
+def test_clean_training_split_shares_no_source_and_no_query_with_the_test_split(official: Path) -> None:
+    sentences = [sentence(0, 0, "soup boils"), sentence(1, 0, "a tin robot waves"), sentence(2, 1, "a kite rises"),
+                 sentence(3, 2, "snow, at last"), sentence(4, 3, "snow, at last"), sentence(5, 3, "fog")]  # fmt: skip
+    videos = [video(0), video(1), video(2), video(3, url=" one "), video(4, url="one")]
+    write(official / "train_val_videodatainfo.json", {"videos": videos[:4], "sentences": sentences})
+    write(official / "deep/er/test_videodatainfo.json", {"videos": [videos[4] | {"split": "test"}], "sentences": []})
+    queries = "key,vid_key,video_id,sentence\nret0,msr4,video4,soup boils\n"
+    write(official / "lists/MSRVTT_JSFUSION_test.csv", queries)
+    write(official / "lists/MSRVTT_train.9k.csv", "video_id\nvideo0\nvideo1\nvideo2\nvideo3\n")
+    data = READER.read(official)
+    assert_consistent(data)
+    # video0 loses a caption, video3 is of the test clip's source
+    expected = [("video0", "sen1"), ("video1", None), ("video2", None)]
+    assert members(data, "msrvtt-1ka-9k-clean", "train") == expected
+    assert (
+        members(data, "msrvtt-1ka-9k-clean", "test") == members(data, "msrvtt-1ka-9k", "test") == [("video4", "ret0")]
+    )
+    write(official / "lists/MSRVTT_JSFUSION_test.csv", queries + "ret1,msr4,video4,a kite rises\n")
+    assert members(READER.read(official), "msrvtt-1ka-9k-clean", "train") == [("video0", "sen1"), ("video2", None)]
+
+
 def test_goes_into_the_store(official: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """There, official captions and 1k-A's own queries stay apart."""
     dataset = stored(READER.read(official), tmp_path_factory.mktemp("store"))
@@ -144,7 +165,7 @@ def test_absent_lists_leave_their_splits_empty(official: Path) -> None:
     assert f"no test_videodatainfo.json below {official}: test of msrvtt-full left empty" in told
     assert "no MSRVTT_train.7k.csv" in told
     assert "no MSRVTT_train.9k.csv" in told
-    assert "test of msrvtt-1ka-9k and test of msrvtt-1ka-7k left empty" in told
+    assert "test of msrvtt-1ka-9k and test of msrvtt-1ka-7k and train and test of msrvtt-1ka-9k-clean left" in told
     assert data.protocols["msrvtt-1ka-9k"] == {"train": 9000, "test": 1000}, "what it should have stays known"
 
 
@@ -241,7 +262,11 @@ def test_real_counts(shared_data: Path) -> None:
         ("msrvtt-1ka-9k", "test"): 1000,
         ("msrvtt-1ka-7k", "train"): 7010,
         ("msrvtt-1ka-7k", "test"): 1000,
+        ("msrvtt-1ka-9k-clean", "train"): 35_123,  # rows: one a caption where a clip loses one
+        ("msrvtt-1ka-9k-clean", "test"): 1000,
     }
+    clean = {clip for clip, _ in members(data, "msrvtt-1ka-9k-clean", "train")}
+    assert len(clean) == data.protocols["msrvtt-1ka-9k-clean"]["train"] == 8585
     # Facts of the data: source videos that the test part shares with the training part, and sentences.
     sources = {row.clip_id: row.source for row in data.clips}
     train = {clip for clip, _ in members(data, "msrvtt-1ka-9k", "train")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 
 import numpy as np
@@ -19,7 +18,6 @@ from supportset.evaluate.paired_tests import (
     permutation_p,
     sign_test_p,
 )
-from supportset.train.ablation.plot import ticks
 
 
 def hits(seed: int, skill: float, clips: int = 40, seeds: int = 3) -> Hits:
@@ -128,12 +126,3 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.2])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
-
-
-def test_ticks_are_round_and_within() -> None:
-    for low, high in ((0, 1), (21.3, 24.9), (-1.2, 3.3), (-0.004, 0.0031), (0, 540)):
-        found = ticks(low, high)
-        assert 2 <= len(found) <= 6
-        assert all(low <= tick <= high for tick in found)
-        step = found[1] - found[0]
-        assert float(f"{step / 10 ** math.floor(math.log10(step * 1.0001)):.4f}") in (1, 2, 5)
