@@ -68,7 +68,7 @@ class DiskUse:
 
 
 def estimate(tasks: Sequence[Task], videos_root: Path, backbone: Backbone, sampling: Sampling, dtype: str) -> DiskUse:
-    """Estimate what the features of these clips need; the durations of some files stand for all."""
+    """Estimate what the features of these clips need from the durations of some files."""
     sizes = backbone.vectors, backbone.dim, np.dtype(dtype).itemsize
     most = float(sampling.frames or sampling.max_steps)
     whole = [task for task in tasks if task.clip.end_s is None]

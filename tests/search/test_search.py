@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from supportset.search.run import open_run, search
+from supportset.search.run import Run, open_run, search
 from supportset.store.errors import UsageError
+from supportset.store.read.aligned import AlignedFeatures
 from supportset.train.loop.training import train
 from supportset.train.model.model import SupportSetModel
 from supportset.train.model.weights.model_folder import write_weights
@@ -70,13 +71,13 @@ def test_embeddings_are_kept_and_made_again_when_anything_changes(
     run = Path(shutil.copytree(run, tmp_path / "run"))
     root = plant(tmp_path / "features").root
     encoded: list[int] = []
-    original = SupportSetModel.encode_video
+    original = Run.encode_stored
 
-    def encode_video(self: SupportSetModel, features: object, mask: object) -> object:
-        encoded.append(len(features))  # type: ignore[arg-type]
-        return original(self, features, mask)  # type: ignore[arg-type]
+    def encode_stored(self: Run, features: AlignedFeatures, clip_ids: list[str]) -> object:
+        encoded.append(len(clip_ids))
+        return original(self, features, clip_ids)
 
-    monkeypatch.setattr(SupportSetModel, "encode_video", encode_video)
+    monkeypatch.setattr(Run, "encode_stored", encode_stored)
 
     def ask() -> tuple[list[str], int]:
         encoded.clear()
