@@ -6,6 +6,7 @@ from supportset._lazy import lazy
 
 if TYPE_CHECKING:
     from supportset.evaluate.evaluation import Evaluation
+    from supportset.evaluate.leakage_report import Leakage, find_leakage
     from supportset.evaluate.paired_tests import Hits, bootstrap, count_hits, holm, permutation_p
     from supportset.evaluate.ranks import (
         bootstrap_intervals,
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
         summarize,
     )
     from supportset.evaluate.relevance import Relevance, read_relevance
+    from supportset.evaluate.report.content import Report
+    from supportset.evaluate.report.page import render as render_report
     from supportset.evaluate.scores import RetrievalScores, score_embeddings
     from supportset.evaluate.scoring import Scoring
     from supportset.evaluate.splits import Split, leakage, read_split
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Evaluation",
     "Hits",
+    "Leakage",
     "Relevance",
+    "Report",
     "RetrievalScores",
     "Scoring",
     "Split",
@@ -31,12 +36,14 @@ __all__ = [
     "bootstrap_intervals",
     "cosine_scores",
     "count_hits",
+    "find_leakage",
     "holm",
     "leakage",
     "permutation_p",
     "ranks_of_scores",
     "read_relevance",
     "read_split",
+    "render_report",
     "retrieval_ranks",
     "rsum",
     "score_embeddings",
