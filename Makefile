@@ -23,7 +23,7 @@ INSTALL_lowest       := $(PIP_INSTALL) uv && $(PY) -m uv pip install --quiet --p
 # One thread a test process: the processes share the cores.
 PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-fast extract train bench bench-store bench-extract bench-train bench-docs lint format docs docs-site dist clean
+.PHONY: help setup demo test test-fast extract train bench bench-store bench-extract bench-train bench-eval bench-docs lint format docs docs-site dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ extract: $(READY)  ## Extract features: make extract DATASET=msrvtt [DATA=data/m
 train: $(READY)  ## Train on extracted features: make train CONFIG=configs/paper-msrvtt.toml [ARGS="seed=1"]
 	$(PY) cli.py train "$(CONFIG)" --store "$(STORE)" $(ARGS)
 
-bench: bench-store bench-extract bench-train  ## Run all benchmarks
+bench: bench-store bench-extract bench-train bench-eval  ## Run all benchmarks
 
 bench-store: $(READY)  ## Measure the feature store beside named alternatives: 10 minutes, 12 GB [ARGS="--only a,c --folder DIR"]
 	$(PY) -m benchmarks.store $(ARGS)
@@ -64,6 +64,10 @@ bench-extract: $(READY)  ## Measure extraction beside its stages and the usual l
 
 bench-train: $(READY)  ## Measure training beside the straightforward step: 15 minutes, 5 GB [ARGS="--only b --device cuda"]
 	$(PY) -m benchmarks.train $(ARGS)
+
+bench-eval: $(READY)  ## Measure scoring beside the scorers of other libraries: 1.1 GB of disk [ARGS="--only a"]
+	$(PY) -m pip install --quiet -e '.[bench]' $(if $(wildcard constraints.txt),-c constraints.txt)
+	$(PY) -m benchmarks.evaluate $(ARGS)
 
 bench-docs: $(READY)  ## Write the last results into docs/benchmarks.md
 	$(PY) -m benchmarks.document

@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from supportset._process import cores
+
 LIBRARIES = ("numpy", "zarr", "h5py", "pyarrow", "xxhash", "torch")
 
 
@@ -25,10 +27,9 @@ def describe_machine(folder: Path) -> dict[str, Any]:
         ``cpu``, ``cores`` that this process may use, ``ram_gb``, ``kernel``, ``libc``, ``file_system``, ``python``,
         ``libraries``, and ``load``: how many processes wanted a core in the minute before
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
-        "cores": cores,
+        "cores": cores(),
         "ram_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "kernel": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()),

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks.machine import describe_machine
 from benchmarks.report import Figure, print_figure, write_json
-from supportset.commands.memory import keep_freed_memory
+from supportset._process import keep_freed_memory
 
 Tell = Callable[[str], None]
 RESULTS = Path(__file__).resolve().parent / "results"

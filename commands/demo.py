@@ -93,6 +93,8 @@ def demo_command(out: Path, config: str, device: str) -> None:
 
 def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, Any], device: str) -> Path:
     """The contact sheet: evenly chosen test queries, their five best clips, and which was right."""
+    import pyarrow.parquet as pq
+
     from supportset.search import contact_sheet as sheet
     from supportset.search.run import open_run
 
@@ -100,20 +102,19 @@ def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, 
     captions = searcher.dataset.split_captions(result["protocol"], result["split"])
     chosen = captions[:: max(1, len(captions) // SHOWN)][:SHOWN]
     rows = []
-    for caption, hits in zip(chosen, searcher.search([c.text for c in chosen], result["gallery"]), strict=True):
-        rank = next((place for place, hit in enumerate(hits, 1) if hit.clip_id == caption.clip_id), None)
+    table = pq.read_table(result["files"]["ranks"], filters=[("direction", "=", "t2v")])
+    ranks = dict(zip(table["query_id"].to_pylist(), table["rank"].to_pylist(), strict=True))
+    for caption, hits in zip(chosen, searcher.search([c.text for c in chosen]), strict=True):
         best = [
             sheet.Hit(
                 hit.clip_id,
                 videos / hit.path if hit.path else None,
                 hit.score,
                 hit.clip_id == caption.clip_id,
-                hit.start_s,
-                hit.end_s,
             )
-            for hit in hits[:5]
+            for hit in hits
         ]
-        rows.append(sheet.SheetRow(caption.text, best, rank))
+        rows.append(sheet.SheetRow(caption.text, best, ranks[caption.caption_id]))
     subtitle = (
         f"protocol {result['protocol']}, split {result['split']}, gallery {result['gallery']} clips, "
         f"text to video R@1 {result['t2v']['R@1']:.1f} %"

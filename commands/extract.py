@@ -12,6 +12,7 @@ from supportset.commands.options import (
     Auto,
     Part,
     Share,
+    Size,
     dtype_option,
     format_option,
     json_option,
@@ -112,6 +113,11 @@ if TYPE_CHECKING:
     help="Exit with 1 if a larger share of the clips with a file failed.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 if any clip is missing, failed or damaged.")
+@click.option(
+    "--max-disk",
+    type=Size(),
+    help="Most that the features may need, by the estimate at the start.  [default: 100GB, and what is free]",
+)
 @click.option("--annotations-only", is_flag=True, help="Write the dataset's tables and stop: for imported features.")
 @json_option
 @click.pass_context
@@ -168,7 +174,6 @@ def extract_command(
     check_places(execution)
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
     tables = found.write(store, gone, replace=replace)
-    _tell_gone(tables)
     summaries = [
         extract(tables, store, found.videos_root, backbone, sampling, selection, execution) for backbone in loaded
     ]
@@ -176,6 +181,9 @@ def extract_command(
         counts = ", ".join(f"{count:,} {status}" for status, count in summary.status.items())
         click.echo(f"{summary.dataset}: {counts} of {summary.clips:,} clips in {summary.seconds:.0f} s", err=True)
         click.echo(f"features: {summary.path}", err=True)
+    if tables.gone or any(summary.gone for summary in summaries):
+        suspects = {clip_id for summary in summaries for clip_id in summary.gone}
+        _tell_gone(found.write(store, gone, suspects, replace=replace))
     if as_json:
         told = [summary.to_json() for summary in summaries]
         print_json(told[0] if len(told) == 1 else {"feature_sets": told})
@@ -188,8 +196,8 @@ def _tell_gone(tables: Dataset) -> None:
         return
     count = len(tables.gone)
     click.echo(
-        f"{tables.name}: the videos of {count:,} clips with features are gone: search, eval and train leave them out; "
-        f"`store prune {tables.name}` removes their features",
+        f"{tables.name}: the videos of {count:,} clips with features are gone, or are other files now: search, eval "
+        f"and train leave them out; `store prune {tables.name}` removes their features",
         err=True,
     )
     for clip_id in sorted(tables.gone)[:SHOWN]:

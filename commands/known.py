@@ -126,14 +126,27 @@ def backbones_command(text: bool, as_json: bool) -> None:
 @click.command("protocols")
 @json_option
 def protocols_command(as_json: bool) -> None:
-    """List evaluation protocols, their splits, and the size of each split."""
+    """List evaluation protocols: the sizes of their splits, what a query is, and where the list is from."""
+    from supportset.evaluate.protocols import PROTOCOLS
     from supportset.extract.readers import list_readers
 
     readers = list_readers()
+    listed = [protocol for protocol in PROTOCOLS.values() if protocol.within]
     if as_json:
-        print_json({reader.name: dict(reader.protocols) for reader in readers})
+        sizes = {reader.name: dict(reader.protocols) for reader in readers}
+        galleries = {each.name: {"clips": each.clips, "within": each.within} for each in listed}
+        print_json(sizes | {"galleries": galleries})
         return
     for reader in readers:
-        for protocol, splits in reader.protocols.items():
-            sizes = ", ".join(f"{split} {'any' if size is None else f'{size:,}'}" for split, size in splits.items())
-            click.echo(f"{click.style(protocol, bold=True)} ({reader.name}): {sizes} clips")
+        for name, splits in reader.protocols.items():
+            counts = ", ".join(f"{split} {'any' if size is None else f'{size:,}'}" for split, size in splits.items())
+            click.echo(f"{click.style(name, bold=True)} ({reader.name}): {counts} clips")
+            if name in PROTOCOLS:
+                known = PROTOCOLS[name]
+                queries = "queries" if known.queries is None else f"{known.queries:,} queries"
+                click.echo(f"    {queries}: {known.captions}; from {known.source}")
+    for each in listed:
+        click.echo(
+            f"{click.style(each.name, bold=True)} ({each.dataset}): {each.clips:,} of {each.within}, listed with "
+            f"--gallery; from {each.source}"
+        )

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from supportset import __version__
+from supportset._process import prepare_process
 from supportset._program import program
-from supportset.commands.memory import keep_freed_memory
 from supportset.store.errors import SupportsetError
 
 # verb -> module, imported when the verb is used or listed
@@ -101,5 +101,5 @@ def main() -> None:
     # A request of a library to a hub, for telemetry or updates, stalls a machine without a network.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    keep_freed_memory()
+    prepare_process()
     cli(prog_name=program())

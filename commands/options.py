@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -137,6 +137,22 @@ class Share(click.ParamType):
         if not 0.0 <= share <= 1.0:
             self.fail(f"{value!r} is not a share from 0% to 100% (write 5% or 0.05)", param, ctx)
         return share
+
+
+class Size(click.ParamType):
+    """A number of bytes, such as ``200GB``, ``500MB`` or ``2TB``."""
+
+    name = "size"
+    _UNITS: ClassVar = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the size; fail with the accepted forms."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]b)", str(value).strip().lower())
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is not a size: write it as 200GB, 500MB or 2TB", param, ctx)
+        return round(float(found[1]) * self._UNITS[found[2]])
 
 
 class Auto(click.ParamType):

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 @click.command("search")
 @click.argument("words", nargs=-1, metavar="[RUN] TEXT")
 @click.option("-k", default=5, show_default=True, help="How many clips.")
+@click.option(
+    "--by",
+    type=click.Choice(["clip", "moment"]),
+    default="clip",
+    show_default=True,
+    help="Compare TEXT with whole clips, as eval does, or with the best part of each: a few seconds of a long video.",
+)
 @click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
 @click.option("--protocol", help="Search one split only: its protocol.")
 @click.option("--split", help="Search one split only: its name.")
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
 def search_command(
     words: tuple[str, ...],
     k: int,
+    by: Literal["clip", "moment"],
     dataset: str | None,
     protocol: str | None,
     split: str | None,
@@ -79,7 +87,7 @@ def search_command(
 
         retriever = Run(str(run), device, encoder)
     searcher = Searcher(retriever, None if zero_shot else store, dataset=dataset, protocol=protocol, split=split)
-    hits = searcher.search([text], k)[0]
+    hits = searcher.search([text], k, by)[0]
     if as_json:
         print_json(
             {
@@ -93,6 +101,16 @@ def search_command(
     if searcher.left_out:
         click.echo(f"note: {searcher.left_out:,} clips are left out, as their videos are gone", err=True)
     for place, hit in enumerate(hits, 1):
-        part = "" if hit.start_s is None else f"  [{hit.start_s:g}-{hit.end_s:g} s]"
         where = printable(hit.path) if hit.path else "(file not known)"
-        click.echo(f"{place:>3}  {hit.score:6.3f}  {printable(hit.clip_id)}  {where}{part}")
+        moments = ", ".join(_times(moment.start_s, moment.end_s) for moment in hit.moments if moment.end_s)
+        click.echo(f"{place:>3}  {hit.score:6.3f}  {printable(hit.clip_id)}  {where}" + (moments and f"  {moments}"))
+
+
+def _times(*seconds: float) -> str:
+    """Format times as players show them: ``1:05.0-1:12.5``."""
+    shown = []
+    for each in seconds:
+        minutes, rest = divmod(round(each, 1), 60)
+        hours, minutes = divmod(int(minutes), 60)
+        shown.append(f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}")
+    return "-".join(shown)

@@ -91,9 +91,9 @@ class CosineScores:
         for start in range(0, candidates, _CANDIDATES):
             block = slice(start, min(start + _CANDIDATES, candidates))
             exact = unit_rows(self._candidates[block])
-            right = np.ascontiguousarray(exact.astype(np.float32).T)
+            right = exact.astype(np.float32)
             for chunk, left in zip(chunks, units, strict=True):
-                yield chunk, block, CosineBlock(left @ right, self._queries[chunk], exact)
+                yield chunk, block, CosineBlock(left @ right.T, self._queries[chunk], exact)
 
 
 class CosineBlock(Block):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +14,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from supportset.evaluate.beside import NO_BANKS, Banks, Beside, beside
+from supportset.evaluate.describe import describe
 from supportset.evaluate.labels import LabelScores, score_labels
-from supportset.evaluate.scores import ALL, CONVENTIONS, Embeddings, RetrievalScores, Similarity, intervals, score
+from supportset.evaluate.protocols import PROTOCOLS
+from supportset.evaluate.scores import ALL, Embeddings, RetrievalScores, Similarity, intervals, score
 from supportset.evaluate.scoring import PLAIN, Scoring
 from supportset.evaluate.splits import Split
 from supportset.store.files import LocalFolder, hash_parts
 
+__all__ = ["Evaluation", "describe"]
+
 TIE_RULE = "pessimistic: a wrong candidate with an equal score counts against the model; a miss has no rank"
-WAYS = {"t2v": "text to video", "v2t": "video to text"}
 INTERVAL = "95 %, percentile bootstrap over clips, 1,000 draws"
 
 
@@ -123,7 +126,19 @@ class Evaluation:
     @property
     def complete(self) -> bool:
         """Whether no clip is missing and the gallery has the protocol's size."""
-        return not self.split.missing and self.expected in (None, self.gallery)
+        return not self.split.missing and self.expected in (None, self.gallery) and not self._other_queries
+
+    @property
+    def expected_queries(self) -> int | None:
+        """Queries that the protocol asks for; None: it states no number, or the score is of something else."""
+        known = PROTOCOLS.get(self.protocol)
+        return known.queries if known and self.split.name == "test" and self.captions == ALL else None
+
+    @property
+    def _other_queries(self) -> bool:
+        """Whether the gallery has the protocol's size, but not as many queries."""
+        expected = self.expected_queries
+        return self.gallery == self.expected and expected not in (None, len(self.split.captions))
 
     @property
     def name(self) -> str:
@@ -138,6 +153,8 @@ class Evaluation:
             parts.append(f"{missing} missing counted as misses")
         if self.gallery != expected:
             parts.append("another gallery than the protocol's")
+        if self._other_queries:
+            parts.append(f"{len(self.split.captions)}/{self.expected_queries} queries")
         return f"{title} [{', '.join(parts)}]"
 
     @property
@@ -164,6 +181,7 @@ class Evaluation:
             "expected_gallery": self.expected,
             "gallery_complete": self.complete,
             "queries": len(self.scores.t2v_ranks),
+            "expected_queries": self.expected_queries,
             "missing": len(self.split.missing),
             "captions": self.captions,
             "gallery_list": self.gallery_list,
@@ -223,76 +241,3 @@ class Evaluation:
         LocalFolder(folder).put({ranks: [self.ranks_file()]})
         LocalFolder(folder).put({scores: [text.encode("utf-8")]})
         return result
-
-
-def describe(result: Mapping[str, Any]) -> str:
-    """Format the JSON of an `Evaluation` as a table for people."""
-    gallery = f"{result['gallery']:,} clips"
-    if result["expected_gallery"] not in (None, result["gallery"]):
-        gallery += f" (the protocol asks for {result['expected_gallery']:,}: not comparable)"
-    convention = "" if result["captions"] == ALL else f", {CONVENTIONS[result['captions']]}"
-    lines = [
-        *([f"score     {result['name']}"] if result["name"] != result["protocol"] else []),
-        f"protocol  {result['protocol']}, split {result['split']} of {result['dataset']}",
-        f"gallery   {gallery}" + (f", listed in {result['gallery_list']}" if result["gallery_list"] else ""),
-        f"queries   {result['queries']:,} captions{convention}",
-        f"missing   {result['missing']:,}"
-        + (" clips without features: counted as misses" if result["missing"] else "")
-        + (f"; the videos of {result['left_out']:,} are gone" if result.get("left_out") else ""),
-        *([f"selected  {result['selected_by']}"] if result["selected_by"] else []),
-        "",
-        _row("", result["t2v"]),
-    ]
-    for way, name in WAYS.items():
-        if not result[way]:
-            lines.append(f"{name}: not scored")
-            continue
-        lines.append(_row(name, {key: f"{value:.1f}" for key, value in result[way].items()}))
-        bounds = {key: "{:.1f}-{:.1f}".format(*pair) for key, pair in result["intervals"][way].items()}
-        lines.append(_row("  95 %", bounds))
-    lines += ["", "R@k in percent; equal scores count against us. Intervals: bootstrap over clips."]
-    if result["ranking"]:
-        lines.append(
-            "; ".join(
-                f"{name}: " + ", ".join(f"{key} {value:.1f}" for key, value in result["ranking"][way].items())
-                for way, name in WAYS.items()
-                if way in result["ranking"]
-            )
-        )
-    lines += [*_describe_labels(result["labels"]), *_describe_beside(result)]
-    lines += [f"note: {note}" for note in result.get("notes", ())]
-    for key, of, words in (
-        ("verbatim_queries", "queries", "queries are word for word training captions"),
-        ("shared_source_clips", "clips", "clips share their source video with a training clip"),
-    ):
-        if result["leakage"] and result["leakage"][key]:
-            lines.append(f"leakage: {result['leakage'][key]:,} of {result['leakage'][of]:,} {words}")
-    return "\n".join(lines)
-
-
-def _describe_labels(labels: Mapping[str, Any] | None) -> list[str]:
-    if labels is None:
-        return []
-    lines = ["", f"{labels['score']}: {labels['added']:,} more right clips for {labels['queries']:,} captions"]
-    for way, name in WAYS.items():
-        if labels[way]:
-            lines.append(f"  {name}: " + ", ".join(f"{key} {value:.1f}" for key, value in labels[way].items()))
-    if labels["own_judged_wrong"]:
-        lines.append(f"  {labels['own_judged_wrong']:,} captions' own clips were judged wrong: they stay right")
-    return lines
-
-
-def _describe_beside(result: Mapping[str, Any]) -> list[str]:
-    if not result["beside"]:
-        return []
-    lines = ["", "Beside the raw score, and not to be compared with raw scores:"]
-    for each in result["beside"]:
-        for way, name in WAYS.items():
-            shown = ", ".join(f"{key} {each[way][key]:.1f}" for key in ("R@1", "R@5", "R@10", "MdR"))
-            lines.append(f"  {each['label']}, {name}: {shown}")
-    return lines
-
-
-def _row(name: str, cells: Iterable[str] | dict[str, str]) -> str:
-    shown = cells.values() if name and isinstance(cells, dict) else cells
-    return f"{name:<14}" + "".join(f"{cell:>12}" for cell in shown)

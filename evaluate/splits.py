@@ -97,6 +97,21 @@ def has_default_split(dataset: Dataset, protocol: str, train_split: str) -> bool
         return False
 
 
+def only_protocol(dataset: Dataset) -> str:
+    """The protocol of a dataset that has one.
+
+    Raises
+    ------
+    UsageError
+        It has several, or none.
+    """
+    protocols = dataset.protocols()
+    if len(protocols) == 1:
+        return protocols[0]
+    mend = f"give --protocol with one of {', '.join(protocols)}" if protocols else "extract it with captions"
+    raise UsageError(f"dataset {dataset.name!r} has {'several protocols' if protocols else 'no protocol'}: {mend}")
+
+
 def default_split(dataset: Dataset, protocol: str, train_split: str) -> str:
     """``test`` where the protocol has it, else its only split besides the training split.
 

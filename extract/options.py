@@ -75,6 +75,8 @@ class Execution:
         The exit code is 1 if a larger share of the present clips has no features.
     strict : bool
         Whether the exit code is 1 if anything is missing, failed or damaged.
+    max_disk : int, optional
+        Bytes that the features may need, by an estimate before the run. Default: 100 GB, and what is free on the disk.
 
     Raises
     ------
@@ -99,6 +101,7 @@ class Execution:
     on_damage: Literal["keep", "drop"] = "keep"
     max_failures: float = 0.05
     strict: bool = False
+    max_disk: int | None = None
 
     def __post_init__(self) -> None:
         check_shard_format(self.shard_format)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from supportset._process import cores
 from supportset.extract.decode.decoders import pick_decoder
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.disk import DiskUse, check_disk, estimate
 from supportset.extract.options import Execution, Selection
-from supportset.extract.pipeline.devices import cores_of_machine, pick_devices
+from supportset.extract.pipeline.devices import pick_devices
 from supportset.extract.pipeline.recipe import fit_sampling, make_card, make_recipe
 from supportset.extract.processes.extraction import OnlyChunk, Settings, run_extraction
 from supportset.extract.processes.ray_cluster import check_ray_options
@@ -23,7 +26,7 @@ from supportset.extract.progress.run_log import RunLog
 from supportset.extract.progress.summary import Summary, count_statuses, exit_code
 from supportset.extract.work.chunks import one_chunk
 from supportset.extract.work.same_content import take_over
-from supportset.extract.work.selection import Clip, Work, plan_work, require_videos, rows_of, select_clips
+from supportset.extract.work.selection import Clip, Task, Work, plan_work, require_videos, rows_of, select_clips
 from supportset.store.files import StorePath, store_path
 from supportset.store.format.card import is_feature_set
 from supportset.store.format.dataset import Dataset
@@ -92,14 +95,15 @@ def extract(
     work = plan_work(clips, videos_root, _rows(path, clips), retry_failed=selection.retry_failed)
     if not work.found and not work.done:
         require_videos(clips, videos_root)
+    asked = work.tasks
     if work.tasks or work.absent:
-        settings = Settings(
-            root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores_of_machine()
-        )
+        use = estimate(work.tasks, videos_root, backbone, sampling, execution.dtype)
+        check_disk(use, path, execution.max_disk)
+        settings = Settings(root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores())
         with Progress(len(work.tasks), quiet=not progress, log=RunLog(path)) as shown, sigterm_interrupts():
             card = make_card(recipe, ", ".join(devices), execution.precision, backbone.given, execution.decoder)
             shown.begin(
-                _announcement(dataset, path, clips, work),
+                _announcement(dataset, path, clips, work, use),
                 dataset=dataset.name,
                 settled=work.done,
                 absent=len(work.absent),
@@ -107,7 +111,14 @@ def extract(
                 provenance=card.provenance,
             )
             try:
-                work = take_over(work, path, videos_root, shown, keep_damaged=execution.on_damage == "keep")
+                work = take_over(
+                    work,
+                    path,
+                    videos_root,
+                    shown,
+                    named_after_files=_read_as_folder(dataset),
+                    keep_damaged=execution.on_damage == "keep",
+                )
                 if work.tasks or work.absent:
                     job = (work, settings, backbone, recipe)
                     if execution.ray is not None:
@@ -123,15 +134,16 @@ def extract(
                     f"stopped: of {len(clips):,} clips the store has {told}, in {path}; the same command resumes"
                 ) from None
     final = _rows(path, clips)
+    gone = _gone(dataset, asked, final)
     return Summary(
         dataset.name,
         path.name,
         str(path),
         len(clips),
-        count_statuses(final, dataset.gone),
+        count_statuses(final, gone),
         time.monotonic() - began,
-        exit_code(final, execution.max_failures, execution.strict, dataset.gone),
-        _gone(path, dataset),
+        exit_code(final, execution.max_failures, execution.strict, gone),
+        sorted(gone.intersection(FeatureSet.open(path).clip_ids)) if gone and is_feature_set(path) else [],
     )
 
 
@@ -156,17 +168,26 @@ def _rows(path: StorePath, clips: list[Clip]) -> pa.Table:
     return rows_of(FeatureSet.open(path).rows(), clips)
 
 
-def _gone(path: StorePath, dataset: Dataset) -> list[str]:
-    """The clips that are gone and that the set has features of, sorted."""
-    if not dataset.gone or not is_feature_set(path):
-        return []
-    return sorted(dataset.gone.intersection(FeatureSet.open(path).clip_ids))
+def _read_as_folder(dataset: Dataset) -> bool:
+    origin = dataset.info.get("origin")
+    return isinstance(origin, dict) and origin.get("reader") == "folder"
 
 
-def _announcement(dataset: Dataset, path: StorePath, clips: list[Clip], work: Work) -> str:
+def _gone(dataset: Dataset, asked: Iterable[Task], rows: pa.Table) -> frozenset[str]:
+    """The clips that are gone: as recorded, but for those of which this run tried the file that is there now.
+
+    Where a file was replaced by one that has no features, the features of the earlier file still count in the index.
+    """
+    sizes = dict(zip(rows["clip_id"].to_pylist(), rows["source_size"].to_pylist(), strict=True))
+    of_now = {task.clip.clip_id: sizes.get(task.clip.clip_id) == task.source.size for task in asked}
+    return (dataset.gone - of_now.keys()) | {clip_id for clip_id, same in of_now.items() if not same}
+
+
+def _announcement(dataset: Dataset, path: StorePath, clips: list[Clip], work: Work, use: DiskUse) -> str:
     words = [f"{len(work.tasks):,} of {len(clips):,} clips of {dataset.name} to do"]
     if work.done:
         words.append(f"{work.done:,} settled before")
     if work.absent:
         words.append(f"{len(work.absent):,} without a video")
-    return f"extract: {', '.join(words)}; into {path}"
+    needs = f", {use}" if work.tasks else ""
+    return f"extract: {', '.join(words)}; into {path}{needs}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from supportset.store.format.dataset import Dataset
     from supportset.store.read.aligned import AlignedFeatures
 
-_BLOCK = 1024  # clips in memory at once
+_VALUES = 1 << 24  # numbers in memory at once: 128 MB in float64
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,33 @@ class Retriever(ABC):
 
     def encode_stored(self, features: AlignedFeatures, clip_ids: Sequence[str]) -> NDArray[np.float32]:
         """Embed any number of stored clips, (N, d); they are read block by block."""
-        blocks = []
-        for start in range(0, len(clip_ids), _BLOCK):
-            values, offsets = features.read(clip_ids[start : start + _BLOCK])
-            blocks.append(self.encode_clips(np.split(values, offsets[1:-1])))
+        blocks = [
+            self.encode_clips(np.split(values, offsets[1:-1])) for _, values, offsets in read_blocks(features, clip_ids)
+        ]
         return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
+
+
+def read_blocks(
+    features: AlignedFeatures, clip_ids: Sequence[str]
+) -> Iterator[tuple[slice, NDArray[np.floating], NDArray[np.int64]]]:
+    """Read stored clips block by block, as many as fit into a bounded memory.
+
+    Yields
+    ------
+    block : slice
+        Which of ``clip_ids``.
+    values : (ΣT, D) float
+        Their steps, clip after clip.
+    offsets : (N + 1,) int64
+        Clip ``i`` of the block has the rows ``offsets[i]:offsets[i + 1]``.
+    """
+    ends = np.cumsum(features.lengths(clip_ids)) if len(clip_ids) else np.zeros(0, np.int64)
+    start = 0
+    while start < len(clip_ids):
+        room = (ends[start - 1] if start else 0) + _VALUES // features.dim
+        stop = max(start + 1, int(np.searchsorted(ends, room, side="right")))
+        yield slice(start, stop), *features.read(clip_ids[start:stop])
+        start = stop
 
 
 def check_steps(number: int, clip: ArrayLike, dim: int) -> NDArray[np.float32]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +15,47 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.moments import Moment, find_moments
+from supportset.search.parts import open_index, read_parts
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import LocalFolder
-from supportset.store.files.hashing import hash_pieces
+from supportset.store.files import LocalFolder, hash_parts, hash_pieces
 from supportset.store.read.aligned import AlignedFeatures
 
 if TYPE_CHECKING:
     from supportset.search.retriever import Clips, Retriever
+    from supportset.search.step_index import StepIndex
+
+By = Literal["clip", "moment"]
+BY: tuple[By, ...] = ("clip", "moment")
+
+_KEPT = ("embeddings", "background")
+_BACKGROUND = 256  # clips whose parts say what unrelated footage scores
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One clip that was found.
+    """One clip that was found, and the moments of it that fit.
 
     Attributes
     ----------
     clip_id : str
         Of the dataset.
     score : float
-        Cosine of text and clip, from -1 to 1.
+        Cosine of text and clip, or of text and the clip's best part, from -1 to 1.
     path : str or None
-        The clip's file, relative to the folder of videos it was extracted from; None where it is not known.
-    start_s, end_s : float or None
-        The part of the file, None for all of it.
+        The clip's file, relative to the folder of videos; None where it is not known.
+    start_s, end_s : float
+        The best moment, in seconds of the file. Both are 0 for a picture.
+    moments : tuple of Moment
+        In seconds of the file, the best first: that one, and others that fit nearly as well.
     """
 
     clip_id: str
     score: float
     path: str | None
-    start_s: float | None
-    end_s: float | None
+    start_s: float
+    end_s: float
+    moments: tuple[Moment, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The hit as a JSON object."""
@@ -131,25 +143,67 @@ class Searcher:
         self.embeddings: NDArray[np.float64] | None = None
         if retriever.weighting is None:
             row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
-            everything = _embeddings(retriever, clips)
+            everything, self._background = _embeddings(retriever, clips)
             self.embeddings = unit_rows(everything[[row_of[clip_id] for clip_id in self.clip_ids]])
+        else:
+            self._background = _mean_part(retriever, features)
         self._files = self._where(features)
 
-    def search(self, texts: Sequence[str], k: int = 5) -> list[list[Hit]]:
-        """Find the ``k`` best clips for each sentence, the best first.
+    def search(self, texts: Sequence[str], k: int = 5, by: By = "clip") -> list[list[Hit]]:
+        """Find the ``k`` best clips for each sentence, the best first, and their moments.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        k : int
+        by : {"clip", "moment"}
+            What is compared with a sentence: whole clips, as `eval` does, or the best part of each clip, which finds a
+            few seconds of a long video.
 
         Raises
         ------
         UsageError
-            See `check_query`.
+            See `check_query`; another ``by``.
         """
         check_query(texts, k)
+        if by not in BY:
+            raise UsageError(f"by {by!r} is not one of {', '.join(BY)}")
+        queries = unit_rows(self.retriever.encode_text(texts))
+        ranked: Iterable[tuple[Sequence[str], Sequence[float]]]
+        if by == "clip":
+            ranked = (self._best_clips(scores, k) for scores in self._scores(queries))
+        else:
+            allowed = np.isin(self._clips.features.clip_ids, self.clip_ids)
+            rows, found = self._index.search(queries, k, allowed)
+            ids = self._clips.features.clip_ids
+            ranked = [([ids[row] for row in best], own.tolist()) for best, own in zip(rows, found, strict=True)]
+        return [self._hits(query, *best) for query, best in zip(queries, ranked, strict=True)]
+
+    def _best_clips(self, scores: NDArray[np.float32], k: int) -> tuple[list[str], list[float]]:
+        scores = np.where(np.isfinite(scores), scores, -2.0)  # a broken embedding comes last
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [self.clip_ids[row] for row in best], scores[best].tolist()
+
+    def _hits(self, query: NDArray[np.float64], clip_ids: Sequence[str], scores: Sequence[float]) -> list[Hit]:
+        if not clip_ids:
+            return []
+        parts = read_parts(self.retriever, self._clips.features, clip_ids)
+        cosines = cosine_scores(query[None], unit_rows(parts.vectors))[0]
+        base = float(query @ self._background)
         hits = []
-        for scores in self._scores(unit_rows(self.retriever.encode_text(texts))):
-            scores = np.where(np.isfinite(scores), scores, -2.0)  # a broken embedding comes last
-            best = np.argsort(-scores, kind="stable")[:k]
-            hits.append([self._hit(self.clip_ids[row], float(scores[row])) for row in best])
+        for number, (clip_id, score) in enumerate(zip(clip_ids, scores, strict=True)):
+            own = slice(parts.offsets[number], parts.offsets[number + 1])
+            path, start = self._files[clip_id]
+            found = find_moments(cosines[own], parts.spans[own], base)
+            moments = tuple(Moment(start + each.start_s, start + each.end_s, each.score) for each in found)
+            hits.append(Hit(clip_id, score, path, moments[0].start_s, moments[0].end_s, moments))
         return hits
+
+    @cached_property
+    def _index(self) -> StepIndex:
+        kept = self._clips.kept
+        folder = kept.with_name(kept.stem.replace("clips", "parts", 1))
+        return open_index(self.retriever, self._clips.features, folder, _key(self.retriever, self._clips))
 
     def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
         if self.embeddings is not None:
@@ -169,50 +223,59 @@ class Searcher:
         among = set(clip_ids)
         return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
 
-    def _where(self, features: AlignedFeatures) -> dict[str, dict[str, Any]]:
-        """File and times of each clip: the file as extracted, or as the dataset's table has it."""
+    def _where(self, features: AlignedFeatures) -> dict[str, tuple[str | None, float]]:
+        """File of each clip, where the last run found it or as it was extracted, and where the clip begins in it."""
         rows = features.sets[0].rows().select(["clip_id", "source_path"]).to_pydict()
-        extracted = dict(zip(rows["clip_id"], rows["source_path"], strict=True))
-        columns = self.dataset.clips.select(["clip_id", "path", "start_s", "end_s"]).to_pylist()
-        where = {clip_id: {"path": path, "start_s": None, "end_s": None} for clip_id, path in extracted.items()}
-        for row in columns:
-            where[row["clip_id"]] = {
-                "path": extracted.get(row["clip_id"]) or row["path"],
-                "start_s": row["start_s"],
-                "end_s": row["end_s"],
-            }
+        where: dict[str, tuple[str | None, float]]
+        where = {clip: (path, 0.0) for clip, path in zip(rows["clip_id"], rows["source_path"], strict=True)}
+        for row in self.dataset.clips.select(["clip_id", "path", "start_s"]).to_pylist():
+            extracted, _ = where.get(row["clip_id"], (None, 0.0))
+            where[row["clip_id"]] = row["path"] or extracted, row["start_s"] or 0.0
         return where
 
-    def _hit(self, clip_id: str, score: float) -> Hit:
-        return Hit(clip_id, score, **self._files[clip_id])
 
-
-def _embeddings(retriever: Retriever, clips: Clips) -> NDArray[np.float32]:
-    """Read the embeddings that an earlier search kept, or compute them and keep them."""
+def _key(retriever: Retriever, clips: Clips) -> str:
+    """Hash of all that decides the embeddings of clips."""
     features = clips.features
     lines = retriever.key()
     for feature_set in features.sets:
         lines += [feature_set.card.recipe.hash, *map(str, feature_set.checksums(features.clip_ids).tolist())]
-    key = hash_pieces(f"{line}\n".encode("utf-8", "surrogateescape") for line in [*lines, *features.clip_ids])
+    return hash_pieces(f"{line}\n".encode("utf-8", "surrogateescape") for line in [*lines, *features.clip_ids])
+
+
+def _mean_part(retriever: Retriever, features: AlignedFeatures) -> NDArray[np.float32]:
+    """Mean embedding of parts, (d,), of clips spread over the library: with a query, what unrelated footage scores."""
+    step = -(-len(features) // _BACKGROUND)
+    vectors = unit_rows(read_parts(retriever, features, features.clip_ids[::step]).vectors)
+    mean: NDArray[np.float32] = np.nan_to_num(vectors).mean(axis=0).astype(np.float32)
+    return mean
+
+
+def _embeddings(retriever: Retriever, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Read what an earlier search kept, or compute and keep it: embeddings of clips (N, d), and `_mean_part`."""
+    features, key = clips.features, _key(retriever, clips)
     kept = _read_kept(clips.kept, key)
     if kept is not None:
         return kept
-    embeddings = retriever.encode_stored(features, features.clip_ids)
+    found = retriever.encode_stored(features, features.clip_ids), _mean_part(retriever, features)
     with suppress(SupportsetError):  # a folder that cannot be written: the next search computes them again
-        folder = LocalFolder(clips.kept.parent)
-        folder.put({clips.kept.name: [save({"embeddings": embeddings}, metadata={"key": key})]})
-    return embeddings
+        about = {"key": key, "content": hash_parts([each.tobytes() for each in found])}
+        content = save(dict(zip(_KEPT, found, strict=True)), metadata=about)
+        LocalFolder(clips.kept.parent).put({clips.kept.name: [content]})
+    return found
 
 
-def _read_kept(path: Path, key: str) -> NDArray[np.float32] | None:
+def _read_kept(path: Path, key: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Read the embeddings of an earlier search, if they are of exactly this model and these features."""
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("key") != key:
+            about = file.metadata() or {}
+            if about.get("key") != key:
                 return None
-            embeddings: NDArray[np.float32] = file.get_tensor("embeddings")
-            return embeddings
+            embeddings, background = (file.get_tensor(name) for name in _KEPT)
+            found = hash_parts([embeddings.tobytes(), background.tobytes()])
+            return (embeddings, background) if about.get("content") == found else None
     except (SafetensorError, OSError):
         return None  # damaged: computed again

@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import unit_rows
+from supportset.search.retriever import read_blocks
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.read.aligned import AlignedFeatures
 
 TEMPERATURE = 0.1  # of the published code
 
-_CLIPS = 256  # read at once
 _TEXTS = 512  # scored at once
 _IN_MEMORY = 1 << 28  # bytes of a score matrix; a larger one is a temporary file
 
@@ -54,7 +54,8 @@ class TextWeighted:
             In memory, or mapped from a temporary file where it is large; it is deleted when the array is.
         """
         out = _room(len(texts), len(clip_ids))
-        for block, steps, offsets in _blocks(features, clip_ids):
+        for block, values, offsets in read_blocks(features, clip_ids):
+            steps = unit_rows(values)
             for start in range(0, len(texts), _TEXTS):
                 some = slice(start, start + _TEXTS)
                 out[some, block] = self.of_steps(unit_rows(texts[some]), steps, offsets)
@@ -79,15 +80,6 @@ class TextWeighted:
             length = np.sqrt(np.einsum("nt,nt->n", weights @ (own @ own.T), weights))
             found[:, clip] = np.einsum("nt,nt->n", weights, of_clip) / np.maximum(length, 1e-12)
         return found
-
-
-def _blocks(
-    features: AlignedFeatures, clip_ids: Sequence[str]
-) -> Iterator[tuple[slice, NDArray[np.float64], NDArray[np.int64]]]:
-    for start in range(0, len(clip_ids), _CLIPS):
-        part = clip_ids[start : start + _CLIPS]
-        values, offsets = features.read(part)
-        yield slice(start, start + len(part)), unit_rows(values), offsets
 
 
 def _room(texts: int, clips: int) -> NDArray[np.float32]:

@@ -14,9 +14,10 @@ from supportset.evaluate.evaluation import Evaluation
 from supportset.evaluate.ranks import unit_rows
 from supportset.evaluate.scores import Embeddings, Matrix, Similarity
 from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
-from supportset.evaluate.splits import default_split, read_split
+from supportset.evaluate.splits import default_split, only_protocol, read_split
 from supportset.search.retriever import Clips, Retriever, check_steps
 from supportset.search.searcher import Searcher
+from supportset.search.stored_text import stored_embeddings
 from supportset.search.text_weighted import TEMPERATURE, TextWeighted
 from supportset.store.errors import UsageError
 from supportset.store.files.hashing import hash_parts
@@ -220,7 +221,7 @@ class ZeroShot(Retriever):
         self, protocol: str | None = None, split: str | None = None, *, scoring: Scoring = PLAIN
     ) -> Evaluation:
         """The same as an `Evaluation`."""
-        protocol = protocol or _only_protocol(self.dataset)
+        protocol = protocol or only_protocol(self.dataset)
         in_tables = scoring.table_protocol(protocol)
         split = split or default_split(self.dataset, in_tables, "train")
         part = scoring.prepare(read_split(self.dataset, in_tables, split, set(self.features.clip_ids)))
@@ -229,7 +230,10 @@ class ZeroShot(Retriever):
                 f"{self.dataset.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries"
             )
         self.check_text()
-        texts = self.encode_text([caption.text for caption in part.captions])
+        stored = (
+            stored_embeddings(self.tower, self.features.sets[0], part.captions) if self.templates == (PLACE,) else None
+        )
+        texts = self.encode_text([each.text for each in part.captions]) if stored is None else unit_rows(stored[0])
         similarity: Similarity
         if self.weighting is None:
             similarity = Embeddings(self.encode_stored(self.features, part.present), texts)
@@ -242,7 +246,11 @@ class ZeroShot(Retriever):
             protocol=protocol,
             dataset=self.dataset.name,
             expected=expected_clips(protocol, self.dataset.expected(in_tables, split)),
-            subject={"left_out": len(part.missing.intersection(self.features.left_out)), **self.describe()},
+            subject={
+                "left_out": len(part.missing.intersection(self.features.left_out)),
+                **self.describe(),
+                "text_features": None if stored is None else stored[1],
+            },
             selected_by="nothing: no training",
         )
 
@@ -305,13 +313,3 @@ def open_zero_shot(
         weighting=None if pooling == "mean" else TextWeighted(TEMPERATURE if temperature is None else temperature),
         device=device,
     )
-
-
-def _only_protocol(dataset: Dataset) -> str:
-    protocols = dataset.protocols()
-    if len(protocols) != 1:
-        raise UsageError(
-            f"dataset {dataset.name!r} has {'several protocols' if protocols else 'no protocol'}: "
-            + (f"give --protocol with one of {', '.join(protocols)}" if protocols else "extract it with captions")
-        )
-    return protocols[0]

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import LocalFolder, hash_file, sync_folder, telling
 from supportset.train.config import Config, flat, load_config
+from supportset.train.sealed import check_text, sealed, sealed_text, unsealed
 
 WEIGHTS = "model.safetensors"
 
@@ -96,13 +97,14 @@ class RunFolder:
         """Make the folder, with the configuration and what is known of the data."""
         with telling("make the run folder", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json("data.json", record)
-        self.write_text("config.toml", to_toml(config))
+        self.write_json("data.json", sealed(record))
+        self.write_text("config.toml", sealed_text(to_toml(config)))
 
     def load_config(self) -> Config:
-        """The configuration of the run; UsageError where there is no run."""
+        """The configuration of the run; UsageError where there is no run, SupportsetError where it is damaged."""
         if not self.started:
             raise UsageError(f"{self.path}: not a run folder, it has no config.toml; `train` makes one below runs/")
+        check_text(self.config)
         return load_config(self.config)
 
     def data_record(self) -> dict[str, Any]:
@@ -133,20 +135,26 @@ class RunFolder:
                 if file.is_file():
                     flush(file)
             for item in sorted(temporary.iterdir(), key=lambda item: item.name == WEIGHTS):
-                if not (self.path / item.name).is_dir():  # tokenizers stay the same during a run
-                    os.replace(item, self.path / item.name)
+                there = self.path / item.name
+                if there.is_dir():  # a tokenizer: the same during a run, unless another version of a library resumes it
+                    if _contents(there) == _contents(item):
+                        continue
+                    os.replace(there, temporary / f"{item.name}.old")
+                os.replace(item, there)
             sync_folder(self.path)
             shutil.rmtree(temporary)
-        self.write_json("best.json", best)
+        self.write_json("best.json", sealed(best))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the run."""
+        """A JSON file of the run, without its hash."""
         path = self.path / name
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SupportsetError(f"{path}: cannot be read ({error}); the run folder is damaged: train again") from None
-        return content
+        if not isinstance(content, dict):
+            raise SupportsetError(f"{path}: damaged, it is no JSON object: restore it, or train again")
+        return unsealed(content, path)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, complete or not at all; ``name`` may include a folder."""
@@ -156,6 +164,11 @@ class RunFolder:
         """Write a text file, complete or not at all; ``name`` may include a folder."""
         target = self.path / name
         LocalFolder(target.parent).put({target.name: [text.encode("utf-8")]})
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
 def flush(file: Path) -> None:

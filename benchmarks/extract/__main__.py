@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from benchmarks.extract import crowd, memory, overlap
 from benchmarks.extract import device as device_rates
-from benchmarks.extract import memory, overlap
 from benchmarks.extract.plan import QUICK, Plan, Sizes
 from benchmarks.report import Figure
 from benchmarks.run import Tell, run_figures
@@ -17,11 +17,12 @@ FIGURES: dict[str, Callable[[Plan], Figure]] = {
     "a": overlap.measure,
     "b": memory.measure,
     "c": device_rates.measure,
+    "d": crowd.measure,
 }
 
 
 @click.command(help="Measure extraction beside its own stages and beside the usual loop, all in one run.")
-@click.option("--only", metavar="A,B", help="Letters of figures: a overlap, b memory, c device.")
+@click.option("--only", metavar="A,B", help="Letters of figures: a overlap, b memory, c device, d crowd.")
 @click.option("--quick", is_flag=True, help="Tiny sizes: whether everything runs, not how fast.")
 @click.option("--rounds", type=click.IntRange(1), help="Rounds that count. [default: 3; 1 with --quick]")
 @click.option("--device", default="auto", show_default=True, help="Of figure c: auto, cpu or cuda.")

@@ -72,8 +72,8 @@ def _refuse(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def from_hub(name: str, fix: str, kind: str = "backbone") -> Iterator[None]:
-    """Turn failures of calls that may download into a UsageError that names the fix.
+def from_hub(name: str, fix: str, kind: str = "backbone", what: str = "") -> Iterator[None]:
+    """Turn failures of calls that may download into a UsageError that names the fix, and ``what`` is to be fetched.
 
     If the hub's name does not resolve, only its local cache is used, without retries.
     """
@@ -92,7 +92,8 @@ def from_hub(name: str, fix: str, kind: str = "backbone") -> Iterator[None]:
         without = ", or use --backbone efficientnet_lite:0, which needs no download" if kind == "backbone" else ""
         raise UsageError(
             f"{kind} {name}: its weights are not a local path and cannot be downloaded from the hub "
-            f"({cause}): download them where there is a network and name them by path, {fix}{without}"
+            f"({cause}): download them{what and f', {what},'} where there is a network and name them by path, "
+            f"{fix}{without}"
         ) from error
     finally:
         constants.HF_HUB_OFFLINE = offline

@@ -126,12 +126,13 @@ def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
     read = _Packets.read(path, heartbeat)
     base, nominal, declared, timing = read.base, read.nominal, read.declared, read.timing
     times, spans = np.frombuffer(read.times, np.int64), np.frombuffer(read.lengths, np.int64)
-    note, fault, gone, matrix = "", "", np.empty(0, np.int64), read.beginning.matrix
+    note, gone, matrix = "", np.empty(0, np.int64), read.beginning.matrix
+    fault = "its times contradict each other" if read.contradict else ""
     if read.kind.startswith(_MP4) and timing == Timing.TIMES and 0 < len(times) == len(read.decoded):
         stated = int(declared / base) if declared is not None and read.frames == len(times) else None
         decoded, fragmented = np.frombuffer(read.decoded, np.int64), not read.frames
         wrong, gone, stretched = find_faults(times, decoded, spans, nominal, stated, fragmented=fragmented)
-        fault = "its times contradict the length that it states" if stretched else ""
+        fault = "its times contradict the length that it states" if stretched else fault
         times, spans = times[~wrong], spans[~wrong]
     found = np.unique(times)
     if timing != Timing.COUNT and 1 <= len(found) * _CROWD <= len(times):
@@ -181,7 +182,8 @@ class _Packets:
     places: set[int] = field(default_factory=set)  # first bytes of the packets of a Matroska file
     frames: int = 0  # as the file states, 0 if it does not
     declared: Fraction | None = None  # seconds
-    short: int = 0  # frames that an AVI file states and does not have
+    short: int = 0  # frames that an AVI or MP4 file states and does not have
+    contradict: bool = False  # the times of an MP4 file, or those of frames that its edit list leaves out
     is_cut: bool = False  # the file ends inside a packet, with an error, or before fragments that are there
 
     @classmethod
@@ -215,12 +217,33 @@ class _Packets:
             if kind.startswith(_MP4):
                 read.is_cut |= has_fragment_behind(path, position, stream.id)
             read.frames, read.declared = stream.frames, _declared_end(container, stream)
+            if kind.startswith(_MP4) and 0 < len(read.times) != read.frames > 0:
+                read.short, read.contradict = _look_behind_edits(path, stream.index, read.frames)
             if kind == "avi" and read.frames and read.decoded:
                 read.short = read.frames - 1 - read.decoded[-1]  # empty chunks count: they repeat a frame
             guessed = read.beginning.out_of_order or (kind == "avi" and stream.codec_context.has_b_frames)
             if guessed and read.timing == Timing.TIMES:
                 read.timing = Timing.ORDER
+                # MP4 has times of showing, or none: then they are those of decoding
+                read.contradict |= kind.startswith(_MP4) and read.times != read.decoded
             return read
+
+
+def _look_behind_edits(path: Path, number: int, frames: int) -> tuple[int, bool]:
+    """Read an MP4 track without its edit list: how many frames are missing, and whether the times contradict."""
+    with open_video(path, number, ignore_editlist="1") as (container, stream):
+        rows: list[tuple[int, int, int]] = []
+        with suppress(av.error.FFmpegError, OSError):
+            for packet in container.demux(stream):
+                if packet.size and packet.pts is not None and packet.dts is not None:
+                    rows.append((packet.pts, packet.dts, packet.duration))
+        if len(rows) < frames:
+            return frames - len(rows), False
+        shown, decoded, lengths = np.array(rows, np.int64).T
+        faults = find_faults(
+            shown, decoded, lengths, nominal_duration(stream), stream.duration or None, fragmented=False
+        )
+        return 0, bool(faults.wrong.any() or len(faults.gone) or faults.stretched)
 
 
 def _count_frames(path: Path, number: int, heartbeat: Heartbeat) -> tuple[array[int], int, np.ndarray | None]:

@@ -10,6 +10,7 @@ import av.error
 import numpy as np
 
 from supportset.extract.decode.clip_health import ClipHealth
+from supportset.extract.decode.damage import gif
 from supportset.extract.decode.frame_index import FrameIndex, Heartbeat
 from supportset.extract.decode.pictures import PictureMaker
 from supportset.extract.decode.seek_plan import Run, split_runs
@@ -145,12 +146,13 @@ def _frames(
             container.seek(place, stream=stream, backward=True, any_frame=False)
         except (av.error.FFmpegError, OSError) as error:
             raise _BadSeekError from error
-    started, corrupt = key is None, set()
+    started, corrupt, is_gif = key is None, set(), stream.codec_context.name == "gif"
     for packet in _packets(container, stream):
         heartbeat()
         if packet.pts is not None:
             health.packet(packet.pts)
-        if packet.is_corrupt:  # a part of it is missing, as the container says; many decoders do not mind
+        # A part of it is missing, as the container says, or as its data do: many decoders do not mind.
+        if packet.is_corrupt or (is_gif and packet.size and not gif.is_whole(bytes(packet))):
             corrupt.add(packet.pts)
         frames = clock.decode(packet)
         if frames is None:
@@ -171,5 +173,7 @@ def _frames(
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
     try:
         yield from read_packets(container, stream)
+    except av.error.MemoryError:
+        raise
     except (av.error.FFmpegError, OSError):
         return  # the file ends here, as the index pass has noticed

@@ -20,7 +20,7 @@ _OTHER = ("attached_pic", "timed_thumbnails", "dependent")  # dispositions of st
 
 
 @contextmanager
-def open_video(path: Path, number: int | None = None) -> Iterator[tuple[Any, Any]]:
+def open_video(path: Path, number: int | None = None, **options: str) -> Iterator[tuple[Any, Any]]:
     """Open a file with PyAV and yield (container, video stream), set up for one decoding thread.
 
     With a single thread a truncated stream raises; with several it ends quietly.
@@ -30,13 +30,15 @@ def open_video(path: Path, number: int | None = None) -> Iterator[tuple[Any, Any
     path : Path
     number : int, optional
         The stream's number in the file; default: the film, see :func:`_film`.
+    **options : str
+        For the demuxer.
 
     Raises
     ------
     DecodeError
         ``missing``, ``unreadable`` or ``no_video``.
     """
-    with _opened(path) as container:
+    with _opened(path, **options) as container:
         stream = _film(path, container) if number is None else container.streams[number]
         context = stream.codec_context
         if context.width * context.height > MOST_PIXELS:
@@ -52,19 +54,21 @@ def open_video(path: Path, number: int | None = None) -> Iterator[tuple[Any, Any
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, **options: str) -> Iterator[Any]:
     try:
         # `file:` and the whitelist keep odd names and playlist files from being taken for addresses.
         container = av.open(
             f"file:{path.absolute()}",
             container_options={"protocol_whitelist": "file"},
-            options={"max_pixels": str(MOST_PIXELS)},
+            options={"max_pixels": str(MOST_PIXELS), **options},
             metadata_errors="ignore",
         )
     except FileNotFoundError as error:
         raise DecodeError(MISSING, "the file is not there any more") from error
     except PermissionError as error:
         raise DecodeError(UNREADABLE, "no permission to read the file") from error
+    except av.error.MemoryError:
+        raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(UNREADABLE, _why_unreadable(path, error)) from error
     with container:

@@ -61,9 +61,11 @@ def read_packets(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def decode_packet(packet: Any) -> list[Any] | None:
-    """Return the frames that the decoder gives, or None if it refuses the packet."""
+    """Return the frames that the decoder gives, or None if it refuses the packet; MemoryError is passed on."""
     try:
         return list(packet.decode())
+    except av.error.MemoryError:  # says nothing of the packet
+        raise
     except av.error.FFmpegError:
         return None
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
 
+from supportset._process import cores
 from supportset.extract.pipeline.forward import pick_device
 from supportset.store.errors import UsageError
 
@@ -47,11 +47,6 @@ def pick_devices(names: str, processes: int | None = None) -> list[str]:
     return [devices[number % len(devices)] for number in range(processes or len(devices))]
 
 
-def cores_of_machine() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def share_of_cores(processes: Sequence[object]) -> int:
-    """Divide the machine's cores among processes."""
-    return max(1, cores_of_machine() // max(1, len(processes)))
+    """Divide the cores that we may use among processes."""
+    return max(1, cores() // max(1, len(processes)))

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from supportset._process import cores as usable_cores
 from supportset.extract.decode.decoders import PYAV, decoder_beside
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.pipeline.batch_size import default_batch_size
 from supportset.extract.pipeline.batches import Batch, BatchStream
-from supportset.extract.pipeline.devices import cores_of_machine
 from supportset.extract.pipeline.forward import Forward
 from supportset.extract.pipeline.recorder import Recorder
 from supportset.extract.progress.progress import Progress
@@ -84,13 +84,13 @@ class Plan:
         """
         transform = backbone.frame_transform()
         shape = (sampling.window, *transform(np.zeros((48, 64, 3), np.uint8)).shape)
-        cores = cores or cores_of_machine()
+        cores = cores or usable_cores()
         workers = workers or max(1, cores // 2 if device.type == "cpu" else cores - 1)
         workers = max(1, min(workers, tasks))
         batch_size = batch_size or default_batch_size(device, sampling.window)
         slots = min(-(-2 * batch_size // workers), _RING_BYTES // workers // prod(shape))
         return cls(
-            Setup(sampling, transform, shape, max(2, slots), decoder_beside(decoder, str(device))),
+            Setup(sampling, transform, shape, max(2, slots), decoder_beside(decoder, str(device)), cpu_seconds=timeout),
             workers,
             batch_size,
             device.type == "cuda",

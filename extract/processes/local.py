@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import IO, Protocol
 
+from supportset._process import sleeping_threads, threads_of
 from supportset.extract.processes.worker_process import Answer, Message, Order
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _LAST_WORDS = 300
 
 
@@ -84,7 +84,6 @@ class LocalProcess:
         ours, theirs = socket.socketpair()
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         paths = [os.path.abspath(path) for path in sys.path]
-        threads = dict.fromkeys(THREADS, str(order.settings.cores))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "supportset.extract.processes.worker_process", str(theirs.fileno())],
@@ -93,7 +92,10 @@ class LocalProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=self._words,
                 process_group=0,  # Ctrl-C on the terminal is for the scheduler's process
-                env=threads | os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                env=os.environ
+                | threads_of(order.settings.cores)
+                | sleeping_threads()
+                | {"PYTHONPATH": os.pathsep.join(paths)},
             )
         finally:
             theirs.close()

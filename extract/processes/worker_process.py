@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
+from supportset._process import keep_freed_memory
 from supportset.extract.backbones import load_backbone
 from supportset.extract.pipeline.recipe import make_recipe
 from supportset.extract.processes.extraction import ChunkSource, Settings, run_extraction
@@ -192,6 +193,7 @@ def main(number: int) -> None:
         order: Order = link.recv()
     except EOFError:
         return
+    keep_freed_memory()
     inbox: SimpleQueue[Answer] = SimpleQueue()
     outbox: SimpleQueue[Message | None] = SimpleQueue()
     _interrupt_once(inbox)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +44,17 @@ class AnnotatedDataset:
         """Raise UsageError if the store ``root`` has tables of another folder under this name."""
         refuse_other(root, self.name, self.origin, self.annotations)
 
-    def write(self, root: str | Path, gone: Choice | None = None, *, replace: bool = False) -> Dataset:
+    def write(
+        self,
+        root: str | Path,
+        gone: Choice | None = None,
+        suspects: Iterable[str] = (),
+        *,
+        replace: bool = False,
+    ) -> Dataset:
         """Write the tables into the store ``root``; equal tables are kept.
+
+        A run writes them before it extracts, and afterwards again, with ``suspects``, if any clip is gone.
 
         Parameters
         ----------
@@ -52,8 +62,10 @@ class AnnotatedDataset:
         gone : str, optional
             Which clips are recorded as gone, see :func:`supportset.extract.work.gone.find_gone`; by default those that
             the store has recorded, for a run that does not look for videos.
+        suspects : iterable of str
+            Clips that the run found to be gone, for :func:`~supportset.extract.work.gone.find_gone`.
         replace : bool
-            Replace the tables of another folder.
+            Replace the tables of another folder; then any number of its clips may be gone.
 
         Raises
         ------
@@ -64,7 +76,9 @@ class AnnotatedDataset:
         found = self.annotations
         if not replace:
             self.refuse_other(root)
-        marked = None if gone is None else find_gone(root, self.name, found.clips, self.videos_root, gone)
+        elif gone == "auto":
+            gone = "mark"
+        marked = None if gone is None else find_gone(root, self.name, found.clips, self.videos_root, gone, suspects)
         return write_dataset(
             root,
             self.name,

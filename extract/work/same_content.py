@@ -36,11 +36,19 @@ class _Donor:
     shard: str
 
 
-def take_over(work: Work, path: StorePath, videos_root: Path, shown: Progress, *, keep_damaged: bool = True) -> Work:
+def take_over(
+    work: Work,
+    path: StorePath,
+    videos_root: Path,
+    shown: Progress,
+    *,
+    named_after_files: bool,
+    keep_damaged: bool = True,
+) -> Work:
     """Give clips whose file has the content of a file that was extracted before the features of that one.
 
     A file is read and hashed only if a file of its size and extension was extracted before. The clips must be the same
-    part of their files: one and the same clip, or clips named after their files, as the reader ``folder`` names them.
+    part of their files: one and the same clip, or clips named after their files and the part.
 
     Parameters
     ----------
@@ -50,6 +58,9 @@ def take_over(work: Work, path: StorePath, videos_root: Path, shown: Progress, *
     videos_root : Path
     shown : Progress
         Receives the clips that are done.
+    named_after_files : bool
+        Whether the ids of clips are the names of their files, as the reader ``folder`` gives them. Other ids say
+        nothing about the part: then only a clip itself keeps its features.
     keep_damaged : bool
         Whether features of damaged files are taken over.
 
@@ -61,7 +72,7 @@ def take_over(work: Work, path: StorePath, videos_root: Path, shown: Progress, *
     if not work.tasks or not is_feature_set(path):
         return work
     feature_set = FeatureSet.open(path)
-    found = list(_pairs(work, feature_set, videos_root, keep_damaged))
+    found = list(_pairs(work, feature_set, videos_root, named_after_files, keep_damaged))
     taken: set[str] = set()
     for told, pairs in groupby(sorted(found, key=lambda each: each[0]), key=lambda each: each[0]):
         # The features were made by an earlier run: its provenance goes with them.
@@ -85,7 +96,7 @@ def take_over(work: Work, path: StorePath, videos_root: Path, shown: Progress, *
 
 
 def _pairs(
-    work: Work, feature_set: FeatureSet, videos_root: Path, keep_damaged: bool
+    work: Work, feature_set: FeatureSet, videos_root: Path, named_after_files: bool, keep_damaged: bool
 ) -> Iterator[tuple[str, Task, _Donor]]:
     """Clips to do, each with a clip of equal content, and the provenance of its features as JSON."""
     donors, shards = _donors(feature_set, keep_damaged), open_folder(feature_set.path).child("shards")
@@ -96,7 +107,7 @@ def _pairs(
             fitting = [
                 donor
                 for donor in donors.get((task.source.size, _extension(of_file)), ())
-                if _same_part(task.clip, of_file, donor)
+                if donor.clip_id == task.clip.clip_id or (named_after_files and _same_part(task.clip, of_file, donor))
             ]
             if not fitting:
                 continue
@@ -127,9 +138,7 @@ def _donors(feature_set: FeatureSet, keep_damaged: bool) -> dict[tuple[int, str]
 
 
 def _same_part(clip: Clip, path: str, donor: _Donor) -> bool:
-    """Whether two clips are the same part of files of equal content."""
-    if clip.clip_id == donor.clip_id:
-        return True
+    """Whether two clips are the same part of their files, by their ids."""
     part = "" if clip.start_s is clip.end_s is None else f"@{_number(clip.start_s)}-{_number(clip.end_s)}"
     return all(
         clip_id in (f"{file}{part}", f"{os.path.splitext(file)[0]}{part}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,12 +25,12 @@ import numpy as np
 from supportset.extract.decode.clips import Step, decode_clips
 from supportset.extract.decode.decoders import PYAV
 from supportset.extract.decode.sampling import Sampling
-from supportset.extract.outcome import Outcome
+from supportset.extract.outcome import DecodeError, Outcome
 from supportset.extract.workers.frame_ring import FrameRing
 from supportset.extract.workers.retries import Job
 from supportset.store.errors import SupportsetError
 from supportset.store.files import hash_file
-from supportset.store.format.status import DAMAGED, ERROR, OK, OUT_OF_MEMORY
+from supportset.store.format.status import DAMAGED, ERROR, OK, OUT_OF_MEMORY, TIMEOUT
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class Setup:
         Steps that the shared memory holds.
     decoder : str
         A decoder of :mod:`supportset.extract.decode.decoders` that works on this machine.
+    cpu_seconds : float
+        CPU time that a file of up to 1 MB may take; one of n MB may take n times as long. Its other clips then end as
+        ``timeout``: a small file may hold millions of large frames.
+    memory : int
+        Bytes that the worker may allocate; a clip that takes more ends as ``out_of_memory``. Not with a decoder that
+        uses a GPU, whose driver allocates memory that it does not use.
     """
 
     sampling: Sampling
@@ -53,6 +61,8 @@ class Setup:
     shape: tuple[int, ...]
     slots: int
     decoder: str = PYAV
+    cpu_seconds: float = 600.0
+    memory: int = 4 * 2**30
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ class Worker:
         self._free = setup.slots
         self._sent = 0
         self._hashed: tuple[str, str] | None = None
+        self._size, self._budget, self._until = 0, 0.0, float("inf")  # of the file, see _grant
 
     def run(self) -> None:
         """Decode passes until the main process sends None or ends."""
@@ -115,6 +126,7 @@ class Worker:
     def _decode(self, jobs: tuple[Job, ...]) -> None:
         """Decode the clips of one file, all in one pass."""
         self._ring.job = jobs[0].number
+        self._grant(jobs[0].path)
         seconds = _SharedSeconds(len(jobs))
 
         def begin(place: int) -> None:
@@ -127,7 +139,7 @@ class Worker:
                 [(job.start_s, job.end_s) for job in jobs],
                 self._setup.sampling,
                 transform=self._transform,
-                heartbeat=self._ring.heartbeat,
+                heartbeat=self._heartbeat,
                 opened=begin,
                 decoder=self._setup.decoder,
             ):
@@ -141,19 +153,35 @@ class Worker:
                     self._ring.job = None
                 self._link.send(ClipResult(number, item, spent, content))
         except MemoryError:
-            outcome = Outcome(OUT_OF_MEMORY, "the decode worker ran out of memory")
+            most = f"{self._setup.memory / 2**30:g} GiB"
+            outcome = Outcome(OUT_OF_MEMORY, f"the decode worker ran out of memory; it may take {most}")
         except (BrokenPipeError, ConnectionResetError, EOFError):
             raise  # the main process is gone
         except Exception as error:  # any error of a file costs its clips, not the run
             outcome = Outcome(ERROR, f"{type(error).__name__}: {error}")
         else:
             return
+        gc.collect()  # frames that hold each other, of which the next file's memory would be short
         self._ring.job = None
         self._link.send(outcome)
 
     def _transform(self, picture: np.ndarray) -> np.ndarray:
-        self._ring.heartbeat()
+        self._heartbeat()
         return self._setup.transform(picture)
+
+    def _grant(self, path: str) -> None:
+        """Begin to count the CPU time of a file."""
+        self._size = 0
+        with suppress(OSError):  # opening it will say more
+            self._size = os.path.getsize(path)
+        self._budget = self._setup.cpu_seconds * max(1.0, self._size / 1e6)
+        self._until = time.process_time() + self._budget
+
+    def _heartbeat(self) -> None:
+        self._ring.heartbeat()
+        if time.process_time() > self._until:
+            taken = f"more than {self._budget:.3g} s of CPU time for a file of {self._size:,} bytes"
+            raise DecodeError(TIMEOUT, f"{taken}; see --timeout")
 
     def _send(self, message: Arrived, frames: np.ndarray) -> None:
         while not self._free or self._link.poll():
@@ -222,6 +250,8 @@ def main(socket: int, memory: int) -> None:
     try:
         setup: Setup = link.recv()
         ring = FrameRing(memory, setup.shape, setup.slots)
+        if setup.decoder == PYAV and sys.platform == "linux":
+            resource.setrlimit(resource.RLIMIT_DATA, (setup.memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
         link.send(None)  # ready
         Worker(link, ring, setup).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -22,6 +22,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from supportset._process import THREADS
 from supportset.extract.outcome import Outcome
 from supportset.extract.workers.decode_worker import Arrived, Begun, ClipResult, Job, Setup
 from supportset.extract.workers.frame_ring import FrameRing
@@ -33,7 +34,6 @@ _AHEAD = 4  # clips that a worker holds, so that it never waits for the next one
 _POLL_SECONDS = 0.5
 _START_SECONDS = 300.0  # for imports from a slow network disk
 _IDLE_DEATHS = 5  # workers in a row that die without a clip
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class StepFrames(NamedTuple):
@@ -226,7 +226,7 @@ class _Process:
                 stdout=subprocess.DEVNULL,
                 stderr=self._words,
                 process_group=0,  # the main process handles Ctrl-C on the terminal
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict.fromkeys(_THREADS, "1"),
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | dict.fromkeys(THREADS, "1"),
             )
             self.ring = FrameRing(memory, setup.shape, setup.slots)
         finally:

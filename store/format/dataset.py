@@ -210,7 +210,7 @@ def write_dataset(
         "sources": [{"name": file, "xxh3": xxh3} for file, xxh3 in sorted(hashes)],
         **({"origin": dict(origin)} if origin else {}),
     }
-    if marked := sorted(_recorded_gone(folder) if gone is None else set(gone)):
+    if marked := sorted(recorded_gone(root, name) if gone is None else set(gone)):
         info["gone"] = marked
     info["hash"] = _hash_of(info)
     commit = _file_of(info)
@@ -261,6 +261,15 @@ def open_dataset(root: str | StorePath, name: str) -> Dataset:
             return Dataset(name, info, {key: table for key, table in tables.items() if table is not None})
         problem = f"{folder}/{absent[0]}.parquet: missing, or not the table that {DATASET} names"
     raise SupportsetError(f"{problem}: run `extract` for this dataset again, it writes the tables anew")
+
+
+def recorded_gone(root: str | StorePath, name: str) -> frozenset[str]:
+    """Return the clips that a dataset has recorded as gone; none where it does not exist, or is damaged."""
+    try:
+        found = load_json(open_folder(store_path(root) / name), DATASET, "not a dataset").get("gone", [])
+    except (SupportsetError, AttributeError):
+        return frozenset()
+    return frozenset(found) if _is_list_of_ids(found) else frozenset()
 
 
 def dataset_faults(root: str | StorePath, name: str) -> Iterator[tuple[str, str]]:
@@ -315,15 +324,6 @@ def list_datasets(root: str | StorePath, errors: list[SupportsetError] | None = 
         except SupportsetError as error:
             errors.append(error)
     return found
-
-
-def _recorded_gone(folder: Folder) -> list[str]:
-    """The clips that the dataset has recorded as gone; none where it is new or damaged."""
-    try:
-        found = load_json(folder, DATASET, "not a dataset").get("gone", [])
-    except (SupportsetError, AttributeError):
-        return []
-    return found if _is_list_of_ids(found) else []
 
 
 def _is_list_of_ids(found: object) -> bool:

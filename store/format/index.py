@@ -7,7 +7,6 @@ of its arrays. :func:`effective` is the rule that selects one of several rows of
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from supportset._process import cores
 from supportset.store.errors import SupportsetError
 from supportset.store.files import Folder, hash_parts, part_sizes
 from supportset.store.format.card import check_format, parse_json
@@ -54,7 +54,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-_THREADS = min(8, os.cpu_count() or 1)  # that parse index files side by side
+_THREADS = min(8, cores())  # that parse index files side by side
 _NAME = re.compile(r"([0-9a-f]{16})\.parquet")
 
 

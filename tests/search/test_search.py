@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from supportset.search.run import open_run, search
+from supportset.search.run import Run, open_run, search
 from supportset.store.errors import UsageError
+from supportset.store.read.aligned import AlignedFeatures
 from supportset.train.loop.training import train
 from supportset.train.model.model import SupportSetModel
 from supportset.train.model.weights.model_folder import write_weights
@@ -35,7 +36,7 @@ def test_a_sentence_finds_clips_of_its_concepts(store: SmallStore, run: Path) ->
     assert [store.concepts[hit.clip_id] for hit in hits] == [("blue", "star", "spins")] * 3
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert all(-1 <= hit.score <= 1 for hit in hits)
-    assert [hit.path for hit in hits] == [f"films/{hit.clip_id}.mp4" for hit in hits]
+    assert [hit.path for hit in hits] == [f"{hit.clip_id}.mp4" for hit in hits]
     json.dumps([hit.to_json() for hit in hits])
 
 
@@ -70,13 +71,13 @@ def test_embeddings_are_kept_and_made_again_when_anything_changes(
     run = Path(shutil.copytree(run, tmp_path / "run"))
     root = plant(tmp_path / "features").root
     encoded: list[int] = []
-    original = SupportSetModel.encode_video
+    original = Run.encode_stored
 
-    def encode_video(self: SupportSetModel, features: object, mask: object) -> object:
-        encoded.append(len(features))  # type: ignore[arg-type]
-        return original(self, features, mask)  # type: ignore[arg-type]
+    def encode_stored(self: Run, features: AlignedFeatures, clip_ids: list[str]) -> object:
+        encoded.append(len(clip_ids))
+        return original(self, features, clip_ids)
 
-    monkeypatch.setattr(SupportSetModel, "encode_video", encode_video)
+    monkeypatch.setattr(Run, "encode_stored", encode_stored)
 
     def ask() -> tuple[list[str], int]:
         encoded.clear()
@@ -105,6 +106,13 @@ def test_embeddings_are_kept_and_made_again_when_anything_changes(
     kept.write_bytes(kept.read_bytes()[:100])
     assert ask()[1] == 192
     assert ask()[1] == 0
+
+
+def test_a_run_whose_cache_cannot_be_written_is_searched(store: SmallStore, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("cache")))
+    (copy / "cache").write_text("a file in the place of the folder")
+    hits = search(copy, "a red ball rolls", 3, store.root, device="cpu")
+    assert hits == search(run, "a red ball rolls", 3, store.root, device="cpu")
 
 
 def test_a_broken_embedding_comes_last(store: SmallStore, run: Path) -> None:

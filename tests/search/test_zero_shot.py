@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from supportset.commands.main import cli
 from supportset.search.zero_shot import ZeroShot, open_zero_shot
 from supportset.store.errors import UsageError
+from supportset.store.format.dataset import open_dataset, write_dataset
 from supportset.store.read.catalog import find_feature_set
 from tests.extract.backbones.hf_models import MODELS, saved
 from tests.extract.pairs import PAIRS, library_texts, save_open_clip, save_pair
@@ -103,6 +105,36 @@ def test_the_result_says_everything_and_a_missing_clip_is_a_miss(pair: tuple[Pat
     assert (tmp_path / "scores" / "films-test-ranks.parquet").exists()
 
 
+def test_stored_embeddings_of_the_tower_are_read_if_they_are_of_all_captions(tmp_path: Path) -> None:
+    save_pair("clip", tmp_path / "tiny")
+    store = tmp_path / "store"
+    plant(store, f"hf:{tmp_path / 'tiny'}")
+    computed = open_zero_shot("films/hf-tiny", store, device="cpu").evaluate()
+    assert computed["text_features"] is None
+    asked = ("extract-text", "films", "--encoder", "tower:hf-tiny", "--store", store, "--device", "cpu", "--dtype")
+    assert run(*asked, "float32", "--limit", "3")[0] == 0
+    assert open_zero_shot("films/hf-tiny", store, device="cpu").evaluate()["text_features"] is None
+    assert run(*asked, "float32")[0] == 0
+    read = open_zero_shot("films/hf-tiny", store, device="cpu").evaluate()
+    assert "-text-" in read.pop("text_features")
+    assert read == {key: value for key, value in computed.items() if key != "text_features"}
+    template = open_zero_shot("films/hf-tiny", store, device="cpu", templates=["a {}"]).evaluate()
+    assert template["text_features"] is None
+
+
+def test_clips_whose_videos_are_gone_are_left_out(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(pair[0], store := tmp_path / "features")
+    old = open_dataset(store, "films")
+    tables: dict[str, Any] = {"clips": old.clips, "captions": old.captions, "splits": old.splits}
+    write_dataset(store, "films", **tables, protocols=old.info["protocols"], sources=[], gone=[CLIPS[0]])
+    retriever = open_zero_shot("films/hf-tiny", store, device="cpu")
+    gallery = retriever.open_gallery()
+    assert gallery.left_out == 1
+    assert [sorted(hit.clip_id for hit in gallery.search([SAID[0]], 100)[0])] == [[CLIPS[1], CLIPS[2], CLIPS[4]]]
+    result = retriever.evaluate(out=tmp_path / "scores")
+    assert (result["gallery"], result["missing"], result["left_out"]) == (5, 2, 1)
+
+
 def library_steps(store: Path) -> list[np.ndarray]:
     """Unit steps of all clips as stored; of the missing one anything."""
     features = find_feature_set(store, "films/hf-tiny")
@@ -155,8 +187,10 @@ def test_large_score_matrices_are_files_and_blocks_do_not_matter(
     texts, clips = retriever.encode_text(SAID), retriever.features.clip_ids
     assert retriever.weighting is not None
     whole = retriever.weighting.scores(texts, retriever.features, clips)
-    for name, value in (("_CLIPS", 2), ("_TEXTS", 2), ("_IN_MEMORY", 8)):
-        monkeypatch.setattr(f"supportset.search.text_weighted.{name}", value)
+    mean = retriever.encode_stored(retriever.features, clips)
+    for name, value in (("text_weighted._TEXTS", 2), ("text_weighted._IN_MEMORY", 8), ("retriever._VALUES", 80)):
+        monkeypatch.setattr(f"supportset.search.{name}", value)
+    np.testing.assert_array_equal(retriever.encode_stored(retriever.features, clips), mean)
     parts = retriever.weighting.scores(texts, retriever.features, clips)
     assert isinstance(parts, np.memmap)
     np.testing.assert_allclose(parts, whole, atol=1e-6)

@@ -294,3 +294,29 @@ def test_a_dataset_from_before_there_were_hashes(tmp_path: Path) -> None:
     assert "written before 0.2.0" in report.problems[0].says
     write_dataset(tmp_path, "world", **content(tmp_path))
     assert verify_dataset(tmp_path, name).problems == []
+
+
+def test_clips_that_are_gone_stay_recorded_until_another_run_looks(tmp_path: Path) -> None:
+    given = content(tmp_path)
+    write_dataset(tmp_path, "world", **given)
+    plain = (tmp_path / "world" / "dataset.json").read_bytes()
+    assert open_dataset(tmp_path, "world").gone == frozenset()
+    assert write_dataset(tmp_path, "world", **given, gone=["x", "b", "x"]).gone == {"b", "x"}
+    assert open_dataset(tmp_path, "world").gone == {"b", "x"}
+    assert json.loads((tmp_path / "world" / "dataset.json").read_bytes())["gone"] == ["b", "x"]
+    assert not list(verify_dataset(tmp_path, "world").problems)
+    given["clips"].append({"clip_id": "d"})
+    assert write_dataset(tmp_path, "world", **given).gone == {"b", "x"}
+    given["clips"].pop()
+    assert write_dataset(tmp_path, "world", **given, gone=[]).gone == frozenset()
+    assert (tmp_path / "world" / "dataset.json").read_bytes() == plain
+
+
+@pytest.mark.parametrize("wrong", ["b", [1], {"b": 1}, None])
+def test_impossible_marks_are_refused_and_written_anew(tmp_path: Path, wrong: Any) -> None:
+    write_dataset(tmp_path, "world", **content(tmp_path))
+    file = tmp_path / "world" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"gone": wrong}))
+    with pytest.raises(SupportsetError, match=r"dataset.json: damaged, a list of clips in 'gone' is missing"):
+        open_dataset(tmp_path, "world")
+    assert write_dataset(tmp_path, "world", **content(tmp_path)).gone == frozenset()

@@ -219,6 +219,21 @@ def test_other_features_of_the_same_clips_are_refused_before_anything_is_written
     assert_holds(summary, others)
 
 
+def test_another_folder_with_files_of_equal_name_size_and_time_is_another_content(tmp_path: Path) -> None:
+    first, others = arrays(), {clip_id: array + 1 for clip_id, array in arrays().items()}
+    folders = [npy_folder(tmp_path / place / "features", content) for place, content in (("a", first), ("b", others))]
+    for file in (file for folder in folders for file in folder.iterdir()):
+        os.utime(file, ns=(1, 1))  # as out of an archive that has one time for all
+    run(tmp_path / "store", folders[0])
+    with pytest.raises(SupportsetError, match="holds other features of 7 clips"):
+        run(tmp_path / "store", folders[1])
+    assert run(tmp_path / "store", folders[1], replace=True).imported == 7
+    with pytest.raises(SupportsetError, match="holds other features of 7 clips"):
+        run(tmp_path / "store", folders[0])
+    moved = (tmp_path / "b").rename(tmp_path / "c") / "features"
+    assert_holds(run(tmp_path / "store", moved), others)
+
+
 def test_other_times_of_the_same_clips_are_another_content(tmp_path: Path) -> None:
     source = npy_folder(tmp_path / "src", {"a": np.ones((1, 2), np.float32)})
     run(tmp_path / "store", source, times=npy_folder(tmp_path / "t", {"a": np.array([[0.0, 1.0]])}))

@@ -72,7 +72,8 @@ def plant(
     Clips named in ``missing`` have a failure in the feature set instead of features.
     """
     rng = np.random.default_rng(7)
-    directions = {word: rng.normal(size=DIM) for word in (*COLOURS, *THINGS, *MOTIONS)}
+    dim = max(DIM, (of or recipe()).dim)
+    directions = {word: rng.normal(size=dim) for word in (*COLOURS, *THINGS, *MOTIONS)}
     clips, texts, splits, concepts, features = [], [], [], {}, {}
     for number, words in enumerate(product(COLOURS, THINGS, MOTIONS)):
         colour, thing, motion = words
@@ -90,7 +91,7 @@ def plant(
                 splits.append({"protocol": "planted", "split": "test" if test else "train", "clip_id": clip_id})
             steps = int(rng.integers(2, 7))
             centre = sum(directions[word] for word in words)
-            features[clip_id] = centre + noise * rng.normal(size=(steps, DIM))
+            features[clip_id] = centre + noise * rng.normal(size=(steps, dim))
     protocols = {"planted": {"train": None, "test": expected_test, "empty": None}} if captions else {}
     dataset = write_dataset(root, name, clips=clips, captions=texts, splits=splits, protocols=protocols, sources=[])
     card = FeatureCard(of or recipe(), {} if given is None else {"backbone": given})

@@ -15,6 +15,7 @@ import torch
 from supportset.evaluate.evaluation import describe
 from supportset.evaluate.ranks import MISS
 from supportset.evaluate.scores import score_embeddings
+from supportset.evaluate.scoring import Scoring
 from supportset.evaluate.splits import Split
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.dataset import Caption, open_dataset, write_dataset
@@ -199,6 +200,34 @@ def rewrite(store: SmallStore, splits: list[dict[str, Any]]) -> None:
         protocols=protocols,
         sources=[],
     )
+
+
+def test_gallery_lists_conventions_labels_and_scores_beside_of_a_run(root: Path, run: Path, tmp_path: Path) -> None:
+    whole = evaluate(run, store=root, device="cpu")
+    tables = open_dataset(root, "small")
+    listed = tables.split_clips("planted", "test")[:20]
+    (tmp_path / "twenty.txt").write_text("".join(f"{clip}\n" for clip in listed))
+    labels = "".join(f"{caption.caption_id} 0 {listed[0]} 1\n" for caption in tables.split_captions("planted", "test"))
+    (tmp_path / "labels.txt").write_text(labels)
+    scoring = Scoring.read(gallery=tmp_path / "twenty.txt", labels=tmp_path / "labels.txt", beside=["dsl", "sinkhorn"])
+    result = evaluate(run, store=root, device="cpu", scoring=scoring)
+    assert result["name"].startswith("planted [")
+    assert result["name"].endswith("another gallery than the protocol's]")
+    assert (result["gallery"], result["queries"], result["gallery_list"]) == (20, 40, str(tmp_path / "twenty.txt"))
+    assert result["labels"]["score"] == f"{result['name']} + labels"
+    assert result["labels"]["added"] == 38  # all captions but those of the first clip
+    assert result["labels"]["t2v"]["R@10"] > result["t2v"]["R@10"]
+    assert [each["name"] for each in result["beside"]] == ["dsl", "sinkhorn"]
+    assert Path(result["files"]["scores"]).name == "planted-test-twenty.json"
+    best = evaluate(run, store=root, device="cpu", scoring=Scoring(captions="best-caption"))
+    assert best["name"].startswith("planted, best-caption [62/64")
+    assert best["queries"] == 64
+    assert best["t2v"]["R@1"] >= whole["t2v"]["R@1"]
+    joined = evaluate(run, store=root, device="cpu", scoring=Scoring(captions="paragraph"))
+    assert joined["queries"] == 64
+    (tmp_path / "other.txt").write_text("zebra\n")
+    with pytest.raises(UsageError, match="are not in split 'test'; give a list of its clips"):
+        evaluate(run, store=root, device="cpu", scoring=Scoring.read(gallery=tmp_path / "other.txt"))
 
 
 def test_a_run_moves_with_its_folder(root: Path, run: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_short_training_finds_held_out_clips(root: Path, tmp_path: Path, capti
     assert last["v2t/R@1"] > 60.0
     assert result.steps == 4 * 8
     assert result.epochs == 4
-    assert result.best == json.loads((tmp_path / "run" / "best.json").read_text())
+    assert result.best == RunFolder(tmp_path / "run").read_json("best.json")
     assert result.best["validation"]["rsum"] == max(
         record["rsum"] for record in records(tmp_path / "run", "validation")
     )

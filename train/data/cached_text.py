@@ -111,10 +111,10 @@ class CachedText:
     def read(self, captions: Sequence[Caption]) -> TokenFeatures:
         """Load the features of captions; those of a blank caption are empty.
 
-            Raises
-            ------
-            UsageError
-                As `check`.
+        Raises
+        ------
+        UsageError
+            As `check`.
         SupportsetError
             Features that do not match their checksums.
         """
@@ -142,6 +142,6 @@ class CachedText:
 def extraction_command(recipe: Recipe, dataset: str, store: str | StorePath) -> str:
     """The command that makes text features of a recipe."""
     words = [program(), "extract-text", dataset, "--encoder", recipe.backbone.removeprefix("hf:")]
-    if not recipe.backbone.startswith("open_clip:"):  # its length and pooling are its own
+    if recipe.pooling in ("none", "mean", "first"):  # a text tower has its own length and pooling
         words += ["--max-tokens", str(recipe.sampling.get("max_tokens")), "--pooling", recipe.pooling]
     return " ".join([*words, "--dtype", recipe.dtype, "--store", str(store)])

@@ -20,6 +20,7 @@ from supportset.train.loop.schedule import collapse_hint, finished, set_learning
 from supportset.train.loop.stop import StopRequest, TrainingInterrupted
 from supportset.train.loop.training_log import TrainingLog
 from supportset.train.model.model import SupportSetModel
+from supportset.train.model.weights.model_folder import check_model
 from supportset.train.model_card import write_card
 from supportset.train.run_folder import RunFolder
 
@@ -126,6 +127,9 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     )
     resumes = ranks.on_rank_zero(lambda: resume and folder.checkpoint.exists())
     position = checkpoint.load() if resumes else Position()
+    if position.best_epoch is not None:  # it may stay the best one: found damaged now, not after the training
+        ranks.on_rank_zero(check_model, folder.path)
+        ranks.on_rank_zero(folder.read_json, "best.json")
     ranks.on_rank_zero(folder.create, config, data.record)  # on a resume: what may differ, such as optim.epochs
     began = time.monotonic() - position.seconds
     notes = []

@@ -80,7 +80,7 @@ def load(model: str, path: Path | None = None, tokens: int | None = None) -> Bac
         raise UsageError(f"backbone hf:{model}: there is no folder {model!r}: give a hub name or the path of a folder")
     name = f"hf:{model}"
     if path is None:
-        with from_hub(name, f"{name}@FOLDER"):
+        with from_hub(name, f"{name}@FOLDER", what=f"the hub's {model}"):
             return _load(name, model, model, tokens)
     with from_file(name, path):
         if not (path / "config.json").is_file():  # else transformers may guess a model from the folder's name

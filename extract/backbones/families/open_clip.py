@@ -82,6 +82,13 @@ class _Source:
         model = self.hub or self.arch or (self.path.name if self.path else "")
         return f"open_clip:{model}/{self.tag}" if self.tag else f"open_clip:{model}"
 
+    @property
+    def place(self) -> str:
+        """Where the weights are published."""
+        config = get_pretrained_cfg(self.arch, self.tag) if self.tag else {}
+        hub = self.hub.removeprefix(_HUB) or str(config.get("hf_hub") or "").strip("/")
+        return f"the hub's {hub}" if hub else str(config.get("url") or "")
+
 
 def load(model: str, path: Path | None = None, tokens: int | None = None) -> Backbone:
     """Load ``ARCH/TAG`` or ``hf-hub:ORG/NAME`` (hub), ``ARCH/FILE``, ``ARCH@FILE``, ``ARCH/TAG@FILE``, or a folder.
@@ -161,7 +168,7 @@ def load_model(model: str, path: Path | None = None, kind: str = "backbone") -> 
     """Load both towers by the names that :func:`load` takes; ``kind`` is what messages call them."""
     source = _source(model, path)
     if source.path is None:
-        with from_hub(source.name, f"{source.name}@PATH", kind):
+        with from_hub(source.name, f"{source.name}@PATH", kind, source.place):
             network, dim = _from_hub(source)
         return Loaded(source.name, source.tag or source.hub, network, dim, source.hub or source.arch)
     with from_file(source.name, source.path, kind):

@@ -65,7 +65,9 @@ def load(model: str, path: Path | None = None, tokens: int | None = None) -> Bac
     if (model or path is None) and not model.startswith(_HUB):
         _check_name(model)
     if path is None:
-        with from_hub(f"timm:{model}", f"timm:{model}@PATH"):
+        known = None if model.startswith(_HUB) else timm.get_pretrained_cfg(model)
+        place = model.removeprefix(_HUB) if known is None else known.hf_hub_id or known.url
+        with from_hub(f"timm:{model}", f"timm:{model}@PATH", what=f"the hub's {place}" if place else ""):
             network = timm.create_model(model, pretrained=True, num_classes=0)
         name, weights = _full_name(model, network.pretrained_cfg), network.pretrained_cfg.get("tag") or model
     else:

@@ -61,7 +61,7 @@ def load(model: str, path: Path | None = None) -> Backbone:
     entry = _entry(name, wanted, path)
     resolved = f"torchvision:{name}/{entry.name}" if wanted or path is None else f"torchvision:{name}"
     if path is None:
-        with from_hub(resolved, f"{resolved}@PATH"):
+        with from_hub(resolved, f"{resolved}@PATH", what=entry.url):
             network = get_model(name, weights=entry, progress=False)
         dim, _ = _drop_classifier(network)
     else:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from supportset.extract.decode.damage import matroska
+from supportset.extract.decode.damage import gif, matroska
 
 _MP4_BOXES = set(b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta".split())
 _WITH_FRAMES = {b"moov", b"mdat", b"moof", b"LIST"}
@@ -115,12 +115,12 @@ def _ts_is_cut(file: BinaryIO, size: int) -> bool:
 def _gif_is_complete(file: BinaryIO) -> bool:
     """Walk over the blocks of a GIF; whether its trailer comes."""
     file.seek(10)
-    file.seek(13 + _colours(file.read(1)))
+    file.seek(13 + gif.colours(file.read(1)))
     while kind := file.read(1):
         if kind == b";":
             return True
         if kind == b",":
-            file.seek(_colours(file.read(9)[8:]) + 1, os.SEEK_CUR)  # and the size of codes
+            file.seek(gif.colours(file.read(9)[8:]) + 1, os.SEEK_CUR)  # and the size of codes
         elif kind == b"!":
             file.seek(1, os.SEEK_CUR)
         elif kind != b"\0":
@@ -128,8 +128,3 @@ def _gif_is_complete(file: BinaryIO) -> bool:
         while kind in b",!" and (length := file.read(1)) and length[0]:
             file.seek(length[0], os.SEEK_CUR)
     return False
-
-
-def _colours(flags: bytes) -> int:
-    """Bytes of the colour table that the flags announce."""
-    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 128 else 0

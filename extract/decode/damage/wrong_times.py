@@ -1,7 +1,8 @@
 """Times that cannot be right: damaged tables and lost fragments of MP4 files, which demuxers read without an error.
 
 Each packet has a time for decoding and one for showing. In MP4 the first follow one another without a gap, and a frame
-is shown soon after it is decoded. What contradicts that is damage.
+is shown soon after it is decoded. Where they are equally far apart, so are the times of showing. What contradicts that
+is damage.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ def find_faults(
     bound = np.full(len(decoded), int(decoded[-1]) + _REORDERED * nominal)
     bound[:-_REORDERED] = decoded[_REORDERED:]
     wrong = (shown < decoded) | (shown > bound)
-    gone = [decoded[wrong]]
+    if (even := _even(decoded)) and not wrong.all():
+        phases, counts = np.unique(shown[~wrong] % even, return_counts=True)
+        wrong |= shown % even != phases[np.argmax(counts)]
+    gone = [decoded[wrong]] if not even or wrong.all() else [_holes(shown[~wrong], even, len(shown))]
     if fragmented:
         ends = decoded[:-1] + lengths[:-1]
         for place in np.flatnonzero(decoded[1:] - ends > 1.5 * nominal):
@@ -64,3 +68,19 @@ def find_faults(
     total = int(decoded[-1] - decoded[0] + lengths[-1])
     stretched = stated is not None and abs(stated - total) > max(3 * nominal, stated // 50)
     return TimeFaults(wrong, np.sort(np.concatenate(gone)), stretched)
+
+
+def _even(decoded: np.ndarray) -> int:
+    """Ticks from one packet to the next where they are the same for all, else 0."""
+    steps = np.diff(decoded)
+    return max(0, int(steps[0])) if len(steps) >= _REORDERED and (steps == steps[0]).all() else 0
+
+
+def _holes(shown: np.ndarray, even: int, packets: int) -> np.ndarray:
+    """When frames should be shown so that there is one at each of so many equal steps, and none is."""
+    first = int(shown.min())
+    taken = np.unique((shown - first) // even)
+    last = min(int(taken[-1]), packets + _REORDERED)
+    holes = np.setdiff1d(np.arange(last + 1), taken)
+    before = max(0, packets - len(taken) - len(holes))  # two at one time and no hole: one came before the first
+    return first + even * np.concatenate([np.arange(-before, 0), holes])

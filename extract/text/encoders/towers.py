@@ -47,9 +47,9 @@ def load_tower(recipe: Recipe, given: str | None = None) -> TextTower:
             f"that made them with --encoder, as {DEFAULT_BACKBONE}"
         )
     name = given or recipe.backbone
-    parsed = BACKBONES.parse(name)
-    load = _loader(parsed.family)
     try:
+        parsed = BACKBONES.parse(name)
+        load = _loader(parsed.family)
         tower = load(parsed.model, parsed.path) if load else None
     except UsageError as error:
         raise UsageError(
@@ -59,6 +59,11 @@ def load_tower(recipe: Recipe, given: str | None = None) -> TextTower:
         raise UsageError(
             f"the features {recipe.folder} were made with {name}, which has no text tower, so no text can be compared "
             f"with them: use features of an encoder pair, as {DEFAULT_BACKBONE}, or train a run on them"
+        )
+    if recipe.weights_hash != UNKNOWN and "embedding" not in recipe.layer:
+        raise UsageError(
+            f"the features {recipe.folder} hold the {recipe.layer} of {recipe.backbone}, which no text is compared "
+            f"with: use features of an encoder pair, as {DEFAULT_BACKBONE}, or train a run on them"
         )
     tower.given = f"{parsed.family}:{parsed.model}" + (f"@{parsed.path}" if parsed.path else "")
     if recipe.weights_hash not in (UNKNOWN, tower.visual_hash):

@@ -91,6 +91,7 @@ def test_every_family_and_preset_is_described_and_documented(registry: Registry,
         ("timm:hf-hub:nobody/nothing", "@PATH"),
         ("torchvision:resnet18", "torchvision:resnet18/IMAGENET1K_V1@PATH"),
         ("hf:nobody/nothing", "hf:nobody/nothing@FOLDER"),
+        *((preset, f"{full}@") for preset, full in BACKBONES.presets().items()),
     ],
 )
 def test_weights_out_of_reach_are_one_line_with_the_mend(
@@ -113,6 +114,7 @@ def test_weights_out_of_reach_are_one_line_with_the_mend(
     assert "not a local path and cannot be downloaded from the hub (no network: " in message
     assert "or use --backbone efficientnet_lite:0" in message
     assert mend in message
+    assert re.search(r"download them, (the hub's \S+/\S+|https?://\S+), where there is a network", message), "what"
     assert "\n" not in message
     assert len(message) < 600
     assert len(asked) <= 2, "what does not resolve is not asked again and again"

@@ -14,7 +14,8 @@ from supportset.train.model.losses import ContrastiveLoss
 def contrast(positive: Tensor, candidates: Tensor, is_negative: Tensor, config: LossConfig) -> Tensor:
     """Compute − log of the positive's share of the softmax."""
     temperature: Any = config.temperature  # a number, or what the model has learned so far: a scalar tensor
-    logits = torch.cat([positive, candidates.masked_fill(~is_negative, -torch.inf)], dim=1) / temperature
+    others = (candidates / temperature).masked_fill(~is_negative, -torch.inf)  # masked last: no gradient reaches it
+    logits = torch.cat([positive / temperature, others], dim=1)
     return -logits.log_softmax(1)[:, 0]
 
 

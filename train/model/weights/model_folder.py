@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import xxhash
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_model, save
 from torch import Tensor, nn
 
 from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.files import hash_file
 from supportset.train.config import Config, parse_config
+from supportset.train.sealed import sealed, unsealed
 
 FORMAT, FORMAT_VERSION = "supportset-model", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -92,14 +94,15 @@ def weight_names(folder: Path) -> set[str]:
 
 
 def write_config(config: Config, feature_dim: int, folder: Path) -> None:
-    """Write ``config.json``, which completes the folder."""
+    """Write ``config.json``, which completes the folder: it has the hashes of the tokenizers' files, and its own."""
     tree = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "feature_dim": feature_dim,
         "config": config.model_dump(mode="json"),
+        "files": _beside(folder),
     }
-    text = json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    text = json.dumps(sealed(tree), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     _write(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
@@ -111,7 +114,7 @@ def read_config(folder: Path) -> tuple[Config, int]:
     UsageError
         If the folder has no model, or one of another format.
     SupportsetError
-        If the file is damaged.
+        If the file is damaged, or one of the tokenizers' files.
     """
     path = folder / CONFIG
     try:
@@ -128,9 +131,33 @@ def read_config(folder: Path) -> tuple[Config, int]:
         raise UsageError(
             f"{path}: format version {tree.get('format_version')!r}, this program reads {FORMAT_VERSION}: update it"
         )
-    if not isinstance(tree.get("feature_dim"), int):
-        raise SupportsetError(f"{path}: damaged, feature_dim is absent; copy the folder again, or train again")
+    tree = unsealed(tree, path)
+    if not isinstance(tree.get("feature_dim"), int) or not isinstance(tree.get("files", {}), dict):
+        raise SupportsetError(f"{path}: damaged at feature_dim or files; copy the folder again, or train again")
+    there = _beside(folder)
+    for name, written in tree.get("files", {}).items():
+        if there.get(name) != written:
+            raise SupportsetError(f"{folder / name}: missing, or not the file that was written; copy the folder again")
     return parse_config(tree.get("config", {}), str(path)), tree["feature_dim"]
+
+
+def check_model(folder: Path) -> None:
+    """Compare the files of a model with their hashes.
+
+    Raises
+    ------
+    SupportsetError
+        One is damaged or missing.
+    """
+    read_config(folder)
+    with loading(folder):
+        _check(folder / WEIGHTS)
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    """Hashes of the tokenizers' files."""
+    files = [file for name in (TEXT_FOLDER, DECODER_FOLDER) for file in sorted((folder / name).rglob("*"))]
+    return {file.relative_to(folder).as_posix(): hash_file(file) for file in files if file.is_file()}
 
 
 @contextmanager
@@ -138,8 +165,11 @@ def loading(folder: Path) -> Iterator[None]:
     """Turn what keeps a model from loading into one line."""
     try:
         yield
-    # Absent or unreadable files; sizes or names that don't fit the configuration; a cut or damaged weights file.
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
+    except SupportsetError:
+        raise
+    # Absent or unreadable files; sizes or names that don't fit the configuration; a cut or damaged weights file; of a
+    # damaged tokenizer its library raises a plain Exception.
+    except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise SupportsetError(
             f"{folder}: the model does not load ({reason}); copy the complete folder again, or train again"

@@ -42,8 +42,8 @@ class Tower(nn.Module):
         return [each.ids for each in self._tower.tokenize(texts)]
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Map (N, L) long ids and their bool mask to (N, dim), not normalised."""
-        return self._tower.encode(ids, mask)
+        """Map (N, L) long ids and their bool mask to (N, dim), not normalised; zero for a text without a token."""
+        return self._tower.encode(ids, mask).masked_fill(ids[:, :1] == self.pad_id, 0.0)
 
     def save(self, folder: Path) -> None:
         """Write the configuration and the tokenizer: all that `restore_tower` needs but the weights."""

@@ -1,0 +1,158 @@
+"""From the scores of a clip's steps to the moments that fit a query.
+
+The rule
+--------
+*Curve.* Scores are smoothed over `Rule.smooth_s` seconds by a triangle, so that one odd frame makes no moment.
+
+*Cut.* A moment reaches from its peak to both sides as long as the curve stays above ``base + (1 - fall) * (peak -
+base)``. ``base`` is what unrelated footage scores for the query: the mean over all steps of the library. A clip that
+fits as a whole is therefore one moment, however long.
+
+*More than one.* After the best moment come the next peaks, as long as they rise above ``base`` by at least `Rule.keep`
+of what the best rises. Moments that are no more than `Rule.gap_s` apart are one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A part of a clip.
+
+    Attributes
+    ----------
+    start_s, end_s : float
+        Seconds from the clip's start.
+    score : float
+        Of its best step, not smoothed.
+    """
+
+    start_s: float
+    end_s: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How moments are cut.
+
+    Attributes
+    ----------
+    smooth_s : float
+        Half the base of the triangle that smooths the scores, in seconds.
+    fall : float
+        Share of the peak's rise above the background that the curve may fall inside a moment, from 0 to 1.
+    keep : float
+        Share of the best moment's rise that another moment must have, from 0 to 1.
+    gap_s : float
+        Moments so many seconds apart, or fewer, are merged.
+    most : int
+        Moments of one clip.
+    """
+
+    smooth_s: float = 2.0
+    fall: float = 0.5
+    keep: float = 0.7
+    gap_s: float = 2.0
+    most: int = 3
+
+
+def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | None = None) -> list[Moment]:
+    """Cut the moments of one clip.
+
+    Parameters
+    ----------
+    scores : (T,) float
+        Of the clip's steps, at least one. One that is not finite counts as ``base``.
+    spans : (T, 2) float
+        Start and end of each step in seconds, in order. Where they overlap, as windows do, each time between two edges
+        is a step, with the mean score of the windows over it.
+    base : float
+        Score of unrelated footage for the same query.
+    rule : Rule, optional
+        Default: `Rule`'s own values.
+
+    Returns
+    -------
+    list of Moment
+        The best first: at least one, whatever the scores.
+
+    Examples
+    --------
+    >>> seconds = [(i, i + 1) for i in range(8)]
+    >>> find_moments([0, 0, 0, 1, 1, 1, 0, 0], seconds, base=0.0, rule=Rule(smooth_s=1))
+    [Moment(start_s=3.0, end_s=6.0, score=1.0)]
+    """
+    rule = rule or Rule()
+    spans = np.asarray(spans, np.float64)
+    raw = np.asarray(scores, np.float64)
+    raw, spans = _side_by_side(np.where(np.isfinite(raw), raw, base), spans)
+    curve = _smooth(raw, spans, rule.smooth_s)
+    free = np.ones(len(curve), bool)
+    parts: list[tuple[int, int]] = []
+    best_rise = curve.max() - base
+    while free.any() and len(parts) < 4 * rule.most:  # some will merge
+        peak = int(np.where(free, curve, -np.inf).argmax())
+        rise = curve[peak] - base
+        if parts and not (rise > 0 and rise >= rule.keep * best_rise):
+            break
+        # Where nothing rises above the background, the peak alone is the moment
+        inside = (curve >= base + (1 - rule.fall) * rise) & free if rise > 0 else curve > np.inf
+        inside[peak] = True
+        first, last = _run_around(inside, peak)
+        parts.append((first, last))
+        free[first:last] = False
+    merged = _merge(sorted(parts), spans, rule.gap_s)
+    moments = [Moment(float(spans[a, 0]), float(spans[b - 1, 1]), float(raw[a:b].max())) for a, b in merged]
+    return sorted(moments, key=lambda moment: (-moment.score, moment.start_s))[: rule.most]
+
+
+def _side_by_side(
+    scores: NDArray[np.float64], spans: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Turn overlapping windows into steps; steps stay as they are."""
+    if (spans[1:, 0] >= spans[:-1, 1]).all():
+        return scores, spans
+    edges = np.unique(spans)
+    first, last = np.searchsorted(edges, spans[:, 0]), np.searchsorted(edges, spans[:, 1])
+    total, count = np.zeros(len(edges)), np.zeros(len(edges))
+    for sums, values in ((total, scores), (count, np.ones(len(scores)))):
+        np.add.at(sums, first, values)
+        np.add.at(sums, last, -values)
+    covers = np.cumsum(count)[:-1] > 0.5  # a gap between windows is no step
+    means = np.cumsum(total)[:-1][covers] / np.cumsum(count)[:-1][covers]
+    return means, np.stack([edges[:-1], edges[1:]], axis=1)[covers]
+
+
+def _smooth(scores: NDArray[np.float64], spans: NDArray[np.float64], half_base: float) -> NDArray[np.float64]:
+    """Weighted means of neighbours; at the ends of those that there are."""
+    step = float(np.median(spans[:, 1] - spans[:, 0]))
+    reach = min(int(half_base / step), len(scores) - 1) if step > 0 else 0
+    if reach < 1:
+        return scores
+    kernel = 1 - np.abs(np.arange(-reach, reach + 1)) / (reach + 1)
+    weights = np.convolve(np.ones(len(scores)), kernel, "full")[reach : reach + len(scores)]
+    return np.convolve(scores, kernel, "full")[reach : reach + len(scores)] / weights
+
+
+def _run_around(inside: NDArray[np.bool_], at: int) -> tuple[int, int]:
+    """The run of true values around ``at``: its first index, and the one after its last."""
+    outside = np.flatnonzero(~inside)
+    place = int(np.searchsorted(outside, at))
+    first = int(outside[place - 1]) + 1 if place else 0
+    return first, int(outside[place]) if place < len(outside) else len(inside)
+
+
+def _merge(parts: list[tuple[int, int]], spans: NDArray[np.float64], gap_s: float) -> list[tuple[int, int]]:
+    merged = parts[:1]
+    for first, last in parts[1:]:
+        if spans[first, 0] - spans[merged[-1][1] - 1, 1] <= gap_s:
+            merged[-1] = (merged[-1][0], last)
+        else:
+            merged.append((first, last))
+    return merged

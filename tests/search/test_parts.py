@@ -1,0 +1,127 @@
+"""Moments of a library of long films: the right film and the right seconds, by steps and by windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.moments import find_moments
+from supportset.search.parts import encode_parts, open_index, read_parts, windows
+from supportset.search.searcher import Searcher
+from supportset.store.errors import UsageError
+from tests.search.films import SCENE_S, Planted, make_films
+
+
+def seconds(count: int, step: float = 1.0) -> np.ndarray:
+    starts = np.arange(count) * step
+    return np.stack([starts, starts + step], axis=1)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tuple[str, float]]]:
+    root = tmp_path_factory.mktemp("films")
+    return root, make_films(root, start_s=100.0)
+
+
+@pytest.mark.parametrize("by_step", [True, False])
+def test_every_scene_is_found_in_its_film_at_its_time(
+    by_step: bool, films: tuple[Path, dict[str, tuple[str, float]]]
+) -> None:
+    root, where = films
+    searcher = Searcher(Planted(root, by_step))
+    for (film, start), hits in zip(where.values(), searcher.search(list(where), 3, "moment"), strict=True):
+        best = hits[0]
+        assert best.clip_id == film
+        overlap = min(best.end_s, start + SCENE_S) - max(best.start_s, start)
+        union = max(best.end_s, start + SCENE_S) - min(best.start_s, start)
+        assert overlap / union > 0.6
+        assert best.moments[0].start_s == best.start_s
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_by_clip_the_order_is_that_of_whole_clips_and_moments_are_the_same(
+    films: tuple[Path, dict[str, tuple[str, float]]],
+) -> None:
+    root, _ = films
+    searcher = Searcher(Planted(root, True))
+    (by_clip,), (by_moment,) = searcher.search(["7"], 5), searcher.search(["7"], 5, "moment")
+    assert searcher.embeddings is not None
+    scores = cosine_scores(unit_rows(searcher.retriever.encode_text(["7"])), searcher.embeddings)[0]
+    assert [hit.score for hit in by_clip] == sorted(scores.tolist(), reverse=True)
+    assert {hit.clip_id: hit.moments for hit in by_clip} == {hit.clip_id: hit.moments for hit in by_moment}
+
+
+def test_windows_cover_every_step_and_are_of_one_length() -> None:
+    for count in range(1, 40):
+        for step in (0.25, 1.0, 3.0, 20.0):
+            cut = windows(seconds(count, step))
+            assert len({b - a for a, b in cut}) == 1
+            assert sorted(set(cut)) == cut
+            assert {i for a, b in cut for i in range(a, b)} == set(range(count))
+    assert windows(np.zeros((1, 2))) == [(0, 1)]  # a picture
+
+
+def test_scores_of_windows_become_scores_of_the_time_between_their_edges() -> None:
+    spans = [(0.0, 8.0), (4.0, 12.0), (8.0, 16.0), (20.0, 24.0)]
+    (best, *_) = find_moments([0.0, 0.0, 1.0, 0.0], spans, 0.0)
+    assert (best.start_s, best.end_s) in {(8.0, 16.0), (12.0, 16.0)}
+    assert best.score == 1.0  # of 12 to 16 s, which one window covers
+
+
+def test_the_index_is_kept_mapped_and_made_again_when_it_is_another_or_damaged(
+    films: tuple[Path, dict[str, tuple[str, float]]], tmp_path: Path
+) -> None:
+    root, _ = films
+    retriever = Planted(root, False)
+    features = retriever.open_clips().features
+    query = retriever.encode_text(["9"])
+    index = open_index(retriever, features, tmp_path / "parts", "key")
+    found = index.search(query, 3)
+    exact = cosine_scores(unit_rows(query), unit_rows(read_parts(retriever, features, features.clip_ids).vectors))[0]
+    best = np.maximum.reduceat(exact, index.offsets[:-1])
+    np.testing.assert_array_equal(found[0][0], np.argsort(-best, kind="stable")[:3])
+    np.testing.assert_allclose(found[1][0], np.sort(best)[::-1][:3], atol=1e-6)
+    assert isinstance(index.codes.values, np.memmap)
+
+    def builds(key: str) -> bool:
+        retriever.encoded = 0
+        again = open_index(retriever, features, tmp_path / "parts", key)
+        built = retriever.encoded
+        np.testing.assert_array_equal(again.search(query, 3)[0], found[0])
+        return built > 0
+
+    assert not builds("key")
+    assert builds("another key")
+    codes = tmp_path / "parts" / "values"
+    codes.write_bytes(codes.read_bytes()[:-1])
+    assert builds("another key")
+    codes.write_bytes(bytes([codes.read_bytes()[0] ^ 64]) + codes.read_bytes()[1:])
+    assert builds("another key")
+    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+
+
+def test_an_index_that_cannot_be_written_is_in_memory(
+    films: tuple[Path, dict[str, tuple[str, float]]], tmp_path: Path
+) -> None:
+    root, _ = films
+    retriever = Planted(root, True)
+    features = retriever.open_clips().features
+    (tmp_path / "file").touch()
+    index = open_index(retriever, features, tmp_path / "file" / "parts", "key")
+    assert index.search(retriever.encode_text(["9"]), 1)[0].tolist() == [[1]]
+
+
+def test_clips_of_one_step_are_parts_themselves() -> None:
+    clips = [np.ones((1, 32)), np.ones((3, 32))]
+    for by_step, expected in ((True, [0, 1, 4]), (False, [0, 1, 2])):
+        parts = encode_parts(Planted(Path(), by_step), clips, [np.zeros((1, 2)), seconds(3)])
+        assert parts.offsets.tolist() == expected
+        assert parts.spans[0].tolist() == [0.0, 0.0]
+
+
+def test_another_way_to_rank_is_refused(films: tuple[Path, dict[str, tuple[str, float]]]) -> None:
+    with pytest.raises(UsageError, match="by 'film' is not one of clip, moment"):
+        Searcher(Planted(films[0], True)).search(["1"], 1, "film")  # type: ignore[arg-type]
