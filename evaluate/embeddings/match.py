@@ -54,6 +54,10 @@ def match_ids(text: RowIds, video: RowIds, gallery: tuple[str, ...] = ()) -> Mat
     at = {clip: row for row, clip in enumerate(video.names)}
     known = tuple(gallery) or tuple(dict.fromkeys([*video.names, *clips]))
     missing = frozenset(clip for clip in known if clip not in at)
+    if gallery and not set(gallery).intersection(at):
+        raise UsageError(
+            f"{video.source} has no clip of the gallery's list: it says {video.names[0]!r}, the list {gallery[0]!r}"
+        )
     if not set(known).intersection(clips).intersection(at):
         raise UsageError(
             f"no caption's clip has an embedding in the gallery: {text.source} says {clips[0]!r}, {video.source} says "
