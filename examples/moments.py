@@ -1,8 +1,9 @@
 """How well are moments found? Films are put together from known clips, so the right film and the right seconds are known.
 
-The clips of a split are joined to films of twelve in random order: their stored features one after the other, a second a
-step, of each clip three steps to all. Each caption is a query. The rule's smoothing and fall are chosen on films of training clips; what is reported is of
-films of test clips. Beside it: the best step alone, and the best window of eight seconds.
+The clips of a split are joined to films of twelve in random order: their stored features one after the other, a second
+a step, of each clip three steps to all. Each caption is a query. The rule's smoothing and fall are chosen on films of
+training clips; what is reported is of films of test clips. Beside it: the best step alone, and the best window of eight
+seconds.
 
     python examples/tiny_clip.py tiny-clip
     python cli.py extract demo --data demo/world --backbone open_clip:tiny-clip --frames 8
