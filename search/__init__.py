@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from supportset.search.retriever import Retriever
     from supportset.search.run import Run, open_run
     from supportset.search.run import search as search_clips
+    from supportset.search.run_report import run_report as report_run
     from supportset.search.searcher import Hit, Searcher
     from supportset.search.zero_shot import ZeroShot, open_zero_shot
 
@@ -19,6 +20,7 @@ __all__ = [
     "ZeroShot",
     "open_run",
     "open_zero_shot",
+    "report_run",
     "search_clips",
 ]
 

@@ -103,7 +103,7 @@ def run_report(
         clips = _Clips(opened, scores[0].facts["split"], videos, device)
         asked = scores[0].ways["t2v"]
         sections.append(clips.queries(dict(zip(asked.queries, asked.ranks.tolist(), strict=True)), examples))
-        if config.captions:
+        if config.captions and len(clips.part.present) > 1:
             sections.append(clips.support(examples, [charts.pop("entropy")] if "entropy" in charts else []))
         if clips.pictures.failed:
             warnings.append(f"{len(clips.pictures.failed)} of the clips shown have no readable video below {videos}.")

@@ -45,21 +45,27 @@ def require_libraries() -> None:
 def recall_curves(scores: Sequence[Result]) -> str:
     """Recall over the number of clips looked at, of the first score in both directions and of baselines."""
     first = scores[0]
+    ways = [way for way in WAYS if way in first.ways]
     drawn = [
-        (WAYS[way], first.ways[way].ranks, _SERIES[place], 1.8) for place, way in enumerate(WAYS) if way in first.ways
+        (WAYS[way], first.ways[way].ranks, {"color": colour, "lw": 1.8, "ls": dashes})
+        for way, colour, dashes in zip(ways, _SERIES, _DASHES, strict=False)
     ]
-    drawn += [(_short(score.name), score.ways["t2v"].ranks, _MUTED, 1.2) for score in scores[1:] if "t2v" in score.ways]
+    drawn += [
+        (_short(score.name.partition(",")[0]), score.ways["t2v"].ranks, {"color": _MUTED, "lw": 1.2})
+        for score in scores[1:]
+        if "t2v" in score.ways
+    ]
     gallery = first.facts["gallery"]
     top = max(gallery, first.facts["queries"] if "v2t" in first.ways else 1)
     with _axes("Queries whose right answer is among the first K, in percent") as (axes, said):
-        for (name, ranks, colour, width), dashes in zip(drawn, _DASHES, strict=False):
+        for name, ranks, style in drawn:
             finite = np.sort(ranks[np.isfinite(ranks)])
             places = np.unique(np.concatenate([[1.0], finite, [float(top)]]))
             recall = 100 * np.searchsorted(finite, places, side="right") / len(ranks)
-            axes.step(places, recall, where="post", color=colour, lw=width, ls=dashes, label=name)
+            axes.step(places, recall, where="post", label=name, **style)
             said.append(f"{name}: " + ", ".join(f"R@{cut} {100 * (ranks <= cut).mean():.1f}" for cut in CUTS))
-        for place, way in enumerate(WAYS):
-            for cut in CUTS if way in first.ways else ():
+        for place, way in enumerate(ways):
+            for cut in CUTS:
                 low, high = first.facts["intervals"][way][f"R@{cut}"]
                 axes.plot([cut, cut], [low, high], color=_SERIES[place], lw=3.5, alpha=0.35, solid_capstyle="butt")
         axes.plot(*_chance(gallery), color=_MUTED, lw=0.9, ls=(0, (1, 2)), label="chance")
@@ -157,7 +163,7 @@ def _svg(figure: Figure | Any, said: Sequence[str]) -> str:
 def _legend(axes: Axes) -> None:
     """Names of the lines above the plot, where they hide nothing."""
     names = axes.get_legend_handles_labels()[1]
-    columns = len(names) if sum(map(len, names)) <= 48 else 1
+    columns = min(3, len(names)) if sum(map(len, names)) <= 44 else 2 if max(map(len, names)) <= 22 else 1
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.4)
 
 

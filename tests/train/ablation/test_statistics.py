@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from supportset.evaluate.paired_tests import (
     METRICS,
@@ -18,6 +20,7 @@ from supportset.evaluate.paired_tests import (
     permutation_p,
     sign_test_p,
 )
+from supportset.train.ablation.plot import plot_png
 
 
 def hits(seed: int, skill: float, clips: int = 40, seeds: int = 3) -> Hits:
@@ -126,3 +129,16 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.2]) == pytest.approx([0.04, 0.09, 0.09, 0.2])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_plots_have_a_row_a_variant_whatever_its_name() -> None:
+    def height(names: list[str]) -> int:
+        scores = {"t2v/R@1": {"mean": 20.0, "interval": [18.0, 22.0], "seeds": [19.0, 21.0]}}
+        rows = [
+            {"name": name, "scores": scores, "difference": {"to": names[0], "scores": scores} if place else None}
+            for place, name in enumerate(names)
+        ]
+        table = {"variants": rows, "metric": "t2v/R@1", "dataset": "$x_$", "split": "test"}
+        return Image.open(io.BytesIO(plot_png(table))).height
+
+    assert height(["one"]) < height(["one", "$\\frac{$"]) < height(["a", "b", "a name of some length " * 3, "d"])

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -363,7 +364,9 @@ def test_a_search_in_folds_is_made_for_each_fold_and_without_its_clips(root: Pat
     assert again.values(first.variants[0], 1) == again.chosen["cross", 0]
 
 
-def test_tables_are_made_without_a_store_and_say_what_was_asked(root: Path, tmp_path: Path) -> None:
+def test_tables_are_made_without_a_store_and_say_what_was_asked(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     grid = grid_of(tmp_path, f"seeds = [0, 1]\nnote = 'Planted.'\n{FAST}{TWO}")
     run_study(grid, tmp_path / "study", root, device="cpu", tell=silent)
     (tmp_path / "study").rename(tmp_path / "moved")
@@ -384,6 +387,10 @@ def test_tables_are_made_without_a_store_and_say_what_was_asked(root: Path, tmp_
     ):
         assert words in page, words
     assert (tmp_path / "moved" / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        assert write_tables(study, tabulate(study, samples=200)) == files[:2], "tables without the extra `report`"
+    assert "no plot.png: a report needs the package matplotlib" in caplog.text
     table = json.loads((tmp_path / "moved" / "table.json").read_text())
     difference = table["variants"][1]["difference"]
     for metric, score in difference["scores"].items():
