@@ -161,6 +161,7 @@ def test_scores_of_one_direction_with_others_beside_them() -> None:
     alone = replace(both, facts=facts | {"labels": labels, "beside": beside}, ways={"t2v": both.ways["t2v"]})
     read = Read(page.render(Report.of_result(alone)))
     texts = [text.strip() for text in read.texts]
+    assert "what the split shares with the data that the model saw is not known." in texts
     for words in ("invented + more", "dual softmax (all queries at once)", "2 clips have no features."):
         assert words in texts
     assert "beside the raw score, and not to be compared with raw scores" in texts
