@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     "backbones",
     multiple=True,
     metavar="NAME",
-    help="A name that `backbones` lists; repeatable.  [default: open_clip:ViT-B-32/laion2b_s34b_b79k]",
+    help="A name that `backbones` lists, with #tokens[=N] for patch tokens; repeatable.  "
+    "[default: open_clip:ViT-B-32/laion2b_s34b_b79k]",
 )
 @click.option("--fps", type=float, help="Steps per second.  [default: 1]")
 @click.option("--frames", type=int, help="Steps per clip, instead of --fps.")
@@ -74,7 +75,11 @@ if TYPE_CHECKING:
 )
 @click.option("--compile", is_flag=True, help="Compile the model with torch.compile: a slow start, then faster.")
 @click.option(
-    "--timeout", type=float, default=600.0, show_default=True, help="Seconds without progress after which a clip fails."
+    "--timeout",
+    type=float,
+    default=600.0,
+    show_default=True,
+    help="Seconds without progress, and of CPU time for each MB of its file, after which a clip fails.",
 )
 @click.option(
     "--device",

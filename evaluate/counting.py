@@ -2,7 +2,7 @@
 
 A gallery that does not fit into memory (a mapped file) is read once, block by block. Scores of a block are computed in
 float32. Only those that are too close to a right candidate's score to be decided by them are computed again in
-float64, so the counts are those of float64 scores that are rounded to float32. The bound is the usual one for a dot
+float64, so the counts are those of exact scores as `rounded` leaves them. The bound is the usual one for a dot
 product of unit vectors: (d + 2) u with u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
 """
 
@@ -18,8 +18,9 @@ from supportset.evaluate.positives import ABSENT, Positives
 
 Floats = NDArray[np.floating]
 
-_CANDIDATES, _QUERIES = 4096, 1024  # of a block of scores: 16 MB in float32
+_CANDIDATES, _QUERIES = 4096, 256  # of a block of scores: 4 MB in float32, near the processor
 _PAIRS = 4096  # computed again at once
+_LAYERS = 4  # right candidates of a query; of more, scores are computed in float64 at once
 _MANY = 0.1  # of a block's scores that are close: then all of it is computed again
 
 
@@ -31,8 +32,8 @@ class Scores(Protocol):
     def pairs(self, query: NDArray[np.int64], candidate: NDArray[np.int64]) -> Floats:
         """Scores of single pairs, (P,)."""
 
-    def blocks(self) -> Iterator[tuple[slice, slice, Block]]:
-        """Blocks that cover the matrix: queries, candidates, scores."""
+    def blocks(self, exact: bool = False) -> Iterator[tuple[slice, slice, Block]]:
+        """Blocks that cover the matrix: queries, candidates, scores; ``exact`` where each serves many thresholds."""
 
 
 class Block:
@@ -43,7 +44,12 @@ class Block:
 
     def not_below(self, threshold: Floats) -> NDArray[np.int64]:
         """Candidates whose score is not below each query's threshold (NaN scores count), (q,)."""
-        return np.count_nonzero(~(self.scores < threshold[:, None]), axis=1)
+        return self.scores.shape[1] - np.count_nonzero(self.scores < threshold[:, None], axis=1)
+
+    def mask(self, threshold: Floats) -> NDArray[np.bool_]:
+        """Which these are, (q, c)."""
+        found: NDArray[np.bool_] = ~(self.scores < threshold[:, None])
+        return found
 
 
 class ScoreMatrix:
@@ -57,7 +63,7 @@ class ScoreMatrix:
         """See `Scores`."""
         return np.asarray(self._scores[query, candidate])
 
-    def blocks(self) -> Iterator[tuple[slice, slice, Block]]:
+    def blocks(self, exact: bool = False) -> Iterator[tuple[slice, slice, Block]]:
         """See `Scores`."""
         queries, candidates = self.shape
         rows = max(1, _CANDIDATES * _QUERIES // max(1, candidates))
@@ -80,20 +86,26 @@ class CosineScores:
         for start in range(0, len(query), _PAIRS):
             some = slice(start, start + _PAIRS)
             left, right = unit_rows(self._queries[query[some]]), unit_rows(self._candidates[candidate[some]])
-            found[some] = np.einsum("ij,ij->i", left, right)
+            found[some] = rounded(np.einsum("ij,ij->i", left, right))
         return found
 
-    def blocks(self) -> Iterator[tuple[slice, slice, Block]]:
+    def blocks(self, exact: bool = False) -> Iterator[tuple[slice, slice, Block]]:
         """See `Scores`."""
         queries, candidates = self.shape
         chunks = [slice(start, min(start + _QUERIES, queries)) for start in range(0, queries, _QUERIES)]
-        units = [unit_rows(self._queries[chunk]).astype(np.float32) for chunk in chunks]
+        dtype = np.float64 if exact else np.float32
+        units: list[Floats] = [unit_rows(self._queries[chunk]).astype(dtype) for chunk in chunks]
         for start in range(0, candidates, _CANDIDATES):
             block = slice(start, min(start + _CANDIDATES, candidates))
-            exact = unit_rows(self._candidates[block])
-            right = exact.astype(np.float32)
+            doubles = unit_rows(self._candidates[block])
+            right: Floats = doubles.astype(dtype, copy=False)
             for chunk, left in zip(chunks, units, strict=True):
-                yield chunk, block, CosineBlock(left @ right.T, self._queries[chunk], exact)
+                scores = left @ right.T
+                yield (
+                    chunk,
+                    block,
+                    Block(rounded(scores)) if exact else CosineBlock(scores, self._queries[chunk], doubles),
+                )
 
 
 class CosineBlock(Block):
@@ -107,26 +119,33 @@ class CosineBlock(Block):
 
     def not_below(self, threshold: Floats) -> NDArray[np.int64]:
         """See `Block`."""
-        low, high = (threshold - self._error)[:, None], (threshold + self._error)[:, None]
-        surely = np.count_nonzero(self.scores > high, axis=1)
-        close = np.count_nonzero(~(self.scores < low), axis=1) - surely
-        if not close.any():
-            return surely
-        if close.sum() > _MANY * self.scores.size:
-            exact = (unit_rows(self._queries) @ self._candidates.T).astype(np.float32)
-            exact[np.isneginf(self.scores)] = -np.inf  # right candidates are taken out
-            return np.count_nonzero(~(exact < threshold[:, None]), axis=1)
-        rows = np.flatnonzero(close)
-        some = self.scores[rows]
-        query, candidate = np.nonzero(~(some < low[rows]) & ~(some > high[rows]))
-        query = rows[query]
-        for start in range(0, len(query), _PAIRS):
-            part = slice(start, start + _PAIRS)
-            left, right = unit_rows(self._queries[query[part]]), self._candidates[candidate[part]]
-            exact = np.einsum("ij,ij->i", left, right).astype(np.float32)
-            not_below = ~(exact < threshold[query[part]])
-            surely = surely + np.bincount(query[part][not_below], minlength=len(surely))
+        surely = np.count_nonzero(self.scores > (threshold + self._error)[:, None], axis=1)
+        below = np.count_nonzero(self.scores < (threshold - self._error)[:, None], axis=1)
+        rows = np.flatnonzero(surely + below < self.scores.shape[1])
+        if len(rows):
+            surely[rows] = np.count_nonzero(self._decide(rows, threshold), axis=1)
         return surely
+
+    def mask(self, threshold: Floats) -> NDArray[np.bool_]:
+        """See `Block`."""
+        return self._decide(np.arange(len(self.scores)), threshold)
+
+    def _decide(self, rows: NDArray[np.int64], threshold: Floats) -> NDArray[np.bool_]:
+        """Which scores of some rows are not below, those that are close by their exact values."""
+        scores, limit = self.scores[rows], threshold[rows, None]
+        found: NDArray[np.bool_] = ~(scores < limit - self._error)
+        close = found & ~(scores > limit + self._error)
+        if np.count_nonzero(close) > _MANY * close.size:
+            exact = rounded(unit_rows(self._queries[rows]) @ self._candidates.T)
+            found[close] = ~(exact < limit)[close]
+            return found
+        row, candidate = np.nonzero(close)
+        for start in range(0, len(row), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            left, right = unit_rows(self._queries[rows[row[part]]]), self._candidates[candidate[part]]
+            exact = rounded(np.einsum("ij,ij->i", left, right))
+            found[row[part], candidate[part]] = ~(exact < limit[row[part], 0])
+        return found
 
 
 def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
@@ -136,6 +155,15 @@ def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
     with np.errstate(all="ignore"):
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.where(finite, rows / np.maximum(norms, 1e-12), np.nan)
+
+
+def rounded(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Round cosines to multiples of 2^-24, which float32 holds.
+
+    Sums of the same products in another order differ by some 1e-16, and BLAS takes several orders; the rounding makes
+    equal embeddings tie, also where the sum is near zero.
+    """
+    return (np.rint(scores * 2.0**24) * 2.0**-24).astype(np.float32)
 
 
 def count_wrong(
@@ -177,19 +205,54 @@ def count_wrong(
         threshold[query] = np.where(np.isfinite(values), values, np.inf)
         thresholds.append(threshold)
     counts = [np.zeros(positives.queries, np.int64) for _ in layers]
-    by_candidate = np.argsort(positives.candidate, kind="stable")
-    sorted_candidates = positives.candidate[by_candidate]
-    for chunk, block, part in scores.blocks():
-        inside = by_candidate[slice(*np.searchsorted(sorted_candidates, [block.start, block.stop]))]
-        query = positives.query[inside]
-        mine = inside[(query >= chunk.start) & (query < chunk.stop)]
-        right = positives.query[mine] - chunk.start, positives.candidate[mine] - block.start
-        part.scores[right] = -np.inf
+    for chunk, _, part in _without_right(scores, positives, exact=len(layers) > _LAYERS):
         for threshold, count in zip(thresholds, counts, strict=True):
-            limit = threshold[chunk].astype(part.scores.dtype)
-            count[chunk] += part.not_below(limit)
+            count[chunk] += part.not_below(threshold[chunk].astype(part.scores.dtype))
     wrong = np.empty(len(score))
     for pairs, (query, _), count in zip(layers, targets, counts, strict=True):
         wrong[pairs] = count[query]
     wrong[np.isneginf(score)] = np.inf
     return wrong, score
+
+
+def count_wrong_groups(scores: Scores, positives: Positives, group: ArrayLike) -> NDArray[np.float64]:
+    """Count groups of candidates, such as the captions of a clip, of which any is not below the best right candidate.
+
+    Parameters
+    ----------
+    scores : Scores
+        Of Q queries and G candidates.
+    positives : Positives
+        Of the Q queries; a group with a right candidate has no wrong ones.
+    group : (G,) int
+        Group of each candidate, from 0.
+
+    Returns
+    -------
+    (Q,) float64
+        Infinite where no right candidate has a finite score.
+    """
+    groups = np.asarray(group)
+    best = np.full(positives.queries, -np.inf)
+    found = np.asarray(scores.pairs(positives.query, positives.candidate), dtype=np.float64)
+    np.maximum.at(best, positives.query, np.where(np.isfinite(found), found, -np.inf))
+    threshold = np.where(np.isfinite(best), best, np.inf)
+    ahead = np.zeros((positives.queries, int(groups.max()) + 1), np.bool_)
+    for chunk, block, part in _without_right(scores, positives):
+        order = np.argsort(groups[block], kind="stable")
+        names, first = np.unique(groups[block][order], return_index=True)
+        mask = part.mask(threshold[chunk].astype(part.scores.dtype))[:, order]
+        ahead[chunk, names] |= np.logical_or.reduceat(mask, first, axis=1)
+    return np.where(np.isfinite(best), np.count_nonzero(ahead, axis=1), np.inf)
+
+
+def _without_right(scores: Scores, positives: Positives, exact: bool = False) -> Iterator[tuple[slice, slice, Block]]:
+    """Blocks in which right candidates have the score -inf: they are below every threshold."""
+    by_candidate = np.argsort(positives.candidate, kind="stable")
+    sorted_candidates = positives.candidate[by_candidate]
+    for chunk, block, part in scores.blocks(exact):
+        inside = by_candidate[slice(*np.searchsorted(sorted_candidates, [block.start, block.stop]))]
+        query = positives.query[inside]
+        mine = inside[(query >= chunk.start) & (query < chunk.stop)]
+        part.scores[positives.query[mine] - chunk.start, positives.candidate[mine] - block.start] = -np.inf
+        yield chunk, block, part

@@ -53,6 +53,7 @@ PROTOCOLS = {
     for protocol in (
         Protocol("msrvtt-1ka-9k", "msrvtt", 1000, 1000, _ONE, "MSRVTT_JSFUSION_test.csv (Yu et al., 2018)"),
         Protocol("msrvtt-1ka-7k", "msrvtt", 1000, 1000, _ONE, "MSRVTT_JSFUSION_test.csv (Yu et al., 2018)"),
+        Protocol("msrvtt-1ka-9k-clean", "msrvtt", 1000, 1000, _ONE, "MSRVTT_JSFUSION_test.csv (Yu et al., 2018)"),
         Protocol("msrvtt-full", "msrvtt", 2990, 59800, _EACH, "test_videodatainfo.json (Xu et al., 2016)"),
         Protocol("msvd", "msvd", 670, 27763, _EACH, "test_list.txt (Venugopalan et al., 2015)"),
         Protocol("vatex-1500", "vatex", 1500, 15000, _EACH, "the test half of validation (Chen et al., HGR, 2020)"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from supportset.evaluate.counting import CosineScores, ScoreMatrix, Scores, count_wrong, unit_rows
+from supportset.evaluate.counting import CosineScores, ScoreMatrix, Scores, count_wrong, count_wrong_groups, unit_rows
 from supportset.evaluate.measures import average_precision, ndcg
 from supportset.evaluate.positives import ABSENT, Positives
 from supportset.evaluate.ranks import MISS, bootstrap_intervals, cosine_scores, rsum, summarize
@@ -220,15 +220,8 @@ def _best_caption_ranks(
     similarity: Similarity, caption_group: NDArray[np.int64], video_group: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Ranks of clips among clips, each scored by its best caption."""
-    order = np.argsort(caption_group, kind="stable")
-    groups, first = np.unique(caption_group[order], return_index=True)
-    by_clip = similarity.back()[:, order]  # (P, N)
-    best = np.maximum.reduceat(by_clip, first, axis=1)  # NaN where any is: counts against the model
-    finite = np.where(np.isfinite(by_clip), by_clip, -np.inf)
-    own = groups[None, :] == video_group[:, None]
-    best = np.where(own, np.maximum.reduceat(finite, first, axis=1), best)
-    wrong, _ = count_wrong(ScoreMatrix(best), Positives.of_groups(video_group, groups))
-    return 1.0 + wrong
+    own = Positives.of_groups(video_group, caption_group)
+    return 1.0 + count_wrong_groups(similarity.v2t, own, caption_group)
 
 
 def _measures(

@@ -6,8 +6,12 @@ motion: what training on clips can add to it. Two small towers, some minutes on 
     python examples/tiny_clip.py tiny-clip
     python cli.py extract demo --data demo/world --backbone open_clip:tiny-clip --frames 8
     python cli.py eval --zero-shot demo/open_clip-tiny-clip
-    python cli.py train configs/demo-tiny-clip.toml
+    python cli.py train configs/ablations/base/demo-tiny-clip.toml
     python cli.py eval runs/demo-tiny-clip
+
+Or, in place of the last two, all ways to start, three seeds each, and a table:
+
+    python cli.py ablate configs/ablations/start-demo.toml --out start-demo
 
 What came of it: docs/results.md.
 """
@@ -61,8 +65,8 @@ def write(model: torch.nn.Module, folder: Path) -> None:
 
 @click.command(help=(__doc__ or "").splitlines()[0])
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--pictures", default=4000, show_default=True, type=click.IntRange(2))
-@click.option("--steps", default=1500, show_default=True, type=click.IntRange(1))
+@click.option("--pictures", default=1000, show_default=True, type=click.IntRange(2))
+@click.option("--steps", default=400, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=101, show_default=True, type=click.IntRange(0), help="Not 7: that is the demo's world.")
 def main(folder: Path, pictures: int, steps: int, seed: int) -> None:
     if folder.exists() and any(folder.iterdir()):

@@ -60,15 +60,18 @@ class DiskUse:
         return math.ceil(self.clips * self.steps * self.vectors * self.dim * self.size)
 
     def __str__(self) -> str:
+        return f"{'about' if self.known else 'at most'} {gigabytes(self.bytes)}"
+
+    @property
+    def formula(self) -> str:
+        """The estimate, and what it follows from."""
         vectors = f" x {self.vectors:,} vectors" if self.vectors > 1 else ""
-        return (
-            f"{'about' if self.known else 'at most'} {gigabytes(self.bytes)} ({self.clips:,} clips x {self.steps:,.4g} "
-            f"steps{vectors} x {self.dim:,} numbers x {self.size} bytes)"
-        )
+        steps = f"{self.clips:,} clips x {self.steps:,.4g} steps{vectors}"
+        return f"{self} ({steps} x {self.dim:,} numbers x {self.size} bytes)"
 
 
 def estimate(tasks: Sequence[Task], videos_root: Path, backbone: Backbone, sampling: Sampling, dtype: str) -> DiskUse:
-    """Estimate what the features of these clips need; from the durations of some files."""
+    """Estimate what the features of these clips need, from the durations of some files."""
     sizes = backbone.vectors, backbone.dim, np.dtype(dtype).itemsize
     most = float(sampling.frames or sampling.max_steps)
     whole = [task for task in tasks if task.clip.end_s is None]
@@ -107,14 +110,14 @@ def check_disk(use: DiskUse, path: StorePath, most: int | None) -> None:
     limit = MAX_DISK if most is None else most
     if use.bytes > limit:
         raise UsageError(
-            f"{path}: the features need {use}, more than --max-disk {gigabytes(limit).replace(' ', '')}: "
+            f"{path}: the features need {use.formula}, more than --max-disk {gigabytes(limit).replace(' ', '')}: "
             f"raise it, or {less}"
         )
     free = _free(path) if most is None and isinstance(path, Path) else None
     if free is not None and use.bytes > free:
         raise UsageError(
-            f"{path}: the features need {use}, but {gigabytes(free)} are free there: use another --store, or {less}; "
-            "--max-disk SIZE starts all the same"
+            f"{path}: the features need {use.formula}, but {gigabytes(free)} are free there: use another --store, "
+            f"or {less}; --max-disk SIZE starts all the same"
         )
 
 

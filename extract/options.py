@@ -58,7 +58,8 @@ class Execution:
     decoder : str
         A name of :mod:`supportset.extract.decode.decoders`, or ``auto``.
     timeout : float
-        Seconds without progress on a clip after which its decode worker is killed.
+        Seconds without progress on a clip after which its decode worker is killed; and CPU seconds that a file may
+        take for each MB of its size.
     dtype : str
         As stored: ``float16`` or ``float32``. A value that does not fit fails its clip (``overflow``).
     shard_format : str

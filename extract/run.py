@@ -189,5 +189,6 @@ def _announcement(dataset: Dataset, path: StorePath, clips: list[Clip], work: Wo
         words.append(f"{work.done:,} settled before")
     if work.absent:
         words.append(f"{len(work.absent):,} without a video")
-    needs = f", {use}" if work.tasks else ""
-    return f"extract: {', '.join(words)}; into {path}{needs}"
+    if work.tasks:
+        words.append(f"{use} of features")
+    return f"extract: {', '.join(words)}; into {path}"

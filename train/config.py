@@ -75,7 +75,9 @@ class DataConfig(Section):
         0.05, ge=0.0, lt=1.0, description="Part of the training clips held out where `validation_split` is empty."
     )
     max_steps: int = Field(64, ge=1, description="Longest feature sequence; longer ones are thinned evenly.")
-    max_tokens: int = Field(32, ge=2, description="Longest caption, in tokens; longer ones are cut.")
+    max_tokens: int = Field(
+        32, ge=2, description="Longest caption, in tokens; longer ones are cut. A tower cuts at its own."
+    )
     captions_per_clip: Literal["one", "all"] = Field(
         "all", description="An epoch shows one random caption a clip, or every caption."
     )

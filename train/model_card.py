@@ -178,13 +178,14 @@ def _with_interval(value: float, bounds: list[float]) -> str:
 
 
 def _limits(config: Config, record: Mapping[str, Any]) -> str:
+    tower = config.text.encoder == "tower"
+    cut = "at the text tower's own length" if tower else f"after {config.data.max_tokens} tokens"
     lines = [
         "## Limits",
         "",
         f"- It has seen the captions and clips of {record['dataset']} alone: what these show, and how they say it, is "
         "what it knows, their biases included.",
-        f"- Captions are cut after {config.data.max_tokens} tokens, clips thinned to {config.data.max_steps} steps. "
-        "Vision only: no audio, no speech.",
+        f"- Captions are cut {cut}, clips thinned to {config.data.max_steps} steps. Vision only: no audio, no speech.",
         "- Cosines order the clips for one query; they are no probabilities and are not to be compared across models.",
         "- One run with one seed: with 1,000 queries one R@1 has a standard error of about 1.4 points.",
     ]
@@ -195,6 +196,8 @@ def _licences(config: Config, record: Mapping[str, Any]) -> str:
     weights = [f"the features' backbone {entry['recipe']['backbone']}" for entry in record["features"]]
     if record.get("text_features"):
         weights.append(f"the text features' encoder {record['text_features']['recipe']['backbone']}")
+    elif config.text.encoder == "tower":
+        weights.append("its text tower")
     elif config.text.encoder in ("t5", "hf"):
         weights.append(f"the text encoder {config.text.name}")
     if config.captions and config.decoder.kind == "t5":

@@ -60,6 +60,10 @@ class RunFolder:
 
     def check_usable(self, config: Config, resume: bool) -> None:
         """Refuse what `check_same` refuses if a run resumes, else what `check_free` does."""
+        if str(self.path).encode("utf-8", "replace") != os.fsencode(self.path):
+            raise UsageError(
+                f"{self.path}: this path is not UTF-8, and TensorBoard cannot write to it: give another --out"
+            )
         if resume and self.started:
             self.check_same(config)
         else:

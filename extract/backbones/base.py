@@ -76,7 +76,7 @@ class Backbone(Encoder, ABC):
         """Every step from a decoded RGB frame to the model's input, in plain JSON values, for the card."""
         return {
             "frame": self._transform.to_json(),
-            "size": [self._transform.height, self._transform.width],
+            "size": list(self._transform.size),
             "rescale": self._rescale,
             "mean": self._mean,
             "std": self._std,

@@ -47,12 +47,6 @@ class Preparation:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the model's pictures."""
-        height, width = self.transform.height, self.transform.width
-        return (height, width // 4) if isinstance(self.transform, LibraryFrames) else (height, width)
-
 
 def prepare(name: str, processor: Any, window: int, patches: bool = False) -> Preparation:
     """Read a processor's settings; what cannot be repeated is left to the processor, with a warning.
@@ -108,7 +102,8 @@ def _repeated(processor: Any) -> FrameTransform | None:
         height, width = crop["height"], crop["width"]
         steps.append(CenterCrop(height, width, rounding="floor"))
     whole = any(isinstance(step, Resize | CenterCrop) for step in steps)
-    return FrameTransform(tuple(steps), height, width) if whole and not getattr(processor, "do_pad", False) else None
+    padded = getattr(processor, "do_pad", False) and getattr(processor, "pad_size", None)
+    return FrameTransform(tuple(steps), height, width) if whole and not padded else None
 
 
 def _patches(processor: Any) -> FrameTransform:

@@ -38,7 +38,10 @@ class LibraryFrames:
     height: int
     width: int
 
-    floats = True  # what comes out are float32 values as bytes
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        return self.height, self.width // 4
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """Return the bytes of the processed frame, (height, width, 3) uint8.
@@ -48,7 +51,7 @@ class LibraryFrames:
         ValueError
             If the processor makes another size of this frame.
         """
-        packed = pack(self._run(frame[None])[0])
+        packed = pack(run(self._loaded, frame[None])[0])
         if packed.shape != (self.height, self.width, 3):
             raise ValueError(f"{self.processor} made {packed.shape} of a frame, not {(self.height, self.width, 3)}")
         return packed
@@ -57,9 +60,6 @@ class LibraryFrames:
         """Describe the processor for the feature card."""
         settings = json.loads(self.settings)
         return [{"op": "library", "processor": self.processor, "settings": settings, "transformers": self.version}]
-
-    def _run(self, frames: np.ndarray) -> np.ndarray:
-        return run(self._loaded, frames)
 
     @cached_property
     def _loaded(self) -> Any:

@@ -257,6 +257,11 @@ class FrameTransform:
     height: int
     width: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        return self.height, self.width
+
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """Return the (height, width, 3) uint8 frame of an (H, W, 3) uint8 RGB frame of any size.
 

@@ -7,6 +7,7 @@ becomes one line.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import pickle
@@ -56,7 +57,7 @@ def quiet_libraries() -> Iterator[None]:
         for logger, _ in before:
             logger.setLevel(logging.CRITICAL)
         # some classes of transformers print to standard output when they are imported
-        with warnings.catch_warnings(), redirect_stdout(None):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -103,7 +104,7 @@ def from_hub(name: str, fix: str, kind: str = "backbone", what: str = "") -> Ite
 def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
     """Turn failures of calls that read ``path`` into a UsageError that names the file."""
     try:
-        with quiet_libraries(), no_remote_code():
+        with quiet_libraries(), no_remote_code(), _no_progress_bars():
             yield
     except _UNREADABLE as error:
         raise UsageError(
@@ -126,6 +127,24 @@ def no_remote_code() -> Iterator[None]:
         yield
     finally:
         remote.TIME_OUT_REMOTE_CODE = before
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars while it reads a file; bars of downloads are left alone."""
+    shown = "transformers" in sys.modules
+    if shown:
+        from transformers.utils import logging as bars
+
+        shown = bars.is_progress_bar_enabled()
+    if not shown:
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

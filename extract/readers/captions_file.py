@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as brief  # a value may have megabytes
 from typing import Any
 
 from supportset.extract.readers.parse import read_csv, read_lines
@@ -22,6 +23,7 @@ COLUMNS = {
 }
 FORM = "columns path (or video, file, clip_id) and caption (or text), optionally start, end (seconds) and split"
 MOST_ROWS = 20_000_000  # of Parquet, where a small file can hold any number
+MOST_CHARACTERS = 131_072  # of a caption or a name: what CSV allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +116,13 @@ def _row(place: str, record: dict[str, Any]) -> Row:
 
 def _text(record: dict[str, Any], kind: str) -> str | None:
     value = record.get(kind)
+    if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+        raise _FaultError(f"{kind} has {len(value):,} characters, more than {MOST_CHARACTERS:,}")
     if value is None or isinstance(value, str):
         return value
     if kind != "text" and type(value) is int:  # a file called 7.mp4, named as a number
         return str(value)
-    raise _FaultError(f"{kind} is {value!r}, not text")
+    raise _FaultError(f"{kind} is {brief(value)}, not text")
 
 
 def _seconds(record: dict[str, Any], kind: str) -> float | None:
@@ -130,7 +134,7 @@ def _seconds(record: dict[str, Any], kind: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not math.isfinite(seconds) or seconds < 0:
-        raise _FaultError(f"{kind} is {value!r}, not a number of seconds")
+        raise _FaultError(f"{kind} is {brief(value)}, not a number of seconds")
     return seconds
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.outcome import Outcome
+from supportset.extract.readers.captions_file import read_captions
 from supportset.extract.workers.decode_worker import Job, Setup
 from supportset.extract.workers.pool import DecodePool, StepFrames
 from tests.extract.films import outcome_of, write_video
@@ -89,6 +90,17 @@ def test_a_header_of_a_picture_that_is_too_large_is_refused(tmp_path: Path) -> N
     status, message, _ = outcome_of(tmp_path / "a.png")
     assert status in ("unreadable", "damaged")
     assert message
+
+
+@pytest.mark.parametrize("value", ['"' + "x" * 3_000_000 + '"', "[" + "1," * 999_999 + "1]"], ids=["text", "list"])
+def test_a_caption_of_megabytes_costs_its_row(tmp_path: Path, value: str) -> None:
+    lines = [f'{{"path": "a.mp4", "caption": {value}}}', '{"path": "a.mp4", "caption": "a dog runs"}']
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    read = read_captions(tmp_path / "captions.jsonl")
+    assert [row.text for row in read.rows] == ["a dog runs"]
+    (fault,) = read.faults
+    assert fault.startswith("line 1: text ")
+    assert len(fault) < 200
 
 
 def test_hundreds_of_hours_in_a_small_file_are_thinned(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -253,7 +254,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="JSON lines of all outcomes.")
     given = parser.parse_args()
     began = time.monotonic()
-    outcomes = campaign(given.trials, given.seed)
+    outcomes = campaign(given.trials, given.seed, partial(print, flush=True))
     if given.out:
         given.out.write_text("".join(json.dumps(each._asdict()) + "\n" for each in outcomes))
     print(table(outcomes))

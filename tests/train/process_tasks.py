@@ -55,6 +55,14 @@ CASES: dict[str, dict[str, Any]] = {
         "text": {"encoder": "scratch", "head": "mean"},
     },
     "full, summed": {"support": {"captioning": "full"}, "loss": {"negatives": "summed", "intra": True}},
+    "none, from an encoder pair": {
+        "dim": 20,
+        "data": {"features": ["hf-pair"]},
+        "video": {"init": "identity"},
+        "text": {"encoder": "tower", "name": "", "head": "none"},
+        "support": {"captioning": "none"},
+        "loss": {"contrastive": "infonce", "temperature": "tower"},
+    },
     "cross, bf16": {"optim": {"precision": "bf16"}},
 }
 
@@ -82,7 +90,7 @@ def steps(root: Path, name: str, rank: int, number: int) -> dict[str, Any]:
     data = open_run_data(each, root)
     torch.manual_seed(0)
     texts = [caption.text for caption in data.train.captions]
-    model = SupportSetModel.build(each, data.features.dim, texts).double()
+    model = SupportSetModel.build(each, data.features.dim, texts, visual=data.visual).double()
     mine: Any = SimpleNamespace(rank=rank, number=number, here=number)
     loader = make_loader(each, data, model, texts, ranks=mine)
     bank = make_bank(each, loader, model, torch.device("cpu"))

@@ -43,6 +43,16 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe(**{**fields, **changes})
 
 
+def recipe_of(backbone: str) -> Recipe:
+    """The recipe of features that a backbone would make now, by its name."""
+    from supportset.extract.backbones import load_backbone
+    from supportset.extract.decode.sampling import Sampling
+    from supportset.extract.pipeline.recipe import fit_sampling, make_recipe
+
+    loaded = load_backbone(backbone)
+    return make_recipe(loaded, fit_sampling(Sampling(fps=1.0), loaded), "float16")
+
+
 @dataclass
 class SmallStore:
     """What `plant` wrote."""

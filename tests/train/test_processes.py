@@ -30,8 +30,9 @@ from supportset.train.loop.training import train
 from supportset.train.model.batch import RankShard
 from supportset.train.model.model import SupportSetModel
 from supportset.train.run_folder import to_toml
+from tests.extract.pairs import save_pair
 from tests.train.process_tasks import CASES, LONG, NUMBER, launch, one_fails, setting, steps, trainings
-from tests.train.small_store import config, plant
+from tests.train.small_store import config, plant, recipe_of
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +43,9 @@ EXACT = {"rtol": 0.0, "atol": 1e-6}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
+    save_pair("clip", folder / "pair")
+    pair = f"hf:{folder / 'pair'}"
+    plant(folder / "store", of=recipe_of(pair), given=pair)
     plant(folder / "store")
     launch(trainings, folder, NUMBER)
     return folder

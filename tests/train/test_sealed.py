@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 from pathlib import Path
 
 import pytest
 
-from supportset.store.errors import SupportsetError
+from supportset.store.errors import SupportsetError, UsageError
 from supportset.train.run_folder import RunFolder
 from supportset.train.sealed import sealed
 from tests.train.small_store import config
@@ -58,3 +59,8 @@ def test_a_change_on_purpose_and_records_of_earlier_versions(run: RunFolder) -> 
 def test_a_hash_is_that_of_what_is_read_back() -> None:
     tree = {"pair": (1, 2), "counts": {2: "b", 10: "a"}}
     assert json.loads(json.dumps(sealed(tree))) == sealed(json.loads(json.dumps(tree)))
+
+
+def test_a_run_folder_that_a_library_cannot_write_to_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not UTF-8"):
+        RunFolder(tmp_path / os.fsdecode(b"r\xff")).check_usable(config(), resume=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,6 @@ from safetensors.torch import load_file, save_file
 
 from supportset.commands.main import cli
 from supportset.evaluate.ranks import unit_rows
-from supportset.extract.backbones import load_backbone
-from supportset.extract.decode.sampling import Sampling
-from supportset.extract.pipeline.recipe import fit_sampling, make_recipe
 from supportset.extract.text.encoders import load_text_encoder
 from supportset.extract.text.run import extract_text
 from supportset.search.run import open_run
@@ -31,10 +29,11 @@ from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
 from supportset.train.model.model import SupportSetModel
 from supportset.train.model.video_encoder import VideoEncoder, zero_shot
+from supportset.train.model.weights.lora import add_lora
 from tests.extract.pairs import save_pair
 from tests.extract.text_models import save_bert
 from tests.train.small_models import small_config
-from tests.train.small_store import SmallStore, config, plant
+from tests.train.small_store import SmallStore, config, plant, recipe_of
 from tests.train.test_loop import records, same_weights
 
 pytestmark = pytest.mark.slow
@@ -76,9 +75,7 @@ def stores(pairs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> d
     """Planted features under the recipe of each pair's visual half, and the captions' embeddings by the text half."""
     found = {}
     for kind, name in pairs.items():
-        backbone = load_backbone(name)
-        recipe = make_recipe(backbone, fit_sampling(Sampling(fps=1.0), backbone), "float16")
-        found[kind] = plant(tmp_path_factory.mktemp(kind), of=recipe, given=name)
+        found[kind] = plant(tmp_path_factory.mktemp(kind), of=recipe_of(name), given=name)
         tower = load_text_encoder(name)
         extract_text(found[kind].dataset, found[kind].root, tower, dtype="float32", device="cpu", progress=False)
     return found
@@ -237,8 +234,7 @@ def test_what_cannot_start_at_a_pair_is_one_line(
 
 def test_a_pair_without_a_temperature_says_so(tmp_path: Path) -> None:
     save_pair("videoprism", tmp_path / "pair")
-    backbone = load_backbone(f"hf:{tmp_path / 'pair'}")
-    recipe = make_recipe(backbone, fit_sampling(Sampling(fps=1.0), backbone), "float16")
+    recipe = recipe_of(f"hf:{tmp_path / 'pair'}")
     card = FeatureCard(recipe, {"backbone": f"hf:{tmp_path / 'pair'}"})
     chosen = setting("clip", dim=recipe.dim, loss={"temperature": "tower"})
     with pytest.raises(UsageError, match="this encoder pair has no temperature; give a number"):
@@ -277,3 +273,9 @@ def test_the_identity_head_starts_at_the_mean_of_unit_steps(dtype: torch.dtype) 
         found.square().sum().backward()
         assert encoder.embed.weight.grad is not None
         assert encoder.embed.weight.grad.abs().max() > 0
+
+
+def test_without_peft_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UsageError, match=r"text.lora = 4 needs peft: pip install 'supportset\[lora\]'"):
+        add_lora(torch.nn.Linear(2, 2), 4)

@@ -51,6 +51,8 @@ class ClipFeatures:
         List of str.
     lengths : (N,) int64
         Steps of each clip.
+    thinned : int
+        Number of clips that had more steps.
     dim : D
     place : Place
         Where the features are kept: ``gpu``, ``ram`` or ``disk``.
@@ -81,7 +83,8 @@ class ClipFeatures:
             raise UsageError(f"data.place = 'gpu', but the run is on {self._device}: use auto, ram or disk")
         self.place = _choose(self.nbytes, self._device, holders) if place == "auto" else place
         self._source, self._rows = source, source.find(self.clip_ids)
-        self.lengths = np.minimum(source.lengths_of(self._rows), max_steps)
+        lengths = source.lengths_of(self._rows)
+        self.lengths, self.thinned = np.minimum(lengths, max_steps), int((lengths > max_steps).sum())
         self._held: ResidentFeatures | None = None
         if self.place != "disk":
             gpu = self._device if self.place == "gpu" else None

@@ -95,6 +95,9 @@ def notes_of(loader: TrainingData, bank: MemoryBank | None) -> list[str]:
     """Lines for the user: the memory that features and bank take, and where."""
     where = {"gpu": "in the GPU's memory", "ram": "in memory", "disk": "read from disk batch by batch"}
     notes = [f"features: {loader.features.nbytes / 1e6:,.0f} MB {where[loader.features.place]}"]
+    if thinned := loader.features.thinned:
+        of = f"{thinned:,} of {len(loader.features):,} clips"
+        notes.append(f"thinned evenly to data.max_steps = {int(loader.features.lengths.max())}: {of}")
     if bank is not None:
         size = f"{bank.bytes / 1e6:,.0f} MB on {bank.mask.device} and in checkpoints"
         notes.append(f"memory bank: {bank.places:,} clips, {size}")

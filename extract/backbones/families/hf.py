@@ -109,7 +109,7 @@ def _load(name: str, source: str, weights: str, tokens: int | None) -> Backbone:
     prepared = prepare(name, processor, window, kind.patches)
     dim, grid = kind.dim(config), None
     if tokens is not None:
-        *shape, dim = token_grid(config, window, *prepared.size)
+        *shape, dim = token_grid(config, window, *prepared.transform.size)
         name += suffix(tokens)
         grid = TokenGrid.make(name, tokens, *shape)
     return HfBackbone(

@@ -2,7 +2,7 @@
 
 An image is a row of LZW codes. Each adds some pixels, and together they must be as many as the image has, before the
 end code (GIF89a, appendix F). What a wrong code does to the number of pixels, or to the codes that may follow, shows;
-one with as many other pixels does not: the format has no checksum.
+one that means as many other pixels does not: the format has no checksum.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _blocks(data: bytes, at: int) -> tuple[int, bytes]:
 
 
 def _pixels(data: bytes, bits: int) -> int:
-    """Count the pixels of LZW codes up to the end code, or the end; -1 if a code has no meaning.
+    """Count the pixels of LZW codes up to the end code, or the end; -1 if a code means nothing.
 
     Codes begin anew at each clear code. Code k from there defines entry k - 1: what the code before it means, and
     one pixel more. So their widths are known beforehand, and their lengths are those of chains of codes.

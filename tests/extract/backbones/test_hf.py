@@ -197,6 +197,8 @@ def test_an_unknown_processor_is_called_itself(tmp_path: Path, caplog: pytest.Lo
     assert step["processor"] == type(loaded).__name__
     assert step["settings"] == json.loads(loaded.to_json_string())
     assert step["transformers"] == tf.__version__
+    assert backbone.transform_json["size"] == [64, 64]
+    assert load_backbone(f"hf:{tmp_path}#tokens").vectors == 16
 
 
 @pytest.mark.skipif(not hasattr(tf, "InternVLVideoProcessor"), reason="this transformers has no such processor")
