@@ -1,4 +1,4 @@
-"""How well are moments found? Films are put together from known clips, so the right film and the right seconds are known.
+"""Measure moments on films put together from known clips, so the right film and the right seconds are known.
 
 The clips of a split are joined to films of twelve in random order: their stored features one after the other, a second
 a step, of each clip three steps to all. Each caption is a query. The rule's smoothing and fall are chosen on films of
