@@ -2,7 +2,7 @@
 
 A gallery that does not fit into memory (a mapped file) is read once, block by block. Scores of a block are computed in
 float32. Only those that are too close to a right candidate's score to be decided by them are computed again in
-float64, so the counts are those of float64 scores that are rounded to float32. The bound is the usual one for a dot
+float64, so the counts are those of exact scores as `rounded` leaves them. The bound is the usual one for a dot
 product of unit vectors: (d + 2) u with u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
 """
 
@@ -86,7 +86,7 @@ class CosineScores:
         for start in range(0, len(query), _PAIRS):
             some = slice(start, start + _PAIRS)
             left, right = unit_rows(self._queries[query[some]]), unit_rows(self._candidates[candidate[some]])
-            found[some] = np.einsum("ij,ij->i", left, right)
+            found[some] = rounded(np.einsum("ij,ij->i", left, right))
         return found
 
     def blocks(self, exact: bool = False) -> Iterator[tuple[slice, slice, Block]]:
@@ -100,8 +100,12 @@ class CosineScores:
             doubles = unit_rows(self._candidates[block])
             right: Floats = doubles.astype(dtype, copy=False)
             for chunk, left in zip(chunks, units, strict=True):
-                scores = (left @ right.T).astype(np.float32, copy=False)
-                yield chunk, block, Block(scores) if exact else CosineBlock(scores, self._queries[chunk], doubles)
+                scores = left @ right.T
+                yield (
+                    chunk,
+                    block,
+                    Block(rounded(scores)) if exact else CosineBlock(scores, self._queries[chunk], doubles),
+                )
 
 
 class CosineBlock(Block):
@@ -132,14 +136,14 @@ class CosineBlock(Block):
         found: NDArray[np.bool_] = ~(scores < limit - self._error)
         close = found & ~(scores > limit + self._error)
         if np.count_nonzero(close) > _MANY * close.size:
-            exact = (unit_rows(self._queries[rows]) @ self._candidates.T).astype(np.float32)
+            exact = rounded(unit_rows(self._queries[rows]) @ self._candidates.T)
             found[close] = ~(exact < limit)[close]
             return found
         row, candidate = np.nonzero(close)
         for start in range(0, len(row), _PAIRS):
             part = slice(start, start + _PAIRS)
             left, right = unit_rows(self._queries[rows[row[part]]]), self._candidates[candidate[part]]
-            exact = np.einsum("ij,ij->i", left, right).astype(np.float32)
+            exact = rounded(np.einsum("ij,ij->i", left, right))
             found[row[part], candidate[part]] = ~(exact < limit[row[part], 0])
         return found
 
@@ -151,6 +155,15 @@ def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
     with np.errstate(all="ignore"):
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.where(finite, rows / np.maximum(norms, 1e-12), np.nan)
+
+
+def rounded(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Round cosines to multiples of 2^-24, which float32 holds.
+
+    Sums of the same products in another order differ by some 1e-16, and BLAS takes several orders; the rounding makes
+    equal embeddings tie, also where the sum is near zero.
+    """
+    return (np.rint(scores * 2.0**24) * 2.0**-24).astype(np.float32)
 
 
 def count_wrong(

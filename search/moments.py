@@ -9,7 +9,8 @@ base)``. ``base`` is what unrelated footage scores for the query: the mean over 
 fits as a whole is therefore one moment, however long.
 
 *More than one.* After the best moment come the next peaks, as long as they rise above ``base`` by at least `Rule.keep`
-of what the best rises. Moments that are no more than `Rule.gap_s` apart are one.
+of what the best rises. Moments that are no more than `Rule.gap_s` apart are one; over a longer time without any step
+none reaches.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | 
     scores : (T,) float
         Of the clip's steps, at least one. One that is not finite counts as ``base``.
     spans : (T, 2) float
-        Start and end of each step in seconds, in order. Where they overlap, as windows do, each time between two edges
-        is a step, with the mean score of the windows over it.
+        Start and end of each step in seconds, in any order. Where they overlap, as windows do, each time between two
+        edges is a step, with the mean score of the windows over it.
     base : float
         Score of unrelated footage for the same query.
     rule : Rule, optional
@@ -93,6 +94,7 @@ def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | 
     raw = np.asarray(scores, np.float64)
     raw, spans = _side_by_side(np.where(np.isfinite(raw), raw, base), spans)
     curve = _smooth(raw, spans, rule.smooth_s)
+    holes = _holes(spans, rule.gap_s)
     free = np.ones(len(curve), bool)
     parts: list[tuple[int, int]] = []
     best_rise = curve.max() - base
@@ -104,7 +106,7 @@ def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | 
         # Where nothing rises above the background, the peak alone is the moment
         inside = (curve >= base + (1 - rule.fall) * rise) & free if rise > 0 else curve > np.inf
         inside[peak] = True
-        first, last = _run_around(inside, peak)
+        first, last = _run_around(inside, holes, peak)
         parts.append((first, last))
         free[first:last] = False
     merged = _merge(sorted(parts), spans, rule.gap_s)
@@ -115,7 +117,9 @@ def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | 
 def _side_by_side(
     scores: NDArray[np.float64], spans: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn overlapping windows into steps; steps stay as they are."""
+    """Turn overlapping windows into steps; steps stay as they are, in the order of time."""
+    order = np.lexsort((spans[:, 1], spans[:, 0]))
+    scores, spans = scores[order], spans[order]
     if (spans[1:, 0] >= spans[:-1, 1]).all():
         return scores, spans
     edges = np.unique(spans)
@@ -140,12 +144,19 @@ def _smooth(scores: NDArray[np.float64], spans: NDArray[np.float64], half_base: 
     return np.convolve(scores, kernel, "full")[reach : reach + len(scores)] / weights
 
 
-def _run_around(inside: NDArray[np.bool_], at: int) -> tuple[int, int]:
-    """The run of true values around ``at``: its first index, and the one after its last."""
+def _holes(spans: NDArray[np.float64], gap_s: float) -> NDArray[np.int64]:
+    """Steps before which there is no step for longer than ``gap_s``; none where steps are instants."""
+    if not np.median(spans[:, 1] - spans[:, 0]) > 0:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(spans[1:, 0] - spans[:-1, 1] > gap_s) + 1
+
+
+def _run_around(inside: NDArray[np.bool_], holes: NDArray[np.int64], at: int) -> tuple[int, int]:
+    """The run of true values around ``at``, up to the next holes: its first index, and the one after its last."""
     outside = np.flatnonzero(~inside)
-    place = int(np.searchsorted(outside, at))
-    first = int(outside[place - 1]) + 1 if place else 0
-    return first, int(outside[place]) if place < len(outside) else len(inside)
+    first = max(outside[outside < at].max(initial=-1) + 1, holes[holes <= at].max(initial=0))
+    last = min(outside[outside > at].min(initial=len(inside)), holes[holes > at].min(initial=len(inside)))
+    return int(first), int(last)
 
 
 def _merge(parts: list[tuple[int, int]], spans: NDArray[np.float64], gap_s: float) -> list[tuple[int, int]]:

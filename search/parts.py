@@ -84,7 +84,7 @@ def encode_parts(retriever: Retriever, clips: Sequence[ArrayLike], spans: Sequen
         return Parts(steps, np.concatenate(spans), np.cumsum([0, *map(len, clips)], dtype=np.int64))  # type: ignore[arg-type]
     cuts = [windows(each) for each in spans]
     pieces = [np.asarray(clip)[a:b] for clip, cut in zip(clips, cuts, strict=True) for a, b in cut]
-    times = [(each[a, 0], each[b - 1, 1]) for each, cut in zip(spans, cuts, strict=True) for a, b in cut]
+    times = [(each[a:b, 0].min(), each[a:b, 1].max()) for each, cut in zip(spans, cuts, strict=True) for a, b in cut]
     offsets = np.cumsum([0, *map(len, cuts)], dtype=np.int64)
     return Parts(retriever.encode_clips(pieces), np.asarray(times, np.float64), offsets)
 
@@ -115,14 +115,12 @@ def open_index(retriever: Retriever, features: AlignedFeatures, folder: Path, ke
     The codes are mapped from files, whose hashes are compared first. While they are written, the parts of 256 clips are
     in memory.
     """
-    try:
-        codes, offsets = _read(folder, key)
-    except (SupportsetError, OSError, ValueError, KeyError):
-        try:
+    found = _read(folder, key)
+    if found is None:
+        with suppress(OSError):
             _build(retriever, features, folder, key)
-            codes, offsets = _read(folder, key)
-        except (SupportsetError, OSError):
-            codes, offsets = _in_memory(retriever, features)
+            found = _read(folder, key)  # None: another process replaced it meanwhile
+    codes, offsets = found or _in_memory(retriever, features)
 
     def read(clips: NDArray[np.int64]) -> NDArray[np.float32]:
         ids = features.clip_ids
@@ -160,7 +158,7 @@ def _build(retriever: Retriever, features: AlignedFeatures, folder: Path, key: s
         offsets = np.cumsum(np.concatenate([[0], *counts]), dtype=np.int64)
         np.save(temporary / "offsets.npy", offsets)
         hashes = {name: hash_file(temporary / name) for name in _FILES}
-        about = {"key": key, "parts": int(offsets[-1]), "dim": width, "files": hashes}
+        about = {"key": key, "dim": width, "files": hashes}
         (temporary / "index.json").write_text(json.dumps(about), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -169,16 +167,18 @@ def _build(retriever: Retriever, features: AlignedFeatures, folder: Path, key: s
             shutil.rmtree(temporary)
 
 
-def _read(folder: Path, key: str) -> tuple[Codes, NDArray[np.int64]]:
-    """Map the index; KeyError, ValueError or OSError where it is another, damaged or absent."""
-    about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    if about["key"] != key or about["files"] != {name: hash_file(folder / name) for name in _FILES}:
-        raise KeyError(key)
-    offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-    count, dim = int(about["parts"]), int(about["dim"])
-    shapes = ((count, dim), (count,), (count,))
-    arrays = [
-        np.memmap(folder / name, dtype, "r", shape=shape)
-        for name, dtype, shape in zip(_CODES, _DTYPES, shapes, strict=True)
-    ]
+def _read(folder: Path, key: str) -> tuple[Codes, NDArray[np.int64]] | None:
+    """Map the index; None where it is another, damaged or absent."""
+    try:
+        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        if about["key"] != key or about["files"] != {name: hash_file(folder / name) for name in _FILES}:
+            return None
+        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        shapes = ((offsets[-1], about["dim"]), offsets[-1:], offsets[-1:])
+        arrays = [
+            np.memmap(folder / name, dtype, "r").reshape(shape)
+            for name, dtype, shape in zip(_CODES, _DTYPES, shapes, strict=True)
+        ]
+    except (SupportsetError, OSError, ValueError, KeyError, TypeError):
+        return None
     return Codes(*arrays), offsets

@@ -239,7 +239,9 @@ def _key(retriever: Retriever, clips: Clips) -> str:
     features = clips.features
     lines = retriever.key()
     for feature_set in features.sets:
-        lines += [feature_set.card.recipe.hash, *map(str, feature_set.checksums(features.clip_ids).tolist())]
+        lines.append(feature_set.card.recipe.hash)
+        for part in ("values", "timestamps"):  # times decide windows, and which steps of two sets belong together
+            lines += map(str, feature_set.checksums(features.clip_ids, part).tolist())
     return hash_pieces(f"{line}\n".encode("utf-8", "surrogateescape") for line in [*lines, *features.clip_ids])
 
 

@@ -23,7 +23,9 @@ SCENE_S = 12  # seconds of a scene; a step a second
 SCENES = 40
 
 
-def make_films(root: Path, films: int = 5, scenes: int = 8, start_s: float = 0.0) -> dict[str, tuple[str, float]]:
+def make_films(
+    root: Path, films: int = 5, scenes: int = 8, start_s: float = 0.0, step_s: float = 1.0
+) -> dict[str, tuple[str, float]]:
     """Write films of scenes 0 to 39; return the film and the start of each scene, in seconds of the file."""
     rng = np.random.default_rng(3)
     topics = rng.normal(size=(SCENES, DIM))
@@ -41,7 +43,7 @@ def make_films(root: Path, films: int = 5, scenes: int = 8, start_s: float = 0.0
             where |= {str(scene): (film, start_s + SCENE_S * place) for place, scene in enumerate(shown)}
             steps = np.repeat(topics[list(shown)], SCENE_S, axis=0)
             values = (steps + 0.7 * rng.normal(size=steps.shape)).astype(np.float16)
-            seconds = np.arange(len(values) + 1, dtype=float)
+            seconds = step_s * np.arange(len(values) + 1)
             spans = np.stack([seconds[:-1], seconds[1:]], axis=1)
             writer.add(film, values, spans, source=Source(f"{film}.mp4", 1, 1))
     return where

@@ -78,6 +78,31 @@ def test_steps_of_half_a_second_are_smoothed_over_the_same_time() -> None:
     assert abs(one.end_s - other.end_s) <= 0.5
 
 
+def test_a_moment_does_not_reach_over_a_hole_in_the_steps() -> None:
+    spans = [(0.0, 1.0), (1.0, 2.0), (60.0, 61.0), (62.0, 63.0)]
+    found = find_moments([0.3, 0.2, 0.31, 0.2], spans, 0.0, SHARP)
+    assert found == [Moment(60.0, 63.0, 0.31), Moment(0.0, 2.0, 0.3)]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 40), st.sampled_from([0.0, 0.5, 1.0, 7.0])), min_size=1, max_size=25, unique=True
+    ),
+    seed=st.integers(0, 99),
+)
+def test_steps_may_be_in_disorder_overlap_or_have_no_length(steps: list[tuple[int, float]], seed: int) -> None:
+    """The store takes such timestamps: the moments lie in the clip and apart, in whatever order the steps come."""
+    rng = np.random.default_rng(seed)
+    scores = rng.uniform(-1, 1, len(steps))
+    spans = np.array([(start, start + length) for start, length in steps])
+    found = find_moments(scores, spans, 0.0)
+    shuffled = rng.permutation(len(steps))
+    assert found == find_moments(scores[shuffled], spans[shuffled], 0.0)
+    ordered = sorted(found, key=lambda moment: moment.start_s)
+    assert all(spans.min() <= each.start_s <= each.end_s <= spans.max() for each in found)
+    assert all(one.end_s <= other.start_s for one, other in itertools.pairwise(ordered))
+
+
 @given(
     scores=st.lists(st.floats(-1, 1) | st.just(float("nan")), min_size=1, max_size=60),
     base=st.floats(-1, 1),

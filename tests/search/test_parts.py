@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search import parts
 from supportset.search.moments import find_moments
 from supportset.search.parts import encode_parts, open_index, read_parts, windows
 from supportset.search.searcher import Searcher
 from supportset.store.errors import UsageError
+from supportset.store.read.aligned import AlignedFeatures
 from tests.search.films import SCENE_S, Planted, make_films
 
 
@@ -100,7 +103,43 @@ def test_the_index_is_kept_mapped_and_made_again_when_it_is_another_or_damaged(
     assert builds("another key")
     codes.write_bytes(bytes([codes.read_bytes()[0] ^ 64]) + codes.read_bytes()[1:])
     assert builds("another key")
+    about = tmp_path / "parts" / "index.json"
+    for damaged in ("[]", "{}", "null", about.read_text().replace('"dim": 32', '"dim": 16'), "\udc80"):
+        about.write_bytes(damaged.encode("utf-8", "surrogateescape"))
+        assert builds("another key")
     assert [path.name for path in tmp_path.iterdir()] == ["parts"]
+
+
+def test_an_index_that_another_process_replaces_meanwhile_is_in_memory(
+    films: tuple[Path, dict[str, tuple[str, float]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = parts._build
+
+    def overtaken(retriever: Planted, features: AlignedFeatures, folder: Path, key: str) -> None:
+        build(retriever, features, folder, key)
+        build(retriever, features, folder, "the key of another process")
+
+    monkeypatch.setattr(parts, "_build", overtaken)
+    retriever = Planted(films[0], True)
+    index = open_index(retriever, retriever.open_clips().features, tmp_path / "parts", "key")
+    assert index.search(retriever.encode_text(["9"]), 1)[0].tolist() == [[1]]
+
+
+def test_windows_of_steps_in_disorder_begin_before_they_end() -> None:
+    spans = seconds(20)[::-1]
+    cut = encode_parts(Planted(Path(), False), [np.ones((20, 32))], [spans])
+    assert (cut.spans[:, 1] - cut.spans[:, 0] == 8).all()
+
+
+def test_other_times_of_the_same_features_make_other_windows(tmp_path: Path) -> None:
+    """As after an import with the right --fps: what was kept before is not used."""
+    make_films(tmp_path)
+    Searcher(Planted(tmp_path, False)).search(["9"], 5, "moment")
+    shutil.rmtree(tmp_path / "films")
+    make_films(tmp_path, step_s=2.0)
+    found = Searcher(Planted(tmp_path, False)).search(["9"], 5, "moment")
+    shutil.rmtree(tmp_path / "cache")
+    assert found == Searcher(Planted(tmp_path, False)).search(["9"], 5, "moment")
 
 
 def test_an_index_that_cannot_be_written_is_in_memory(
@@ -117,9 +156,9 @@ def test_an_index_that_cannot_be_written_is_in_memory(
 def test_clips_of_one_step_are_parts_themselves() -> None:
     clips = [np.ones((1, 32)), np.ones((3, 32))]
     for by_step, expected in ((True, [0, 1, 4]), (False, [0, 1, 2])):
-        parts = encode_parts(Planted(Path(), by_step), clips, [np.zeros((1, 2)), seconds(3)])
-        assert parts.offsets.tolist() == expected
-        assert parts.spans[0].tolist() == [0.0, 0.0]
+        found = encode_parts(Planted(Path(), by_step), clips, [np.zeros((1, 2)), seconds(3)])
+        assert found.offsets.tolist() == expected
+        assert found.spans[0].tolist() == [0.0, 0.0]
 
 
 def test_another_way_to_rank_is_refused(films: tuple[Path, dict[str, tuple[str, float]]]) -> None:
