@@ -91,7 +91,13 @@ def match_tables(text: RowIds, video: RowIds, dataset: Dataset, protocol: str, s
         A caption of the split has no row; no clip has one.
     """
     check_unique(video)
-    part = read_split(dataset, protocol, split or default_split(dataset, protocol, "train"), set(video.names))
+    split = split or default_split(dataset, protocol, "train")
+    if not set(dataset.split_clips(protocol, split)).intersection(video.names):
+        raise UsageError(
+            f"{video.source} has no clip of split {split!r} of {dataset.name!r}: it says {video.names[0]!r}; name a file "
+            "of clip ids for the rows with --ids TEXT_IDS VIDEO_IDS"
+        )
+    part = read_split(dataset, protocol, split, set(video.names))
     captions_of = Counter(caption.clip_id for caption in part.captions)
     row_of = {name: row for row, name in enumerate(text.names)}
     row_of_clip = {clip: row for row, clip in enumerate(text.clips or text.names)}
