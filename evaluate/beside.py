@@ -194,9 +194,10 @@ def beside(
 
 
 def _finite(apply: Callable[..., Scores], raw: Scores, bank: Scores | None = None) -> Scores:
-    """Normalise; a score that is not finite becomes NaN, and is -1 to the others."""
+    """Normalise; a score that is not finite stays as it is, and is as the lowest to the others."""
     finite = np.isfinite(raw)
-    return np.where(finite, apply(np.where(finite, raw, -1.0), bank), np.nan)
+    lowest = raw.min(initial=np.inf, where=finite)
+    return np.where(finite, apply(np.where(finite, raw, lowest), bank), raw) if finite.any() else raw
 
 
 def _cosines(bank: NDArray[np.floating], candidates: NDArray[np.floating]) -> Scores:

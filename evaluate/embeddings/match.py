@@ -88,7 +88,7 @@ def match_tables(text: RowIds, video: RowIds, dataset: Dataset, protocol: str, s
     Raises
     ------
     UsageError
-        A caption of the split has no row; no clip has one.
+        A caption of the split has no row, or two; no clip has one.
     """
     check_unique(video)
     split = split or default_split(dataset, protocol, "train")
@@ -115,6 +115,9 @@ def match_tables(text: RowIds, video: RowIds, dataset: Dataset, protocol: str, s
             f"{text.source}: {len(absent):,} of {len(part.captions):,} captions of split {part.name!r} have no row, "
             f"such as {absent[0].caption_id!r} of clip {absent[0].clip_id!r}: every query must be embedded"
         )
+    named = Counter(text.names)
+    if twice := [text.names[row] for row in rows if named[text.names[row]] > 1]:
+        raise UsageError(f"{text.source}: names {twice[0]!r} {named[twice[0]]} times: each caption once")
     at = {clip: row for row, clip in enumerate(video.names)}
     found = _rows([at[clip] for clip in part.present])
     return Matched(part, _rows(rows), found, _unused(len(text.names) - len(rows), len(video.names) - len(found)))

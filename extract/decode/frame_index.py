@@ -149,7 +149,8 @@ def read_index(path: Path, heartbeat: Heartbeat) -> FrameIndex:
         found = _without_wrong_times(found, base, declared)
     end = int(found[-1] + spans[np.argmax(times == found[-1])])
     cut = read.is_cut or is_cut_short(path) or read.short > max(2, (read.short + len(found)) // 50)
-    missing = _missing_frames(found, end, base, declared, read.short) if cut else 0
+    # The table counts those, too, that are missing between frames that are there
+    missing = _missing_frames(found, end, base, declared, read.short - len(gone)) if cut else 0
     if read.kind.startswith(_MATROSKA) and timing != Timing.COUNT:
         length = None if cut or declared is None else int(declared / base)
         with suppress(OSError):  # the decoding pass meets the same error

@@ -84,6 +84,18 @@ def test_a_broken_embedding_stays_a_miss() -> None:
         assert not np.isfinite(each.scores.t2v_ranks[3])
 
 
+@pytest.mark.parametrize("name", sorted(NORMALISATIONS))
+def test_a_score_that_is_not_finite_is_none_to_the_others_whatever_their_scale(name: str) -> None:
+    """As logarithms of probabilities are, all far below -1."""
+    split, clips, texts = hubby()
+    scores = (texts @ clips.T - 5000).astype(np.float64)
+    lowest = scores.copy()
+    scores[7, 5], lowest[7, 5] = -np.inf, scores.min()
+    found, expected = (beside(split, Matrix(each), [name], captions=ALL)[0].scores for each in (scores, lowest))
+    np.testing.assert_array_equal(np.delete(found.t2v_ranks, 7), np.delete(expected.t2v_ranks, 7))
+    assert not np.isfinite(beside(split, Matrix(scores * np.nan), [name], captions=ALL)[0].scores.t2v_ranks).any()
+
+
 def test_wrong_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     split, clips, texts = hubby()
     with pytest.raises(UsageError, match="normalisation 'csls' is not one of dsl, qb-norm, sinkhorn"):

@@ -171,6 +171,9 @@ def test_a_datasets_tables_say_what_is_asked(tmp_path: Path, arrays: Any, named:
         UsageError, match=r"2 of 4 captions of split 'test' have no row, such as 'sen2' of clip 'clip2'"
     ):
         evaluate_embeddings(short, video, Where(dataset="mine", store=tmp_path / "store"))
+    twice = save(tmp_path / "twice.npz", texts, [*text_ids[:11], text_ids[2]])
+    with pytest.raises(UsageError, match=rf"twice.npz: names '{text_ids[2]}' 2 times: each caption once"):
+        evaluate_embeddings(twice, video, Where(dataset="mine", store=tmp_path / "store"))
 
 
 def test_matrix_and_run_give_what_the_embeddings_give_and_what_trec_eval_gives(tmp_path: Path, arrays: Any) -> None:

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from supportset.evaluate.ranks import (
     MISS,
     bootstrap_intervals,
+    cosine_scores,
     ranks_of_scores,
     retrieval_ranks,
     rsum,
@@ -75,6 +76,17 @@ def test_equal_embeddings_tie_whatever_order_the_product_is_summed_in(size: int,
     clips = np.repeat(clip[None], size, axis=0)
     ranks = retrieval_ranks(rng.normal(size=(size, dim)), clips, range(size), range(size))
     assert (ranks == size).all()
+
+
+@pytest.mark.parametrize("dim", [3, 64, 511])
+def test_equal_embeddings_tie_at_zero_where_float32_is_finer_than_a_sum_is_exact(dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    for _ in range(20):
+        query, clip = rng.integers(-3, 4, (2, dim)).astype(np.float64)
+        clip -= query @ clip / (query @ query) * query
+        queries, clips = np.tile(query, (8, 1)), np.tile(clip, (8, 1))
+        assert (retrieval_ranks(queries, clips, range(8), range(8)) == 8).all()
+        assert (ranks_of_scores(cosine_scores(unit_rows(queries), unit_rows(clips)), range(8), range(8)) == 8).all()
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
