@@ -94,8 +94,8 @@ def match_tables(text: RowIds, video: RowIds, dataset: Dataset, protocol: str, s
     split = split or default_split(dataset, protocol, "train")
     if not set(dataset.split_clips(protocol, split)).intersection(video.names):
         raise UsageError(
-            f"{video.source} has no clip of split {split!r} of {dataset.name!r}: it says {video.names[0]!r}; name a file "
-            "of clip ids for the rows with --ids TEXT_IDS VIDEO_IDS"
+            f"{video.source} has no clip of split {split!r} of {dataset.name!r}, its first row is {video.names[0]!r}: "
+            "name files with the ids of the rows, --ids TEXT_IDS VIDEO_IDS"
         )
     part = read_split(dataset, protocol, split, set(video.names))
     captions_of = Counter(caption.clip_id for caption in part.captions)
