@@ -94,7 +94,7 @@ def check_values(table: Table, of: str) -> tuple[str, ...]:
         name = table.ids[broken[0]] if table.ids else f"row {broken[0]}"
         notes.append(
             f"{table.path}: {len(broken):,} {of}, such as {name!r}, are not finite: never found, and before the right "
-            "answer of all others: mend or omit them"
+            "answer of others: omit them"
         )
     if len(zero := np.flatnonzero(lengths == 0)):
         name = table.ids[zero[0]] if table.ids else f"row {zero[0]}"
