@@ -66,7 +66,8 @@ bench-train: $(READY)  ## Measure training beside the straightforward step: 15 m
 	$(PY) -m benchmarks.train $(ARGS)
 
 bench-eval: $(READY)  ## Measure scoring beside the scorers of other libraries: 1.1 GB of disk [ARGS="--only a"]
-	$(PY) -m pip install --quiet -e '.[bench]' $(if $(wildcard constraints.txt),-c constraints.txt)
+	@$(PY) -c 'from importlib.util import find_spec as f; raise SystemExit(not (f("torchmetrics") and f("sentence_transformers")))' \
+	  || $(INSTALL_tested) torchmetrics sentence-transformers || echo "Without a package registry: measured beside what is installed."
 	$(PY) -m benchmarks.evaluate $(ARGS)
 
 bench-docs: $(READY)  ## Write the last results into docs/benchmarks.md

@@ -110,7 +110,8 @@ def report_command(
     if push:
         from supportset.train.publish import publish
 
-        url = publish(folder, push, private=private)
+        # With --card a page from earlier, which may show frames, stays here.
+        url = publish(folder, push, page=None if card_only else written[-1].name, private=private)
     if as_json:
         print_json({"run": run, "card": card, "files": [str(path) for path in written], "url": url})
     elif card_only:

@@ -2,8 +2,8 @@
 
 A gallery that does not fit into memory (a mapped file) is read once, block by block. Scores of a block are computed in
 float32. Only those that are too close to a right candidate's score to be decided by them are computed again in
-float64, so the counts are those of float64 scores that are rounded (`round_cosines`). The bound is the usual one for a
-dot product of unit vectors: (d + 2) u with u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
+float64, so the counts are those of exact scores as `rounded` leaves them. The bound is the usual one for a dot
+product of unit vectors: (d + 2) u with u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ Floats = NDArray[np.floating]
 _CANDIDATES, _QUERIES = 4096, 256  # of a block of scores: 4 MB in float32, near the processor
 _PAIRS = 4096  # computed again at once
 _LAYERS = 4  # right candidates of a query; of more, scores are computed in float64 at once
-_GRID = 2.0**20  # beside it float64 has steps of 2^-32
 _MANY = 0.1  # of a block's scores that are close: then all of it is computed again
 
 
@@ -87,7 +86,7 @@ class CosineScores:
         for start in range(0, len(query), _PAIRS):
             some = slice(start, start + _PAIRS)
             left, right = unit_rows(self._queries[query[some]]), unit_rows(self._candidates[candidate[some]])
-            found[some] = round_cosines(np.einsum("ij,ij->i", left, right))
+            found[some] = rounded(np.einsum("ij,ij->i", left, right))
         return found
 
     def blocks(self, exact: bool = False) -> Iterator[tuple[slice, slice, Block]]:
@@ -101,8 +100,12 @@ class CosineScores:
             doubles = unit_rows(self._candidates[block])
             right: Floats = doubles.astype(dtype, copy=False)
             for chunk, left in zip(chunks, units, strict=True):
-                scores = round_cosines(left @ right.T) if exact else (left @ right.T).astype(np.float32, copy=False)
-                yield chunk, block, Block(scores) if exact else CosineBlock(scores, self._queries[chunk], doubles)
+                scores = left @ right.T
+                yield (
+                    chunk,
+                    block,
+                    Block(rounded(scores)) if exact else CosineBlock(scores, self._queries[chunk], doubles),
+                )
 
 
 class CosineBlock(Block):
@@ -133,24 +136,16 @@ class CosineBlock(Block):
         found: NDArray[np.bool_] = ~(scores < limit - self._error)
         close = found & ~(scores > limit + self._error)
         if np.count_nonzero(close) > _MANY * close.size:
-            exact = round_cosines(unit_rows(self._queries[rows]) @ self._candidates.T)
+            exact = rounded(unit_rows(self._queries[rows]) @ self._candidates.T)
             found[close] = ~(exact < limit)[close]
             return found
         row, candidate = np.nonzero(close)
         for start in range(0, len(row), _PAIRS):
             part = slice(start, start + _PAIRS)
             left, right = unit_rows(self._queries[rows[row[part]]]), self._candidates[candidate[part]]
-            exact = round_cosines(np.einsum("ij,ij->i", left, right))
+            exact = rounded(np.einsum("ij,ij->i", left, right))
             found[row[part], candidate[part]] = ~(exact < limit[row[part], 0])
         return found
-
-
-def round_cosines(cosines: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Round sums of float64 so that those of equal vectors tie, whatever the order of their terms.
-
-    To multiples of 2^-32, then to float32, which alone does not do near 0: there it is finer than a sum is exact.
-    """
-    return ((cosines + _GRID) - _GRID).astype(np.float32)
 
 
 def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
@@ -160,6 +155,15 @@ def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
     with np.errstate(all="ignore"):
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.where(finite, rows / np.maximum(norms, 1e-12), np.nan)
+
+
+def rounded(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Round cosines to multiples of 2^-24, which float32 holds.
+
+    Sums of the same products in another order differ by some 1e-16, and BLAS takes several orders; the rounding makes
+    equal embeddings tie, also where the sum is near zero.
+    """
+    return (np.rint(scores * 2.0**24) * 2.0**-24).astype(np.float32)
 
 
 def count_wrong(

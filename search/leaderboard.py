@@ -57,15 +57,21 @@ def leaderboard(
     """
     if len(runs) + len(zero_shot) < 2:
         raise UsageError("give two or more RUNS, or a run and --zero-shot DATASET/FEATURES")
-    if runs and protocol is None:
+    in_tables, only = split, None
+    if runs:
+        from supportset.train.open_run import split_in_tables
         from supportset.train.run_folder import RunFolder
 
-        protocol = RunFolder(runs[0]).load_config().data.protocol
+        folder = RunFolder(runs[0])
+        protocol = protocol or folder.load_config().data.protocol
+        in_tables, only = split_in_tables(folder, split)
     first, rest = [], []
     for name in zero_shot:
         from supportset.search.zero_shot import open_zero_shot
 
-        evaluation = open_zero_shot(name, store, device=device).evaluation(protocol, split, scoring=scoring)
+        evaluation = open_zero_shot(name, store, device=device).evaluation(
+            protocol, in_tables, scoring=scoring, only=only
+        )
         first.append(Result.of(f"{name} (zero-shot)", evaluation))
     for run in runs:
         from supportset.train.evaluate import evaluate

@@ -15,13 +15,12 @@ from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.evaluate.report.content import Chart, Clip, Query, Report, Section, Table, caveats
 from supportset.evaluate.results import Result, read_result
 from supportset.evaluate.scores import ALL
-from supportset.evaluate.splits import read_split
 from supportset.search.report_pictures import Pictures
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.dataset import Caption
-from supportset.train.data.source import HOLDOUT, source_videos
+from supportset.train.data.source import source_videos
 from supportset.train.model_card import describe_method, feature_rows
-from supportset.train.open_run import RunOnStore, open_run_on_store
+from supportset.train.open_run import RunOnStore, open_run_on_store, split_in_tables
 from supportset.train.run_folder import RunFolder, to_toml
 from supportset.train.run_results import read_evaluations, training_charts
 
@@ -96,7 +95,7 @@ def run_report(
     if zero_shot:
         if not scores:
             raise UsageError(f"{folder.path}: not evaluated, so there is nothing to compare with --zero-shot")
-        scores.insert(1, _zero_shot(zero_shot, encoder, scores[0].facts, store, device))
+        scores.insert(1, _zero_shot(zero_shot, encoder, scores[0].facts, folder, store, device))
     charts = training_charts(folder)
     sections = []
     if opened is not None and scores and own(scores[0]):
@@ -126,7 +125,9 @@ def run_report(
     )
 
 
-def _zero_shot(features: str, encoder: str | None, like: Mapping[str, Any], store: str | Path, device: str) -> Result:
+def _zero_shot(
+    features: str, encoder: str | None, like: Mapping[str, Any], run: RunFolder, store: str | Path, device: str
+) -> Result:
     from supportset.search.zero_shot import open_zero_shot
 
     retriever = open_zero_shot(features, store, encoder=encoder, device=device)
@@ -135,7 +136,8 @@ def _zero_shot(features: str, encoder: str | None, like: Mapping[str, Any], stor
             f"--zero-shot {features}: features of {retriever.dataset.name!r}, while the run is scored on "
             f"{like['dataset']!r}: name features of that dataset"
         )
-    found = retriever.evaluation(like["protocol"], like["split"])
+    split, only = split_in_tables(run, like["split"])
+    found = retriever.evaluation(like["protocol"], split, only=only)
     return Result.of(f"zero-shot, {retriever.tower.name}", found)
 
 
@@ -163,10 +165,7 @@ class _Clips:
         from supportset.train.encode import encode_gallery, encode_tokens, read_text
 
         config, tables = opened.config, opened.dataset
-        named = config.data.train_split if split == HOLDOUT else split
-        part = read_split(tables, config.data.protocol, named, set(opened.features.clip_ids))
-        if split == HOLDOUT:
-            part = part.of_clips(HOLDOUT, set(opened.record["holdout"]))
+        part = opened.read_split(config.data.protocol, split)
         self.opened, self.part, self.model = opened, part, opened.load_model(device)
         tokens = read_text(self.model, part.captions, config.data.max_tokens, opened.text)
         self.text = unit_rows(encode_tokens(self.model, tokens))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -218,13 +218,19 @@ class ZeroShot(Retriever):
         return evaluation.to_json() if out is None else evaluation.write(out)
 
     def evaluation(
-        self, protocol: str | None = None, split: str | None = None, *, scoring: Scoring = PLAIN
+        self,
+        protocol: str | None = None,
+        split: str | None = None,
+        *,
+        scoring: Scoring = PLAIN,
+        only: tuple[str, Collection[str]] | None = None,
     ) -> Evaluation:
-        """The same as an `Evaluation`."""
+        """The same as an `Evaluation`; ``only`` cuts the split to these clips, under this name."""
         protocol = protocol or only_protocol(self.dataset)
         in_tables = scoring.table_protocol(protocol)
         split = split or default_split(self.dataset, in_tables, "train")
-        part = scoring.prepare(read_split(self.dataset, in_tables, split, set(self.features.clip_ids)))
+        every = read_split(self.dataset, in_tables, split, set(self.features.clip_ids))
+        part = scoring.prepare(every if only is None else every.of_clips(*only))
         if not part.captions:
             raise UsageError(
                 f"{self.dataset.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries"
@@ -245,7 +251,7 @@ class ZeroShot(Retriever):
             scoring=scoring,
             protocol=protocol,
             dataset=self.dataset.name,
-            expected=expected_clips(protocol, self.dataset.expected(in_tables, split)),
+            expected=None if only else expected_clips(protocol, self.dataset.expected(in_tables, split)),
             subject={
                 "left_out": len(part.missing.intersection(self.features.left_out)),
                 **self.describe(),

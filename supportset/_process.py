@@ -53,7 +53,7 @@ def sleeping_threads() -> dict[str, str]:
     """Return the variables that have threads of OpenMP sleep where they wait for each other.
 
     By default they spin for milliseconds. Beside other jobs a thread then burns the time that the thread it waits for
-    needs (docs/benchmarks.md, "Extraction beside other jobs").
+    needs: docs/benchmarks.md, "Extraction beside other jobs".
     """
     if "OMP_WAIT_POLICY" in os.environ:
         return {}

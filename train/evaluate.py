@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from supportset.evaluate.evaluation import Evaluation
 from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
-from supportset.evaluate.splits import Split, default_split, leakage, read_captions, read_split
+from supportset.evaluate.splits import Split, default_split, leakage, read_captions
 from supportset.store.errors import UsageError
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.train.config import Config
@@ -78,7 +78,7 @@ def evaluate(
     protocol = protocol or config.data.protocol
     in_tables = scoring.table_protocol(protocol)
     split = split or default_split(tables, in_tables, config.data.train_split)
-    part = scoring.prepare(_read(opened, in_tables, split))
+    part = scoring.prepare(opened.read_split(in_tables, split))
     if not part.captions:
         raise UsageError(f"{tables.name}: split {split!r} of protocol {protocol!r} has no captions, so no queries")
     if text is not None:
@@ -116,30 +116,6 @@ def encode_split(
     video = encode_gallery(model, features, part.present, config.data.max_steps)
     tokens = read_text(model, part.captions, config.data.max_tokens, text)
     return video, encode_tokens(model, tokens)
-
-
-def _read(opened: RunOnStore, protocol: str, split: str) -> Split:
-    tables, config, available = opened.dataset, opened.config, set(opened.features.clip_ids)
-    if split != HOLDOUT:
-        return read_split(tables, protocol, split, available)
-    held = set(opened.record["holdout"])
-    if not held or not opened.own_dataset or protocol != config.data.protocol:
-        raise UsageError(
-            f"the run held out no clips of protocol {protocol!r} of {tables.name!r}; name a split of the protocol"
-        )
-    part = read_split(tables, protocol, config.data.train_split, available).of_clips(HOLDOUT, held)
-    if gone := held.difference(part.clip_ids):
-        raise UsageError(
-            f"{len(gone)} of the {len(held)} clips that the run held out are no longer in split "
-            f"{config.data.train_split!r} of {tables.name!r} (as {min(gone)!r}); give the store that "
-            "the run was trained on"
-        )
-    if not part.present:
-        raise UsageError(
-            f"{tables.name}: none of the {len(held)} clips that the run held out has features in this store; run "
-            "extract for them"
-        )
-    return part
 
 
 def _selection(best: Mapping[str, Any], validation: Mapping[str, Any] | None) -> str:

@@ -7,10 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from supportset.evaluate.splits import Split, read_split
+from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Dataset, open_dataset
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.train.config import Config
 from supportset.train.data.feature_sets import open_recorded_features, open_recorded_text
+from supportset.train.data.source import HOLDOUT
 from supportset.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -61,6 +64,36 @@ class RunOnStore:
         """
         return open_recorded_text(self.record, self.store, self.dataset.name)
 
+    def read_split(self, protocol: str, split: str) -> Split:
+        """Read a split of a protocol, or the part that the run held out.
+
+        Raises
+        ------
+        UsageError
+            What `supportset.evaluate.splits.read_split` raises; for ``holdout``: nothing was held out of this protocol,
+            or its clips are no longer there.
+        """
+        available = set(self.features.clip_ids)
+        if split != HOLDOUT:
+            return read_split(self.dataset, protocol, split, available)
+        held, named, name = set(self.record["holdout"]), self.config.data.train_split, self.dataset.name
+        if not held or not self.own_dataset or protocol != self.config.data.protocol:
+            raise UsageError(
+                f"the run held out no clips of protocol {protocol!r} of {name!r}; name a split of the protocol"
+            )
+        part = read_split(self.dataset, protocol, named, available).of_clips(HOLDOUT, held)
+        if gone := held.difference(part.clip_ids):
+            raise UsageError(
+                f"{len(gone)} of the {len(held)} clips that the run held out are no longer in split {named!r} of "
+                f"{name!r} (as {min(gone)!r}); give the store that the run was trained on"
+            )
+        if not part.present:
+            raise UsageError(
+                f"{name}: none of the {len(held)} clips that the run held out has features in this store; run extract "
+                "for them"
+            )
+        return part
+
     def load_model(self, device: str = "auto", *, decoder: bool = True) -> SupportSetModel:
         """Load the model onto a device; without the caption decoder if only embeddings are wanted."""
         from supportset.train.device import choose_device
@@ -68,6 +101,13 @@ class RunOnStore:
 
         folder = self.folder.model_folder()
         return SupportSetModel.from_pretrained(folder, device=str(choose_device(device)), decoder=decoder)
+
+
+def split_in_tables(run: RunFolder, split: str | None) -> tuple[str | None, tuple[str, frozenset[str]] | None]:
+    """What a retriever that knows no run reads for a run's split: a split of the tables, and which clips of it."""
+    if split != HOLDOUT:
+        return split, None
+    return run.load_config().data.train_split, (HOLDOUT, frozenset(run.data_record()["holdout"]))
 
 
 def open_run_on_store(run: str | Path, store: str | Path = "features", dataset: str | None = None) -> RunOnStore:

@@ -9,12 +9,12 @@ from supportset.train.run_folder import RunFolder
 
 # What `eval`, `search` and `caption` need, and what people read. Nothing else of the folder leaves the machine.
 PUBLISHED = (
-    "README.md", "report.html", "config.toml", "data.json", "best.json", "metrics.jsonl", "config.json",
+    "README.md", "config.toml", "data.json", "best.json", "metrics.jsonl", "config.json",
     "model.safetensors", "text_encoder/*", "decoder/*",
 )  # fmt: skip
 
 
-def publish(folder: RunFolder, repo: str, *, private: bool = False) -> str:
+def publish(folder: RunFolder, repo: str, *, page: str | None = None, private: bool = False) -> str:
     """Upload a run; the URL of the commit.
 
     The hub is the one that ``huggingface_hub`` is set to (``HF_ENDPOINT``), the token that of its login or of
@@ -26,6 +26,8 @@ def publish(folder: RunFolder, repo: str, *, private: bool = False) -> str:
         With a model.
     repo : str
         ``OWNER/NAME``, made where it is absent.
+    page : str, optional
+        File of the folder with the report.
     private : bool
         Of a repository that is made.
 
@@ -47,7 +49,7 @@ def publish(folder: RunFolder, repo: str, *, private: bool = False) -> str:
         done = api.upload_folder(
             repo_id=repo,
             folder_path=folder.path,
-            allow_patterns=list(PUBLISHED),
+            allow_patterns=[*PUBLISHED, *([page] if page else [])],
             commit_message="Upload a run of supportset",
         )
     except HFValidationError as error:

@@ -84,7 +84,10 @@ def measure(plan: Plan, letter: str) -> Figure:
         f"{way} {', '.join(f'{name} {value:.2f}' for name, value in each.items())}" for way, each in recalls.items()
     )
     figure.notes.append(f"what each found: {shown}")
-    figure.notes.append("each starts from two float16 files; memory is the peak above what was there after the imports")
+    figure.notes.append(
+        "each starts from two float16 files; memory is the peak above what was there after the imports; of ours it "
+        "includes the mapped file, whose pages the system can take back"
+    )
     return figure
 
 

@@ -13,19 +13,12 @@ from numpy.typing import NDArray
 from supportset.store.errors import UsageError
 from supportset.store.transfer.arrays import DAMAGE, Fault, one_line, open_npz, reading
 
-ID_KEYS = (
-    "ids",
-    "id",
-    "clip_ids",
-    "clip_id",
-    "video_ids",
-    "video_id",
-    "caption_ids",
-    "caption_id",
-    "query_id",
-    "names",
-)
+CLIP_KEYS = ("clip_ids", "clip_id", "video_ids", "video_id")
+CAPTION_KEYS = ("ids", "id", "caption_ids", "caption_id", "query_ids", "query_id", "names")
 VALUE_KEYS = ("embeddings", "embedding", "features", "values", "vector", "scores", "emb")
+
+
+Read = tuple[NDArray[Any], tuple[Any, ...]]  # values; ids of captions and of clips, or None
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +32,14 @@ class Table:
         Mapped where the format allows it.
     ids : tuple of str, optional
         One a row.
-    notes : tuple of str
-        What a user should know of it.
+    clips : tuple of str, optional
+        The clip of each row, where the file names captions and clips.
     """
 
     path: Path
     values: NDArray[Any]
     ids: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
+    clips: tuple[str, ...] | None = None
 
 
 def read_table(path: str | Path, what: str = "embeddings") -> Table:
@@ -72,7 +65,7 @@ def read_table(path: str | Path, what: str = "embeddings") -> Table:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
-        values, ids = read(path)
+        values, names = read(path)
     except Fault as fault:
         raise UsageError(f"{path}: {fault.message}") from None
     if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
@@ -82,9 +75,11 @@ def read_table(path: str | Path, what: str = "embeddings") -> Table:
         raise UsageError(
             f"{path}: has the shape {values.shape}, not (rows, {'columns' if what == 'scores' else 'd'}): {mend}"
         )
-    if ids is not None and len(ids) != len(values):
-        raise UsageError(f"{path}: has {len(ids):,} ids and {len(values):,} rows")
-    return Table(path, values, None if ids is None else tuple(map(_text, ids)))
+    for ids in names:
+        if ids is not None and len(ids) != len(values):
+            raise UsageError(f"{path}: has {len(ids):,} ids and {len(values):,} rows")
+    caption, clip = (None if ids is None else tuple(map(_text, ids)) for ids in names)
+    return Table(path, values, clip if caption is None else caption, None if caption is None else clip)
 
 
 def check_values(table: Table, of: str) -> tuple[str, ...]:
@@ -114,7 +109,7 @@ def _parts(values: NDArray[Any], rows: int = 65536) -> list[NDArray[Any]]:
     return [values[start : start + rows] for start in range(0, len(values), rows)]
 
 
-def _npy(path: Path) -> tuple[NDArray[Any], Any]:
+def _npy(path: Path) -> Read:
     try:
         found = reading(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
     except Fault as fault:
@@ -123,10 +118,10 @@ def _npy(path: Path) -> tuple[NDArray[Any], Any]:
         found = reading(lambda: open_npz(path))  # says that pickles are refused
     if not isinstance(found, np.ndarray):
         raise Fault("unreadable", "is an .npz file by its content: rename it to .npz")
-    return found, None
+    return found, (None, None)
 
 
-def _npz(path: Path) -> tuple[NDArray[Any], Any]:
+def _npz(path: Path) -> Read:
     file = reading(lambda: open_npz(path))
     if isinstance(file, np.ndarray):
         raise Fault("unreadable", "is one .npy array by its content: rename it to .npy")
@@ -134,7 +129,7 @@ def _npz(path: Path) -> tuple[NDArray[Any], Any]:
         return _chosen(file.files, lambda name: reading(lambda: np.asarray(file[name])))
 
 
-def _safetensors(path: Path) -> tuple[NDArray[Any], Any]:
+def _safetensors(path: Path) -> Read:
     from safetensors import SafetensorError, safe_open
 
     damage = (*DAMAGE, SafetensorError)
@@ -151,7 +146,7 @@ def _safetensors(path: Path) -> tuple[NDArray[Any], Any]:
     return _chosen(names, get)
 
 
-def _hdf5(path: Path) -> tuple[NDArray[Any], Any]:
+def _hdf5(path: Path) -> Read:
     from supportset.store.transfer.hdf5_arrays import Hdf5Arrays
 
     try:
@@ -161,27 +156,32 @@ def _hdf5(path: Path) -> tuple[NDArray[Any], Any]:
     return _chosen(arrays.names, arrays.read)
 
 
-def _chosen(names: list[str], get: Callable[[str], NDArray[Any]]) -> tuple[NDArray[Any], Any]:
+def _chosen(names: list[str], get: Callable[[str], NDArray[Any]]) -> Read:
     """The array of values and the ids, by name; else the only array besides the ids."""
-    ids = next((name for name in ID_KEYS if name in names), None)
-    others = [name for name in names if name != ids]
+    caption, clip = _id_names(names)
+    others = [name for name in names if name not in (caption, clip)]
     value = next((name for name in VALUE_KEYS if name in others), None)
     if value is None:
         if len(others) != 1:
             shown = ", ".join(others[:5]) or "none"
             raise Fault("unreadable", f"holds the arrays {shown}: name the one to score {VALUE_KEYS[0]!r}")
         value = others[0]
-    return get(value), None if ids is None else get(ids).tolist()
+    return get(value), tuple(None if name is None else get(name).tolist() for name in (caption, clip))
 
 
-def _parquet(path: Path) -> tuple[NDArray[Any], Any]:
+def _id_names(names: list[str]) -> list[str | None]:
+    """Which of the names hold ids: of captions (or of whatever a row is), and of clips."""
+    return [next((name for name in keys if name in names), None) for keys in (CAPTION_KEYS, CLIP_KEYS)]
+
+
+def _parquet(path: Path) -> Read:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     return _columns(reading(lambda: pq.read_table(path), (*DAMAGE, pa.ArrowException)))
 
 
-def _arrow(path: Path) -> tuple[NDArray[Any], Any]:
+def _arrow(path: Path) -> Read:
     import pyarrow as pa
 
     def read() -> Any:
@@ -195,16 +195,16 @@ def _arrow(path: Path) -> tuple[NDArray[Any], Any]:
     return _columns(reading(read, (*DAMAGE, pa.ArrowException)))
 
 
-def _columns(table: Any) -> tuple[NDArray[Any], Any]:
+def _columns(table: Any) -> Read:
     """A column of lists of one length, or all columns of numbers; and the column of ids."""
     import pyarrow as pa
 
-    ids = next((name for name in ID_KEYS if name in table.column_names), None)
-    others = [name for name in table.column_names if name != ids]
+    ids = _id_names(table.column_names)
+    others = [name for name in table.column_names if name not in ids]
     lists = [name for name in others if pa.types.is_list(table[name].type) or pa.types.is_large_list(table[name].type)]
     lists += [name for name in others if pa.types.is_fixed_size_list(table[name].type)]
     value = next((name for name in VALUE_KEYS if name in lists), lists[0] if len(lists) == 1 else None)
-    names = None if ids is None else table[ids].to_pylist()
+    names = tuple(None if name is None else table[name].to_pylist() for name in ids)
     if value is not None:
         column = table[value].combine_chunks()
         flat = column.flatten()
@@ -227,7 +227,7 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-READERS: dict[str, Callable[[Path], tuple[NDArray[Any], Any]]] = {
+READERS: dict[str, Callable[[Path], Read]] = {
     ".npy": _npy,
     ".npz": _npz,
     ".safetensors": _safetensors,

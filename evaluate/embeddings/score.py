@@ -173,7 +173,8 @@ def _ids(texts: Table, clips: Table, ids: Sequence[str | Path]) -> tuple[RowIds,
     if ids:
         text, video = read_row_ids(ids[0]), read_row_ids(ids[1])
     elif texts.ids is not None and clips.ids is not None:
-        text, video = RowIds(str(texts.path), texts.ids), RowIds(str(clips.path), clips.ids)
+        text = RowIds(str(texts.path), texts.ids, texts.clips)
+        video = RowIds(str(clips.path), clips.clips or clips.ids)
     elif texts.ids is None and clips.ids is None and len(texts.values) == len(clips.values):
         rows = tuple(f"row{number}" for number in range(len(texts.values)))
         text, video = RowIds(str(texts.path), rows), RowIds(str(clips.path), rows)

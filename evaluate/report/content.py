@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from supportset.evaluate.results import Result
@@ -133,18 +134,20 @@ class Report:
     def of_result(cls, result: Result, made: str = "") -> Report:
         """The page of scores of any model, of which nothing else is known."""
         facts = result.facts
-        model = facts.get("encoder") or facts.get("embeddings") or facts.get("run")
+        files = [each["file"] for each in (facts.get("embeddings") or {}).values() if isinstance(each, Mapping)]
+        model = facts.get("encoder") or facts.get("run") or ", ".join(Path(file).name for file in files)
+        unknown = [] if facts["leakage"] else ["what the split shares with the data that the model saw is not known"]
         return cls(
             title=result.name,
             summary=f"Scores of {facts['protocol']}, split {facts['split']} of {facts['dataset']}.",
             facts={
                 "dataset": facts["dataset"],
                 "protocol": facts["name"],
-                **({"model": str(model)} if isinstance(model, str) else {}),
+                **({"model": str(model)} if model else {}),
                 **({"selected by": facts["selected_by"]} if facts.get("selected_by") else {}),
             },
             scores=[result],
-            warnings=[f"{each}." for each in (*caveats(facts), *facts.get("notes", ()))],
+            warnings=[f"{each}." for each in (*caveats(facts), *unknown, *facts.get("notes", ()))],
             made=made,
         )
 

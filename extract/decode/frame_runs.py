@@ -173,7 +173,5 @@ def _frames(
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
     try:
         yield from read_packets(container, stream)
-    except av.error.MemoryError:
-        raise
     except (av.error.FFmpegError, OSError):
         return  # the file ends here, as the index pass has noticed

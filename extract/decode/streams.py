@@ -67,8 +67,6 @@ def _opened(path: Path, **options: str) -> Iterator[Any]:
         raise DecodeError(MISSING, "the file is not there any more") from error
     except PermissionError as error:
         raise DecodeError(UNREADABLE, "no permission to read the file") from error
-    except av.error.MemoryError:
-        raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise DecodeError(UNREADABLE, _why_unreadable(path, error)) from error
     with container:

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from supportset.evaluate.evaluation import Evaluation
 from supportset.evaluate.labels import score_labels
-from supportset.evaluate.ranks import MISS
+from supportset.evaluate.ranks import MISS, cosine_scores, unit_rows
 from supportset.evaluate.relevance import Relevance, read_relevance
-from supportset.evaluate.scores import BEST, PARAGRAPH, Matrix, score
+from supportset.evaluate.scores import BEST, PARAGRAPH, Embeddings, Matrix, score
 from supportset.evaluate.scoring import Scoring
 from supportset.evaluate.splits import Split
 from supportset.store.errors import UsageError
@@ -93,6 +95,31 @@ def test_a_missing_clip_and_a_broken_one_under_both_conventions() -> None:
         assert found.v2t_ranks[1] == MISS
         assert set(found.t2v_ranks[[i for i, clip in enumerate(found.t2v_clips) if clip == "b"]]) == {MISS}
         assert found.v2t_ranks[2] == 3  # a2's NaN and b1's 0.7 stand before 0.6
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_best_captions_are_those_of_a_naive_loop(seed: int, vectors: bool) -> None:
+    rng = np.random.default_rng(seed)
+    clips = [f"v{i}" for i in range(rng.integers(2, 7))]
+    order = rng.permutation(np.repeat(np.arange(len(clips)), rng.integers(1, 4)))
+    split = Split("test", tuple(clips), tuple(Caption(str(k), clips[i], "") for k, i in enumerate(order)), frozenset())
+    video = rng.choice([-1.0, 0.0, 1.0, math.nan], p=[0.3, 0.3, 0.3, 0.1], size=(len(clips), 3))
+    text = rng.choice([-1.0, 0.0, 1.0], size=(len(order), 3))
+    scores = cosine_scores(unit_rows(text), unit_rows(video))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("supportset.evaluate.counting._CANDIDATES", 3)
+        found = score(split, Embeddings(video, text) if vectors else Matrix(scores), captions=BEST)
+    for clip in range(len(clips)):
+        own = scores[order == clip, clip]
+        asked = [
+            1 + sum(math.isnan(s) or s >= row[clip] for s in np.delete(row, clip)) for row in scores[order == clip]
+        ]
+        finite = np.isfinite(own)
+        assert found.t2v_ranks[clip] == min((r for r, ok in zip(asked, finite, strict=True) if ok), default=MISS)
+        others = [scores[order == other, clip] for other in range(len(clips)) if other != clip]
+        ahead = sum(bool((~(each < max(own))).any()) for each in others) if finite.all() else MISS
+        assert found.v2t_ranks[clip] == 1 + ahead
 
 
 def test_a_paragraph_is_all_sentences_of_a_video_in_order() -> None:

@@ -120,6 +120,26 @@ def test_several_captions_a_clip_by_a_table_or_by_repeated_ids(tmp_path: Path, a
     assert table.scores.t2v_ids[:2] == ("s0", "s1")
 
 
+def test_a_file_that_names_captions_and_clips_needs_no_ids(tmp_path: Path, arrays: Any) -> None:
+    texts, clips = arrays
+    columns = {"caption_id": [f"s{i}" for i in range(12)], "clip_id": CLIPS[::-1], "embedding": list(texts[::-1])}
+    pq.write_table(pa.table(columns), tmp_path / "text.parquet")
+    video = save(tmp_path / "video.parquet", clips, CLIPS)
+    found = evaluate_embeddings(tmp_path / "text.parquet", video, FOLDER)
+    assert found.scores.t2v_ids == tuple(f"s{i}" for i in range(12))
+    assert found.scores.t2v_clips == tuple(CLIPS[::-1])
+    assert found.scores.t2v_ranks.tolist() == retrieval_ranks(texts, clips, range(12), range(12))[::-1].tolist()
+
+
+def test_a_run_on_a_datasets_tables_misses_queries_that_it_does_not_list(tmp_path: Path) -> None:
+    plant(tmp_path / "store")
+    lines = ["sen0 Q0 clip0 1 0.9 x", "sen0 Q0 clip1 2 0.8 x", "sen1 Q0 clip0 1 0.9 x", "sen1 Q0 clip1 2 0.8 x"]
+    (tmp_path / "run.txt").write_text("\n".join([*lines, "sen2 Q0 clip1 1 0.5 x", "sen9 Q0 clip9 1 0.5 x"]))
+    found = evaluate_run_file(tmp_path / "run.txt", Where(dataset="mine", store=tmp_path / "store"))
+    assert found.scores.t2v_ranks.tolist() == [1, 2, np.inf, np.inf]
+    assert found.to_json()["missing"] == 0
+
+
 def plant(root: Path) -> None:
     """Four test clips with one caption each, as the tables of a store have them."""
     captions = [{"caption_id": f"sen{i}", "clip_id": clip, "text": f"text {i}"} for i, clip in enumerate(CLIPS)]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, Success, nDCG
 
-from supportset.evaluate.counting import CosineScores, ScoreMatrix, count_wrong, unit_rows
+from supportset.evaluate.counting import CosineScores, ScoreMatrix, count_wrong, rounded, unit_rows
 from supportset.evaluate.measures import average_precision, ndcg, within
 from supportset.evaluate.positives import ABSENT, Positives
 
@@ -101,14 +101,14 @@ def test_blocks_of_embeddings_count_what_exact_scores_count(seed: int, dim: int,
     right = Positives.of_pairs(
         9, np.repeat(np.arange(9), 3), np.stack([rng.permutation(30)[:3] for _ in texts]).ravel()
     )
-    exact = np.array([[np.float32((unit_rows(t[None]) * unit_rows(c[None])).sum()) for c in clips] for t in texts])
+    exact = rounded(np.array([[(unit_rows(t[None]) * unit_rows(c[None])).sum() for c in clips] for t in texts]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("supportset.evaluate.counting._CANDIDATES", 7)
         patch.setattr("supportset.evaluate.counting._QUERIES", 4)
         patch.setattr("supportset.evaluate.counting._MANY", 2.0 if seed % 2 else 0.1)
         wrong, _ = count_wrong(CosineScores(texts, clips), right, every=True)
     theirs, _ = count_wrong(ScoreMatrix(exact), right, every=True)
-    # two sums of the same products may round to neighbouring float32 numbers, where scores are that close
+    # two sums of the same products may round to neighbouring numbers, where scores are that close
     assert (np.isfinite(wrong) == np.isfinite(theirs)).all()
     finite = np.isfinite(wrong)
     near = np.abs(exact[:, None, :] - np.take_along_axis(exact, right.candidate.reshape(9, 3), 1)[..., None]) < 1e-6

@@ -60,6 +60,14 @@ def test_a_collapsed_model_scores_nothing_in_any_dtype(dtype: type, value: float
     assert summarize(ranks, 30)["R@1"] == summarize(ranks, 30)["R@10"] == 0.0
 
 
+def test_equal_embeddings_tie_where_their_score_is_near_zero() -> None:
+    rng = np.random.default_rng(5)
+    clips = rng.choice([-1.0, 1.0], size=(1, 48)).repeat(40, axis=0)
+    texts = clips * rng.permuted(np.tile([-1.0, 1.0], (40, 24)), axis=1)  # cosines of 0, by sums of 48 terms
+    texts = texts * rng.uniform(0.1, 10, size=(40, 1))
+    assert (retrieval_ranks(texts, clips, range(40), range(40)) == 40).all()
+
+
 @pytest.mark.parametrize("size", [2, 7, 33, 257])
 @pytest.mark.parametrize("dim", [1, 5, 48, 513])
 def test_equal_embeddings_tie_whatever_order_the_product_is_summed_in(size: int, dim: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_a_report_without_scores_is_a_page() -> None:
     read = Read(page.render(Report("run", "words", {}, [])))
     assert "This run was not evaluated yet." in read.texts
     assert not read.all("svg")
+
+
+def test_scores_of_one_direction_with_others_beside_them() -> None:
+    both = score("model", 4)
+    labels = {"score": "invented + more", "added": 7, "t2v": both.facts["t2v"], "v2t": {}, "intervals": {"t2v": {}}}
+    beside = [{"label": "dual softmax (all queries at once)", "t2v": both.facts["t2v"], "v2t": both.facts["v2t"]}]
+    facts = both.facts | {"v2t": {}, "rsum": None, "intervals": {"t2v": both.facts["intervals"]["t2v"], "v2t": {}}}
+    alone = replace(both, facts=facts | {"labels": labels, "beside": beside}, ways={"t2v": both.ways["t2v"]})
+    read = Read(page.render(Report.of_result(alone)))
+    texts = [text.strip() for text in read.texts]
+    assert "what the split shares with the data that the model saw is not known." in texts
+    for words in ("invented + more", "dual softmax (all queries at once)", "2 clips have no features."):
+        assert words in texts
+    assert "beside the raw score, and not to be compared with raw scores" in texts
+    assert texts.count("text to video") == 3 + 2, "a row each, and a name in each figure"
+    assert texts.count("video to text") == 1
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])

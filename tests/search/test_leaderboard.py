@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from supportset.commands.main import cli
 from supportset.search.leaderboard import leaderboard
+from supportset.search.run_report import run_report
 from supportset.search.zero_shot import open_zero_shot
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import write_dataset
@@ -63,6 +64,22 @@ def test_features_without_training_come_first_and_all_are_asked_the_same(store: 
         difference = row["difference"]["scores"]["rsum"]["mean"]
         assert difference == pytest.approx(alone["rsum"] - raw.rsum)
         assert row["difference"]["to"] == first["name"]
+
+
+def test_both_kinds_of_row_are_asked_what_a_run_held_out(store: Path) -> None:
+    data = {"dataset": "films", "protocol": "films", "features": "hf-tiny", "holdout": 0.4}
+    optim = {"epochs": 1, "batch_size": 2}
+    plan = config(data=data, support={"captioning": "none"}, optim=optim)
+    run = store / "held"
+    train(plan, store / "features", run, device="cpu")
+    held = json.loads((run / "data.json").read_text())["holdout"]
+    found = leaderboard([run], ["films/hf-tiny"], store / "features", split="holdout", device="cpu", samples=20)
+    without = open_zero_shot("films/hf-tiny", store / "features", device="cpu")
+    alone = without.evaluation(None, "train", only=("holdout", held))
+    assert alone.to_json()["gallery"] == len(held) < len(TEXTS)
+    assert found["rows"][0]["scores"]["rsum"]["mean"] == pytest.approx(alone.scores.rsum)
+    page = run_report(run, store / "features", zero_shot="films/hf-tiny", device="cpu")
+    assert [score.facts["gallery"] for score in page.scores] == [len(held)] * 2
 
 
 def test_the_command_prints_each_form(store: Path) -> None:

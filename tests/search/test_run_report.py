@@ -182,14 +182,15 @@ def push(run: Path, hub: str, token: str, *words: str) -> subprocess.CompletedPr
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     settings = {"HF_ENDPOINT": hub, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(run / "cache")}
     return subprocess.run(
-        [sys.executable, "-m", "supportset", "report", str(run), "--card", "--push", "me/run", *words],
+        [sys.executable, "-m", "supportset", "report", str(run), "--push", "me/run", *words],
         capture_output=True, text=True, env=clean | settings, timeout=250,
     )  # fmt: skip
 
 
-def test_a_run_is_uploaded_to_a_hub(run: Path, hub: HubServer) -> None:
+def test_a_run_is_uploaded_to_a_hub(run: Path, root: Path, hub: HubServer) -> None:
     (run / "private.txt").write_text("not for others")
-    done = push(run, hub.url, TOKEN, "--private")
+    (run / "report.html").write_text("a page with frames of videos, made earlier")
+    done = push(run, hub.url, TOKEN, "--card", "--private")
     assert done.returncode == 0, done.stderr
     assert f"uploaded: {hub.url}/me/run/commit/1" in done.stderr
     assert hub.repos["me/run"]["private"]
@@ -198,15 +199,19 @@ def test_a_run_is_uploaded_to_a_hub(run: Path, hub: HubServer) -> None:
     assert {name for name in files if "/" not in name} == top
     assert {name.partition("/")[0] for name in files if "/" in name} <= {"text_encoder", "decoder"}
     assert all(content == (run / name).read_bytes() for name, content in files.items())
-    assert push(run, hub.url, TOKEN).returncode == 0, "a second upload goes into the same repository"
+    again = push(run, hub.url, TOKEN, "--store", str(root), "--device", "cpu")
+    assert again.returncode == 0, again.stderr
+    page = hub.repos["me/run"]["files"]["report.html"]
+    assert b"Recall over K" in page
+    assert b"data:image/" not in page, "frames of videos stay here"
 
 
 def test_a_hub_that_refuses_or_is_absent_is_one_line(run: Path, hub: HubServer) -> None:
-    refused = push(run, hub.url, "hf_wrong")
+    refused = push(run, hub.url, "hf_wrong", "--card")
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
     assert "hf auth login" in refused.stderr
     hub.stop()
-    absent = push(run, hub.url, TOKEN)
+    absent = push(run, hub.url, TOKEN, "--card")
     assert (absent.returncode, absent.stderr.count("\n")) == (1, 1), absent.stderr
     assert "cannot be reached" in absent.stderr
     assert not hub.repos

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks")
 def test_damage_is_told_or_changes_no_answer() -> None:
-    words = [sys.executable, "-m", "tests.store.campaign", "--trials", "40", "--seed", "7"]
+    words = [sys.executable, "-m", "tests.store.campaign", "--trials", "24", "--seed", "7"]
     done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "40 trials, 0 faults" in done.stdout
+    assert "24 trials, 0 faults" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
 from supportset.train.model.model import SupportSetModel
 from supportset.train.model.video_encoder import VideoEncoder, zero_shot
+from supportset.train.model.weights.lora import add_lora
 from tests.extract.pairs import save_pair
 from tests.extract.text_models import save_bert
 from tests.train.small_models import small_config
@@ -271,3 +273,9 @@ def test_the_identity_head_starts_at_the_mean_of_unit_steps(dtype: torch.dtype) 
         found.square().sum().backward()
         assert encoder.embed.weight.grad is not None
         assert encoder.embed.weight.grad.abs().max() > 0
+
+
+def test_without_peft_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UsageError, match=r"text.lora = 4 needs peft: pip install 'supportset\[lora\]'"):
+        add_lora(torch.nn.Linear(2, 2), 4)

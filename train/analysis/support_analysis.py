@@ -13,19 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supportset.evaluate.splits import default_split, read_split
+from supportset.evaluate.splits import default_split
 from supportset.store.errors import UsageError
-from supportset.store.format.dataset import Caption, open_dataset
+from supportset.store.format.dataset import Caption
 from supportset.train.analysis.caption_groups import caption_groups, owners
 from supportset.train.analysis.reconstruction import describe_reconstruction, reconstruction_stats
 from supportset.train.analysis.words import content_words
 from supportset.train.data.clip_features import ClipFeatures
-from supportset.train.data.feature_sets import open_recorded_features, open_recorded_text
-from supportset.train.data.source import HOLDOUT, source_videos
+from supportset.train.data.source import source_videos
 from supportset.train.device import choose_device
 from supportset.train.encode import encode_gallery, encode_tokens, read_text
-from supportset.train.model.model import SupportSetModel
-from supportset.train.run_folder import RunFolder
+from supportset.train.open_run import open_run_on_store
 
 Floats = NDArray[np.floating]
 
@@ -146,23 +144,16 @@ def support_report(
         raise UsageError(f"temperature {wrong:g}: give a positive number")
     if size is not None and size < 2:
         raise UsageError(f"size {size}: give at least 2 clips")
-    folder = RunFolder(run)
-    config, record = folder.load_config(), folder.data_record()
-    model_folder, chosen = folder.model_folder(), choose_device(device)
-    tables = open_dataset(store, config.data.dataset)
-    protocol = config.data.protocol
+    chosen, opened = choose_device(device), open_run_on_store(run, store)
+    folder, config, tables = opened.folder, opened.config, opened.dataset
+    features, stored_text, protocol = opened.features, opened.text, config.data.protocol
     split = split or default_split(tables, protocol, config.data.train_split)
-    features = open_recorded_features(record, store, tables.name, tables.gone)
-    stored_text = open_recorded_text(record, store, tables.name)
-    named = config.data.train_split if split == HOLDOUT else split
-    part = read_split(tables, protocol, named, set(features.clip_ids))
-    if split == HOLDOUT:
-        part = part.of_clips(HOLDOUT, set(record["holdout"]))
+    part = opened.read_split(protocol, split)
     if len(part.present) < 2 or not part.captions:
         raise UsageError(f"{tables.name}: split {split!r} has fewer than two clips with features, or no captions")
     if stored_text is not None:
         stored_text.check(part.captions)
-    model = SupportSetModel.from_pretrained(model_folder, device=str(chosen))
+    model = opened.load_model(device)
     video = encode_gallery(model, features, part.present, config.data.max_steps)
     text = encode_tokens(model, read_text(model, part.captions, config.data.max_tokens, stored_text))
     temperature = config.support.temperature

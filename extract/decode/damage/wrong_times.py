@@ -59,7 +59,7 @@ def find_faults(
     if (even := _even(decoded)) and not wrong.all():
         phases, counts = np.unique(shown[~wrong] % even, return_counts=True)
         wrong |= shown % even != phases[np.argmax(counts)]
-    gone = [decoded[wrong]] if not even or wrong.all() else [_holes(shown[~wrong], even, len(shown))]
+    gone = [decoded[wrong]] if not even or wrong.all() else [_holes(shown[~wrong], even, len(shown), int(decoded[-1]))]
     if fragmented:
         ends = decoded[:-1] + lengths[:-1]
         for place in np.flatnonzero(decoded[1:] - ends > 1.5 * nominal):
@@ -76,11 +76,15 @@ def _even(decoded: np.ndarray) -> int:
     return max(0, int(steps[0])) if len(steps) >= _REORDERED and (steps == steps[0]).all() else 0
 
 
-def _holes(shown: np.ndarray, even: int, packets: int) -> np.ndarray:
-    """When frames should be shown so that there is one at each of so many equal steps, and none is."""
+def _holes(shown: np.ndarray, even: int, packets: int, decoded_last: int) -> np.ndarray:
+    """When frames should be shown so that there is one at each of so many equal steps, and none is.
+
+    What would be decoded after the last packet is not lost: a film that was cut without encoding may end there.
+    """
     first = int(shown.min())
     taken = np.unique((shown - first) // even)
     last = min(int(taken[-1]), packets + _REORDERED)
     holes = np.setdiff1d(np.arange(last + 1), taken)
     before = max(0, packets - len(taken) - len(holes))  # two at one time and no hole: one came before the first
-    return first + even * np.concatenate([np.arange(-before, 0), holes])
+    times = first + even * np.concatenate([np.arange(-before, 0), holes])
+    return times[times <= decoded_last]

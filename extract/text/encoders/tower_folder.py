@@ -40,11 +40,13 @@ def save_tower(tower: TextTower, folder: Path) -> None:
     if isinstance(tower, OpenClipTextTower):
         family, network = "open_clip", tower.model
         quick = any(isinstance(module, QuickGELU) for module in network.modules())
-        model = tower.config | {"vision_cfg": _NO_VISION, "quick_gelu": quick}
+        text = tower.config["text_cfg"]
+        here = {key: "." for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)}  # files of this folder
+        model = tower.config | {"vision_cfg": _NO_VISION, "text_cfg": text | here, "quick_gelu": quick}
         (folder / _OPEN_CLIP).write_text(json.dumps({"model_cfg": model}, indent=2) + "\n", encoding="utf-8")
-        if "hf_model_name" in model["text_cfg"]:
-            text: Any = network.text
-            text.config.save_pretrained(folder)
+        if "hf_model_name" in here:
+            half: Any = network.text
+            half.config.save_pretrained(folder)
         tower.save_tokenizer(folder)
     elif isinstance(tower, HfTextTower):
         family, settings = "hf", tower.model.config
@@ -82,7 +84,7 @@ def read_tower_folder(folder: Path) -> TextTower:
 def _open_clip(folder: Path, facts: dict[str, Any]) -> TextTower:
     config = json.loads((folder / _OPEN_CLIP).read_text(encoding="utf-8"))["model_cfg"]
     text = dict(config["text_cfg"])
-    if "hf_model_name" in text:
+    if text.get("hf_model_name"):
         text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     place = f"local-dir:{folder}"
     network = open_clip.create_model(place, load_weights=False, pretrained_text=False, text_cfg=text)

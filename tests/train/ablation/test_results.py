@@ -22,7 +22,10 @@ ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "docs" / "results"
 
 
-@pytest.mark.parametrize("study", ["objective-demo", "objective-msrvtt-subset-words-infonce"])
+@pytest.mark.parametrize(
+    "study",
+    ["objective-demo", "objective-msrvtt-subset-words-infonce", "start-demo", "start-demo-few", "start-demo-short"],
+)
 def test_a_committed_study_makes_its_table_again(study: str) -> None:
     runs = read_study(load_grid(ROOT / "configs" / "ablations" / f"{study}.toml"), RESULTS / study)
     assert runs.complete
