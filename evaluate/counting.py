@@ -2,8 +2,8 @@
 
 A gallery that does not fit into memory (a mapped file) is read once, block by block. Scores of a block are computed in
 float32. Only those that are too close to a right candidate's score to be decided by them are computed again in
-float64, so the counts are those of exact scores as `rounded` leaves them. The bound is the usual one for a dot
-product of unit vectors: (d + 2) u with u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
+float64, so the counts are those of float64 scores that are rounded (`round_cosines`). The bound is the usual one for a
+dot product of unit vectors: (d + 2) u with u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class CosineScores:
         for start in range(0, len(query), _PAIRS):
             some = slice(start, start + _PAIRS)
             left, right = unit_rows(self._queries[query[some]]), unit_rows(self._candidates[candidate[some]])
-            found[some] = rounded(np.einsum("ij,ij->i", left, right))
+            found[some] = round_cosines(np.einsum("ij,ij->i", left, right))
         return found
 
     def blocks(self, exact: bool = False) -> Iterator[tuple[slice, slice, Block]]:
@@ -100,12 +100,8 @@ class CosineScores:
             doubles = unit_rows(self._candidates[block])
             right: Floats = doubles.astype(dtype, copy=False)
             for chunk, left in zip(chunks, units, strict=True):
-                scores = left @ right.T
-                yield (
-                    chunk,
-                    block,
-                    Block(rounded(scores)) if exact else CosineBlock(scores, self._queries[chunk], doubles),
-                )
+                scores = round_cosines(left @ right.T) if exact else (left @ right.T).astype(np.float32, copy=False)
+                yield chunk, block, Block(scores) if exact else CosineBlock(scores, self._queries[chunk], doubles)
 
 
 class CosineBlock(Block):
@@ -136,14 +132,14 @@ class CosineBlock(Block):
         found: NDArray[np.bool_] = ~(scores < limit - self._error)
         close = found & ~(scores > limit + self._error)
         if np.count_nonzero(close) > _MANY * close.size:
-            exact = rounded(unit_rows(self._queries[rows]) @ self._candidates.T)
+            exact = round_cosines(unit_rows(self._queries[rows]) @ self._candidates.T)
             found[close] = ~(exact < limit)[close]
             return found
         row, candidate = np.nonzero(close)
         for start in range(0, len(row), _PAIRS):
             part = slice(start, start + _PAIRS)
             left, right = unit_rows(self._queries[rows[row[part]]]), self._candidates[candidate[part]]
-            exact = rounded(np.einsum("ij,ij->i", left, right))
+            exact = round_cosines(np.einsum("ij,ij->i", left, right))
             found[row[part], candidate[part]] = ~(exact < limit[row[part], 0])
         return found
 
@@ -157,13 +153,13 @@ def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
         return np.where(finite, rows / np.maximum(norms, 1e-12), np.nan)
 
 
-def rounded(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+def round_cosines(cosines: NDArray[np.floating]) -> NDArray[np.float32]:
     """Round cosines to multiples of 2^-24, which float32 holds.
 
     Sums of the same products in another order differ by some 1e-16, and BLAS takes several orders; the rounding makes
     equal embeddings tie, also where the sum is near zero.
     """
-    return (np.rint(scores * 2.0**24) * 2.0**-24).astype(np.float32)
+    return (np.rint(cosines * 2.0**24) * 2.0**-24).astype(np.float32)
 
 
 def count_wrong(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from supportset.evaluate.counting import CosineScores, ScoreMatrix, count_wrong, rounded, unit_rows
+from supportset.evaluate.counting import CosineScores, ScoreMatrix, count_wrong, round_cosines, unit_rows
 from supportset.evaluate.positives import Positives
 
 __all__ = [
@@ -38,9 +38,9 @@ def cosine_scores(queries: NDArray[np.float64], candidates: NDArray[np.float64])
     Returns
     -------
     (Q, G) float32
-        Summed in float64 and rounded: see `supportset.evaluate.counting.rounded`.
+        Summed in float64 and rounded: see `supportset.evaluate.counting.round_cosines`.
     """
-    return rounded(queries @ candidates.T)
+    return round_cosines(queries @ candidates.T)
 
 
 def ranks_of_scores(scores: ArrayLike, query_group: ArrayLike, candidate_group: ArrayLike) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from supportset.evaluate.counting import rounded, unit_rows
+from supportset.evaluate.counting import round_cosines, unit_rows
 from supportset.search.retriever import read_blocks
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.read.aligned import AlignedFeatures
@@ -78,7 +78,7 @@ class TextWeighted:
             weights = np.exp((of_clip - of_clip.max(axis=1, keepdims=True)) / self.temperature)
             # of the weighted sum, whose length is taken from the products of the steps with each other
             length = np.sqrt(np.maximum(np.einsum("nt,nt->n", weights @ (own @ own.T), weights), 0.0))
-            found[:, clip] = rounded(np.einsum("nt,nt->n", weights, of_clip) / np.maximum(length, 1e-12))
+            found[:, clip] = round_cosines(np.einsum("nt,nt->n", weights, of_clip) / np.maximum(length, 1e-12))
         return found
 
 

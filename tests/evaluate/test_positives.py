@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import AP, Success, nDCG
 
-from supportset.evaluate.counting import CosineScores, ScoreMatrix, count_wrong, rounded, unit_rows
+from supportset.evaluate.counting import CosineScores, ScoreMatrix, count_wrong, round_cosines, unit_rows
 from supportset.evaluate.measures import average_precision, ndcg, within
 from supportset.evaluate.positives import ABSENT, Positives
 
@@ -101,7 +101,7 @@ def test_blocks_of_embeddings_count_what_exact_scores_count(seed: int, dim: int,
     right = Positives.of_pairs(
         9, np.repeat(np.arange(9), 3), np.stack([rng.permutation(30)[:3] for _ in texts]).ravel()
     )
-    exact = rounded(np.array([[(unit_rows(t[None]) * unit_rows(c[None])).sum() for c in clips] for t in texts]))
+    exact = round_cosines(np.array([[(unit_rows(t[None]) * unit_rows(c[None])).sum() for c in clips] for t in texts]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("supportset.evaluate.counting._CANDIDATES", 7)
         patch.setattr("supportset.evaluate.counting._QUERIES", 4)
