@@ -6,8 +6,8 @@ its text; the ``configs/paper-*.toml`` files state them all in full. ``docs/conf
 
 from __future__ import annotations
 
-import re
 import math
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
