@@ -182,7 +182,8 @@ def _read_ranks(file: Path) -> dict[str, Direction]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(file)
+        with open(file, "rb") as content:  # pyarrow takes no path that is not UTF-8
+            table = pq.read_table(content)
         ways = {}
         for way in WAYS:
             rows = table.filter(pc.equal(table["direction"], way))

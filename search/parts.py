@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 WINDOW_S = 8.0  # of a trained run; windows begin every half window
 
 _CLIPS = 256  # in memory at once
+_ABANDONED_S = 7 * 24 * 3600  # no index takes that long
 _CODES = ("values", "scale", "error")
 _FILES = (*_CODES, "offsets.npy")
 _DTYPES = (np.int8, np.float32, np.float32)
@@ -144,6 +146,9 @@ def _in_memory(retriever: Retriever, features: AlignedFeatures) -> tuple[Codes, 
 
 def _build(retriever: Retriever, features: AlignedFeatures, folder: Path, key: str) -> None:
     """Write the index to a temporary folder, which then takes the place of the old one."""
+    for other in folder.parent.glob(f".tmp-*-{folder.name}"):  # of a process that was killed
+        if time.time() - other.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(other, ignore_errors=True)
     temporary = folder.with_name(f".tmp-{secrets.token_hex(4)}-{folder.name}")
     temporary.mkdir(parents=True)
     try:

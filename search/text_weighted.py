@@ -77,7 +77,7 @@ class TextWeighted:
             of_clip, own = cosines[:, first:last], steps[first:last]
             weights = np.exp((of_clip - of_clip.max(axis=1, keepdims=True)) / self.temperature)
             # of the weighted sum, whose length is taken from the products of the steps with each other
-            length = np.sqrt(np.einsum("nt,nt->n", weights @ (own @ own.T), weights))
+            length = np.sqrt(np.maximum(np.einsum("nt,nt->n", weights @ (own @ own.T), weights), 0.0))
             found[:, clip] = round_cosines(np.einsum("nt,nt->n", weights, of_clip) / np.maximum(length, 1e-12))
         return found
 

@@ -6,6 +6,7 @@ its text; the ``configs/paper-*.toml`` files state them all in full. ``docs/conf
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import tomllib
@@ -277,11 +278,13 @@ class LossConfig(Section):
     )
     warmup_epochs: float = Field(1.0, ge=0.0, description="Epochs of this warm-up.")
 
-    @field_validator("temperature")
+    @field_validator("temperature", mode="before")
     @classmethod
-    def _positive(cls, value: float | str) -> float | str:
-        if isinstance(value, float) and value <= 0:
-            raise ValueError(f"loss.temperature = {value:g}: above 0, or 'tower'")
+    def _positive(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value != "tower" and not (is_number and 0 < value < math.inf):
+            shown = f"{value:g}" if is_number else repr(value)
+            raise ValueError(f"loss.temperature = {shown}: give a number above 0, or 'tower'")
         return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.train.run_folder import RunFolder
@@ -12,6 +13,8 @@ PUBLISHED = (
     "README.md", "config.toml", "data.json", "best.json", "metrics.jsonl", "config.json",
     "model.safetensors", "text_encoder/*", "decoder/*",
 )  # fmt: skip
+
+_PATIENCE_S = 120.0  # for an answer; the library's own default is for ever
 
 
 def publish(folder: RunFolder, repo: str, *, page: str | None = None, private: bool = False) -> str:
@@ -39,10 +42,12 @@ def publish(folder: RunFolder, repo: str, *, page: str | None = None, private: b
         The hub cannot be reached, or refuses.
     """
     folder.model_folder()
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_session
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    session: Any = get_session()
+    session.timeout = _PATIENCE_S
     api = HfApi(library_name="supportset")
     try:
         api.create_repo(repo, private=private, exist_ok=True)
@@ -61,11 +66,21 @@ def publish(folder: RunFolder, repo: str, *, page: str | None = None, private: b
             if status in (401, 403)
             else ""
         )
-        said = error.server_message or f"status {status}"
+        said = _line(error.server_message or f"status {status}")
         raise SupportsetError(f"--push {repo}: {mend}{api.endpoint} says: {said}") from None
     except Exception as error:  # what a network raises depends on the version of the hub's library
         raise SupportsetError(
-            f"--push {repo}: {api.endpoint} cannot be reached ({type(error).__name__}: {error}); card and page are in "
-            "the run folder, the same command uploads them when there is a network"
+            f"--push {repo}: {api.endpoint} cannot be reached ({type(error).__name__}: {_line(error)}); card and page "
+            "are in the run folder, the same command uploads them when there is a network"
         ) from None
     return str(done.commit_url)
+
+
+def _line(message: object) -> str:
+    """One short line, without the token, which a server may repeat."""
+    from huggingface_hub import get_token
+
+    text = " ".join(str(message).split())
+    if token := get_token():
+        text = text.replace(token, "<token>")
+    return text[:300]

@@ -167,7 +167,8 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, complete or not at all; ``name`` may include a folder."""
         target = self.path / name
-        LocalFolder(target.parent).put({target.name: [text.encode("utf-8")]})
+        # "replace": a page or card may name a folder whose name is not UTF-8
+        LocalFolder(target.parent).put({target.name: [text.encode("utf-8", "replace")]})
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -64,11 +64,12 @@ def _records(folder: RunFolder) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:  # cut off or damaged: training removes such lines when it resumes
             continue
-        if isinstance(record, dict):
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
 
 
 def _curve(records: list[dict[str, Any]], key: str, name: str) -> Curve | None:
-    points: NDArray[np.float64] = np.asarray([(each["step"], each[key]) for each in records if key in each], np.float64)
+    there = [(each["step"], each[key]) for each in records if isinstance(each.get(key), int | float)]
+    points: NDArray[np.float64] = np.asarray(there, np.float64)
     return None if len(points) < 2 else Curve(name, points[:, 0].tolist(), points[:, 1].tolist())

@@ -29,7 +29,7 @@ from supportset.extract.backbones.torchscript import is_torchscript, read_torchs
 from supportset.store.errors import UsageError
 
 # What the libraries raise on files that are damaged or of another kind, configurations included
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError,
+UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError,
                TypeError, AttributeError, AssertionError)  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def from_hub(name: str, fix: str, kind: str = "backbone", what: str = "") -> Ite
     try:
         with quiet_libraries(), no_remote_code():
             yield
-    except _UNREADABLE + _network_errors() as error:
+    except UNREADABLE + _network_errors() as error:
         cause = first_line(error) if resolves and not offline else f"no network: {constants.ENDPOINT} does not resolve"
         if offline:
             cause = "HF_HUB_OFFLINE is set"
@@ -106,7 +106,7 @@ def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
     try:
         with quiet_libraries(), no_remote_code(), _no_progress_bars():
             yield
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"{path}: cannot be loaded as the weights of {kind} {name} ({first_line(error)}): "
             "give a file or folder that was saved from this model"
@@ -115,18 +115,26 @@ def from_file(name: str, path: Path, kind: str = "backbone") -> Iterator[None]:
 
 @contextmanager
 def no_remote_code() -> Iterator[None]:
-    """Let transformers refuse code beside a model instead of asking on the terminal, in every library that calls it."""
+    """Let transformers refuse code beside a model, in every library that calls it, instead of asking on the terminal.
+
+    Also where a configuration beside the model says that its code is to be trusted, as open_clip's can.
+    """
     if "transformers" not in sys.modules:
         yield
         return
     from transformers import dynamic_module_utils as remote
 
-    before = remote.TIME_OUT_REMOTE_CODE
+    before = remote.TIME_OUT_REMOTE_CODE, remote.get_class_in_module
     remote.TIME_OUT_REMOTE_CODE = 0  # no time for an answer: a call that does not say trust_remote_code is refused
+    remote.get_class_in_module = _refuse_code  # what imports the file
     try:
         yield
     finally:
-        remote.TIME_OUT_REMOTE_CODE = before
+        remote.TIME_OUT_REMOTE_CODE, remote.get_class_in_module = before
+
+
+def _refuse_code(*args: object, **options: object) -> type:
+    raise ValueError("trust_remote_code: it needs Python code beside the model, which is never run")
 
 
 @contextmanager

@@ -18,9 +18,12 @@ import transformers as tf
 from supportset.extract.backbones import load_backbone
 from supportset.extract.backbones.torchscript import read_torchscript
 from supportset.extract.text.encoders import load_text_encoder
+from supportset.extract.text.encoders.base import TextTower
+from supportset.extract.text.encoders.tower_folder import read_tower_folder, save_tower
 from supportset.store.errors import UsageError
 from supportset.train.model.weights.pretrained import load_config, load_tokenizer, load_weights
 from tests.extract.backbones.test_open_clip import architectures  # noqa: F401
+from tests.extract.pairs import save_open_clip
 from tests.extract.text_models import save_bert, save_t5
 
 pytestmark = pytest.mark.slow
@@ -183,6 +186,33 @@ def test_code_beside_a_model_never_runs(loader: str, known: bool, tmp_path: Path
     assert failed or known
     assert "\n" not in failed
     assert "trust_remote_code" not in failed
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("place", ["named", "in a run"])
+def test_a_configuration_of_open_clip_cannot_trust_code(place: str, tmp_path: Path, marker: Path) -> None:
+    """What it gives as ``tokenizer_kwargs`` reaches the loader of transformers."""
+    folder = tmp_path / "folder"
+    save_open_clip(folder)
+    tower = load_text_encoder(f"open_clip:{folder}")
+    assert isinstance(tower, TextTower)
+    if place == "in a run":
+        save_tower(tower, folder)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    trust = {"hf_tokenizer_name": "its/own", "tokenizer_kwargs": {"trust_remote_code": True}}
+    config["model_cfg"]["text_cfg"] |= trust
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass It: pass\n")
+    maps = {"AutoTokenizer": ["evil.It", "evil.It"], "AutoConfig": "evil.It"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": maps, "tokenizer_class": "It"}))
+    (folder / "config.json").write_text(json.dumps({"auto_map": maps, "model_type": "evil"}))
+    if place == "in a run":
+        with pytest.raises(ValueError, match="never run"):
+            read_tower_folder(folder)
+    else:
+        with pytest.raises(UsageError, match="needs Python code beside the model, which is never run") as told:
+            load_text_encoder(f"open_clip:{folder}")
+        assert "\n" not in str(told.value)
     assert not marker.exists()
 
 

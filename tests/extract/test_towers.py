@@ -128,3 +128,11 @@ def test_imported_features_need_the_name_and_the_length_of_a_pair(tmp_path: Path
     assert load_tower(recipe, f"hf:{tmp_path / 'pair'}").dim == DIM
     with pytest.raises(UsageError, match=f"its text embeddings have length {DIM}, features .* {DIM + 1}"):
         load_tower(replace(recipe, dim=DIM + 1), f"hf:{tmp_path / 'pair'}")
+
+
+def test_a_tokenizer_without_its_settings_is_one_line(tmp_path: Path) -> None:
+    save_pair("clip", tmp_path / "pair")
+    (tmp_path / "pair" / "tokenizer_config.json").unlink()
+    with pytest.raises(UsageError, match="its tokenizer's files do not belong together") as told:
+        load_text_encoder(f"hf:{tmp_path / 'pair'}")
+    assert "\n" not in str(told.value)

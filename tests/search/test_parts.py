@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -123,6 +124,19 @@ def test_an_index_that_another_process_replaces_meanwhile_is_in_memory(
     retriever = Planted(films[0], True)
     index = open_index(retriever, retriever.open_clips().features, tmp_path / "parts", "key")
     assert index.search(retriever.encode_text(["9"]), 1)[0].tolist() == [[1]]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_now_is_not(
+    films: tuple[Path, dict[str, tuple[str, float]]], tmp_path: Path
+) -> None:
+    for name in (".tmp-0-parts", ".tmp-1-parts", ".tmp-2-other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "values").write_bytes(b"1")
+    for name in (".tmp-0-parts", ".tmp-2-other"):
+        os.utime(tmp_path / name, (0, 0))
+    retriever = Planted(films[0], True)
+    open_index(retriever, retriever.open_clips().features, tmp_path / "parts", "key")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-1-parts", ".tmp-2-other", "parts"]
 
 
 def test_windows_of_steps_in_disorder_begin_before_they_end() -> None:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from numpy.typing import ArrayLike, NDArray
 
 from supportset.commands.main import cli
+from supportset.search.text_weighted import TextWeighted
 from supportset.search.zero_shot import ZeroShot, open_zero_shot
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import open_dataset, write_dataset
@@ -178,6 +179,16 @@ def test_each_text_weights_the_steps_of_a_clip(temperature: float, pair: tuple[P
     ranks = [1 + (expected[own, :] >= expected[own, column]).sum() - 1 for column, own in enumerate(present)]
     assert result["t2v"]["R@1"] == pytest.approx(100 * sum(rank == 1 for rank in ranks) / 5)
     assert (result["pooling"], result["temperature"]) == ("text-weighted", temperature)
+
+
+def test_steps_that_cancel_each_other_score_zero() -> None:
+    """Their weighted mean has no direction, however the rounding falls."""
+    rng = np.random.default_rng(0)
+    texts, vectors = unit(rng.normal(size=(50, 7))), unit(rng.normal(size=(50, 7)))
+    steps = np.stack([vectors, -vectors], axis=1).reshape(-1, 7)
+    offsets = np.arange(0, 101, 2)
+    found = TextWeighted(1e18).of_steps(texts, steps, offsets)
+    np.testing.assert_allclose(found, 0.0, atol=1e-6)
 
 
 def test_large_score_matrices_are_files_and_blocks_do_not_matter(

@@ -244,7 +244,9 @@ def test_a_pair_without_a_temperature_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"loss": {"temperature": 0.0}}, "loss.temperature = 0: above 0, or 'tower'"),
+        ({"loss": {"temperature": 0.0}}, "loss.temperature = 0: give a number above 0, or 'tower'$"),
+        ({"loss": {"temperature": float("nan")}}, "loss.temperature = nan: give a number above 0, or 'tower'$"),
+        ({"loss": {"temperature": "towe"}}, "loss.temperature = 'towe': give a number above 0, or 'tower'$"),
         ({"loss": {"temperature": "tower"}}, "needs text.encoder = 'tower'"),
         ({"text": {"encoder": "words", "lora": 4}}, "text.lora = 4 adapts a tower"),
         ({"text": {"encoder": "tower", "lora": 4, "features": "x"}}, "text.lora = 4 adapts a tower"),

@@ -19,10 +19,13 @@ def load_tokenizer(source: str) -> Any:
     Raises
     ------
     ValueError
-        It knows no word: the library silently makes such a tokenizer where the files are absent.
+        It knows no word: the library silently makes such a tokenizer where the files are absent. Or it cannot read one.
     """
     reader = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    known = reader.decode(read_ids(reader, ["a man and a woman"])[0], skip_special_tokens=True)
+    try:
+        known = reader.decode(read_ids(reader, ["a man and a woman"])[0], skip_special_tokens=True)
+    except Exception as error:  # the library raises no subclass
+        raise ValueError(f"its tokenizer's files do not belong together: {error}") from None
     if not any(character.isalnum() for character in known):
         raise ValueError(
             "its tokenizer knows no word: put tokenizer.json, spiece.model or vocab.txt beside config.json"

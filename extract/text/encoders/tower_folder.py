@@ -14,7 +14,7 @@ from open_clip.model import QuickGELU
 from transformers import AutoConfig, AutoModel
 
 from supportset.extract.backbones.hf_types import strip
-from supportset.extract.backbones.weights import quiet_libraries
+from supportset.extract.backbones.weights import no_remote_code, quiet_libraries
 from supportset.extract.text.encoders.base import TextTower
 from supportset.extract.text.encoders.families.open_clip import OpenClipTextTower, read_tokenizer, strip_to_text
 from supportset.extract.text.encoders.hf_tokenizer import load_tokenizer
@@ -72,7 +72,7 @@ def read_tower_folder(folder: Path) -> TextTower:
     """
     facts = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     family, max_tokens = facts.pop("family"), facts.pop("max_tokens")
-    with quiet_libraries():
+    with quiet_libraries(), no_remote_code():
         if family == "open_clip":
             return _open_clip(folder, facts)
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)

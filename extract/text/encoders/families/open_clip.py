@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from supportset.extract.backbones.encoder import hash_state
 from supportset.extract.backbones.families.open_clip import load_model
-from supportset.extract.backbones.weights import first_line, no_remote_code, quiet_libraries
+from supportset.extract.backbones.weights import UNREADABLE, first_line, no_remote_code, quiet_libraries
 from supportset.extract.text.encoders.base import TextEncoder, TextTower, Tokens
 from supportset.extract.text.encoders.tokenizing import hash_tokenizer
 from supportset.store.errors import UsageError
@@ -106,7 +106,7 @@ def load_tower(model: str, path: Path | None) -> TextTower:
     try:
         with quiet_libraries(), no_remote_code():
             reader, config = read_tokenizer(loaded.tokenizer), open_clip.get_model_config(loaded.tokenizer)
-    except (OSError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise UsageError(
             f"text encoder {loaded.name}: its tokenizer cannot be loaded ({first_line(error)}): run it once with a "
             "network, or name a folder that has the tokenizer's files"
