@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -195,6 +196,8 @@ class Searcher:
             own = slice(parts.offsets[number], parts.offsets[number + 1])
             path, start = self._files[clip_id]
             found = find_moments(cosines[own], parts.spans[own], base)
+            if _is_picture(path, parts.spans[own]):
+                start, found = 0.0, [Moment(0.0, 0.0, found[0].score)]
             moments = tuple(Moment(start + each.start_s, start + each.end_s, each.score) for each in found)
             hits.append(Hit(clip_id, score, path, moments[0].start_s, moments[0].end_s, moments))
         return hits
@@ -232,6 +235,12 @@ class Searcher:
             extracted, _ = where.get(row["clip_id"], (None, 0.0))
             where[row["clip_id"]] = row["path"] or extracted, row["start_s"] or 0.0
         return where
+
+
+def _is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:
+    """Whether a clip is a still picture, whose steps are stored as one second."""
+    kind = guess_type(path or "")[0] or ""
+    return kind.startswith("image/") and bool((spans == (0.0, 1.0)).all())
 
 
 def _key(retriever: Retriever, clips: Clips) -> str:

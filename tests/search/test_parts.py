@@ -13,7 +13,7 @@ from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.search import parts
 from supportset.search.moments import find_moments
 from supportset.search.parts import encode_parts, open_index, read_parts, windows
-from supportset.search.searcher import Searcher
+from supportset.search.searcher import Searcher, _is_picture
 from supportset.store.errors import UsageError
 from supportset.store.read.aligned import AlignedFeatures
 from tests.search.films import SCENE_S, Planted, make_films
@@ -56,6 +56,13 @@ def test_by_clip_the_order_is_that_of_whole_clips_and_moments_are_the_same(
     scores = cosine_scores(unit_rows(searcher.retriever.encode_text(["7"])), searcher.embeddings)[0]
     assert [hit.score for hit in by_clip] == sorted(scores.tolist(), reverse=True)
     assert {hit.clip_id: hit.moments for hit in by_clip} == {hit.clip_id: hit.moments for hit in by_moment}
+
+
+def test_a_still_picture_has_no_times_and_moving_ones_have() -> None:
+    assert _is_picture("a/photo.JPG", seconds(1))
+    assert not _is_picture("film.mp4", seconds(1))
+    assert not _is_picture("moving.gif", seconds(3))
+    assert not _is_picture(None, seconds(1))
 
 
 def test_windows_cover_every_step_and_are_of_one_length() -> None:
