@@ -20,7 +20,7 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.dataset import Caption
 from supportset.train.data.source import source_videos
 from supportset.train.model_card import describe_method, feature_rows
-from supportset.train.open_run import RunOnStore, open_run_on_store, split_in_tables
+from supportset.train.open_run import RunOnStore, first_split, open_run_on_store, split_in_tables
 from supportset.train.run_folder import RunFolder, to_toml
 from supportset.train.run_results import read_evaluations, training_charts
 
@@ -79,7 +79,7 @@ def run_report(
     if not found and opened is not None:
         from supportset.train.evaluate import evaluate
 
-        evaluate(run, store=store, device=device)
+        evaluate(run, split=first_split(record), store=store, device=device)
         found, older = read_evaluations(folder)
     scores = [replace(read_result(folder.eval / f"{stem}.json"), name=f"{config.name}, trained") for stem in found]
     plain = {"dataset": config.data.dataset, "protocol": config.data.protocol, "captions": ALL, "gallery_list": None}

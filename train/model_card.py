@@ -9,6 +9,7 @@ from typing import Any
 
 from supportset.evaluate.report.content import caveats
 from supportset.train.config import Config
+from supportset.train.open_run import first_split
 from supportset.train.registry import CAPTIONING, CONTRASTIVE
 from supportset.train.run_folder import RunFolder, to_toml
 from supportset.train.run_results import read_evaluations
@@ -77,8 +78,8 @@ def _what(config: Config) -> str:
 
 
 def _use(folder: RunFolder, config: Config, record: Mapping[str, Any]) -> str:
-    name, scored = folder.path.name, [*record["leakage"]]
-    split = "" if "test" in scored or not scored else f" --split {shlex.quote(scored[0])}"
+    name, first = folder.path.name, first_split(record)
+    split = f" --split {shlex.quote(first)}" if first else ""
     return (
         "## Use\n\n```bash\n"
         f'supportset search {shlex.quote(name)} "a red ball rolls left"    # over a feature store\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +102,12 @@ class RunOnStore:
 
         folder = self.folder.model_folder()
         return SupportSetModel.from_pretrained(folder, device=str(choose_device(device)), decoder=decoder)
+
+
+def first_split(record: Mapping[str, Any]) -> str | None:
+    """The split to score a run on first, by its ``data.json``: None for the default of ``eval``, such as ``test``."""
+    scored = [*record["leakage"]]
+    return None if "test" in scored or not scored else scored[0]
 
 
 def split_in_tables(run: RunFolder, split: str | None) -> tuple[str | None, tuple[str, frozenset[str]] | None]:
