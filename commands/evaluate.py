@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -10,7 +10,9 @@ from supportset.commands.options import (
     check_mode,
     device_option,
     json_option,
+    pairing_of,
     print_json,
+    refuse_given,
     store_option,
     zero_shot_options,
 )
@@ -37,9 +39,6 @@ def eval_command(
     split: str | None,
     dataset: str | None,
     zero_shot: str | None,
-    templates: tuple[str, ...],
-    pooling: Literal["mean", "text-weighted"] | None,
-    temperature: float | None,
     encoder: str | None,
     out: str | None,
     store: str,
@@ -52,12 +51,14 @@ def eval_command(
     With --embeddings, --scores or --run-file: what another program made. Both directions are scored. Ranks count ties
     against us; a clip without features is a miss. Scores and per-query ranks of a run are written to RUN/eval/.
     """
-    foreign, scoring = foreign_of(options), scoring_of(options)
-    of_zero_shot = {"--template": templates, "--pooling": pooling, "--temperature": temperature is not None}
+    foreign, scoring, pairing = foreign_of(options), scoring_of(options), pairing_of(options)
+    of_pair = pairing | {"encoder": encoder}
     if foreign is None:
-        check_mode(run, zero_shot, {"--dataset": dataset}, of_zero_shot | {"--encoder": encoder, "--out": out})
+        check_mode(run, zero_shot, {"dataset": dataset}, of_pair | {"out": out})
     elif run or zero_shot:
         raise UsageError(f"both {run or '--zero-shot'} and the file of another program are given: leave one out")
+    else:
+        refuse_given(of_pair, "--zero-shot")
     from supportset.evaluate.evaluation import describe
 
     if foreign is not None:
@@ -68,15 +69,7 @@ def eval_command(
     elif zero_shot:
         from supportset.search.zero_shot import open_zero_shot
 
-        retriever = open_zero_shot(
-            zero_shot,
-            store,
-            encoder=encoder,
-            templates=templates,
-            pooling=pooling or "mean",
-            temperature=temperature,
-            device=device,
-        )
+        retriever = open_zero_shot(zero_shot, store, encoder=encoder, device=device, **pairing)
         result = retriever.evaluate(protocol, split, out, scoring=scoring)
     else:
         from supportset.train.evaluate import evaluate

@@ -44,7 +44,7 @@ device_option: Callable[[Any], Any] = click.option(
 
 
 def zero_shot_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of retrieval without training."""
+    """Add the options of retrieval without training; `pairing_of` reads all but the first."""
     for option in (
         click.option("--temperature", type=float, help="Of the weights of steps.  [default: 0.1]"),
         click.option(
@@ -69,7 +69,13 @@ def zero_shot_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def check_mode(run: str | None, zero_shot: str | None, of_run: dict[str, Any], of_zero_shot: dict[str, Any]) -> None:
+def pairing_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Take what was given of `zero_shot_options` out of a command's arguments, for `open_zero_shot`."""
+    options = {name: given.pop(name) for name in ("templates", "pooling", "temperature")}
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+def check_mode(run: str | None, zero_shot: str | None, of_run: dict[str, Any], pairing: dict[str, Any]) -> None:
     """Refuse a command without a RUN or --zero-shot, or with both, or with options of the other.
 
     Raises
@@ -81,9 +87,16 @@ def check_mode(run: str | None, zero_shot: str | None, of_run: dict[str, Any], o
         raise UsageError("give a RUN folder, or features of an encoder pair with --zero-shot DATASET/FEATURES")
     if run and zero_shot:
         raise UsageError(f"both the run {run} and --zero-shot {zero_shot} are given: leave one out")
-    others, needs = (of_run, "a RUN") if zero_shot else (of_zero_shot, "--zero-shot")
-    if given := [name for name, value in others.items() if value]:
-        raise UsageError(f"{given[0]} needs {needs}: leave it out")
+    if zero_shot:
+        refuse_given(of_run, "a RUN")
+    else:
+        refuse_given(pairing, "--zero-shot")
+
+
+def refuse_given(options: dict[str, Any], needs: str) -> None:
+    """Refuse options, by parameter name, that only make sense with another one."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise UsageError(f"--{given[0].removesuffix('s')} needs {needs}: leave it out")
 
 
 def print_json(value: Any) -> None:

@@ -15,7 +15,7 @@ from supportset.store.errors import printable_lines
 @click.option("--card", "card_only", is_flag=True, help="Write and print only the model card; no store is needed.")
 @click.option("--videos", type=click.Path(path_type=Path), help="Folder of the videos: shows frames of clips.")
 @click.option(
-    "--zero-shot", metavar="FEATURES", help="Compare with DATASET/FEATURES, scored by their encoder's own text tower."
+    "--zero-shot", metavar="DATASET/FEATURES", help="Compare with these features, by their encoder's own text tower."
 )
 @click.option(
     "--encoder",

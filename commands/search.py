@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -10,6 +10,7 @@ from supportset.commands.options import (
     check_mode,
     device_option,
     json_option,
+    pairing_of,
     print_json,
     store_option,
     zero_shot_options,
@@ -50,13 +51,11 @@ def search_command(
     protocol: str | None,
     split: str | None,
     zero_shot: str | None,
-    templates: tuple[str, ...],
-    pooling: Literal["mean", "text-weighted"] | None,
-    temperature: float | None,
     encoder: str | None,
     store: str,
     device: str,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Find the clips of a store that match TEXT best, by a trained RUN or, with --zero-shot, without training."""
     if len(words) > 2:
@@ -64,8 +63,8 @@ def search_command(
     if not words:
         raise UsageError("give a RUN and a TEXT in quotes, or --zero-shot DATASET/FEATURES and a TEXT")
     run, text = (words[0], words[1]) if len(words) == 2 else (None, words[0])
-    of_zero_shot = {"--template": templates, "--pooling": pooling, "--temperature": temperature is not None}
-    check_mode(run, zero_shot, {"--dataset": dataset}, of_zero_shot)
+    pairing = pairing_of(options)
+    check_mode(run, zero_shot, {"dataset": dataset}, pairing)
     from supportset.search.searcher import Searcher, check_query
 
     check_query([text], k)
@@ -73,15 +72,7 @@ def search_command(
     if zero_shot:
         from supportset.search.zero_shot import open_zero_shot
 
-        retriever = open_zero_shot(
-            zero_shot,
-            store,
-            encoder=encoder,
-            templates=templates,
-            pooling=pooling or "mean",
-            temperature=temperature,
-            device=device,
-        )
+        retriever = open_zero_shot(zero_shot, store, encoder=encoder, device=device, **pairing)
     else:
         from supportset.search.run import Run
 

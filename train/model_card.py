@@ -39,7 +39,7 @@ def model_card(folder: RunFolder) -> str:
     parts = [
         _front(record),
         _what(config),
-        _use(folder, config),
+        _use(folder, config, record),
         _data(config, record),
         _scores(folder, best),
         _limits(config, record),
@@ -76,12 +76,13 @@ def _what(config: Config) -> str:
     )
 
 
-def _use(folder: RunFolder, config: Config) -> str:
-    name = folder.path.name
+def _use(folder: RunFolder, config: Config, record: Mapping[str, Any]) -> str:
+    name, scored = folder.path.name, [*record["leakage"]]
+    split = "" if "test" in scored or not scored else f" --split {shlex.quote(scored[0])}"
     return (
         "## Use\n\n```bash\n"
         f'supportset search {shlex.quote(name)} "a red ball rolls left"    # over a feature store\n'
-        f"supportset eval {shlex.quote(name)}\n```\n\n```python\nimport supportset\n\n"
+        f"supportset eval {shlex.quote(name)}{split}\n```\n\n```python\nimport supportset\n\n"
         f"run = supportset.open_run({json.dumps(name)})  # needs neither a store nor a network\n"
         f'texts = run.encode_text(["a red ball rolls left"])  # (1, {config.dim}), of unit length\n```\n\n'
         "It reads features of exactly the recipes below; a feature store checks that by their hashes.\n"

@@ -85,14 +85,17 @@ def read_table(path: str | Path, what: str = "embeddings") -> Table:
 def check_values(table: Table, of: str) -> tuple[str, ...]:
     """Notes on rows that are not finite, and on lengths other than 1.
 
-    Rows that are not finite count as misses; lengths mean nothing to a cosine.
+    Rows that are not finite are misses, and count against all other rows; lengths mean nothing to a cosine.
     """
     lengths = np.concatenate([np.linalg.norm(np.asarray(part, np.float64), axis=1) for part in _parts(table.values)])
     broken = np.flatnonzero(~np.isfinite(lengths))
     notes = []
     if len(broken):
         name = table.ids[broken[0]] if table.ids else f"row {broken[0]}"
-        notes.append(f"{table.path}: {len(broken):,} {of}, such as {name!r}, are not finite: never found")
+        notes.append(
+            f"{table.path}: {len(broken):,} {of}, such as {name!r}, are not finite: never found, and before the right "
+            "answer of others: omit them"
+        )
     if len(zero := np.flatnonzero(lengths == 0)):
         name = table.ids[zero[0]] if table.ids else f"row {zero[0]}"
         notes.append(f"{table.path}: {len(zero):,} {of}, such as {name!r}, are zero: they tie with each other")

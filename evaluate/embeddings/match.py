@@ -54,6 +54,10 @@ def match_ids(text: RowIds, video: RowIds, gallery: tuple[str, ...] = ()) -> Mat
     at = {clip: row for row, clip in enumerate(video.names)}
     known = tuple(gallery) or tuple(dict.fromkeys([*video.names, *clips]))
     missing = frozenset(clip for clip in known if clip not in at)
+    if gallery and not set(gallery).intersection(at):
+        raise UsageError(
+            f"{video.source} has no clip of the gallery's list: it says {video.names[0]!r}, the list {gallery[0]!r}"
+        )
     if not set(known).intersection(clips).intersection(at):
         raise UsageError(
             f"no caption's clip has an embedding in the gallery: {text.source} says {clips[0]!r}, {video.source} says "
@@ -87,7 +91,13 @@ def match_tables(text: RowIds, video: RowIds, dataset: Dataset, protocol: str, s
         A caption of the split has no row, or two; no clip has one.
     """
     check_unique(video)
-    part = read_split(dataset, protocol, split or default_split(dataset, protocol, "train"), set(video.names))
+    split = split or default_split(dataset, protocol, "train")
+    if not set(dataset.split_clips(protocol, split)).intersection(video.names):
+        raise UsageError(
+            f"{video.source} has no clip of split {split!r} of {dataset.name!r}, its first row is {video.names[0]!r}: "
+            "name files with the ids of the rows, --ids TEXT_IDS VIDEO_IDS"
+        )
+    part = read_split(dataset, protocol, split, set(video.names))
     captions_of = Counter(caption.clip_id for caption in part.captions)
     row_of = {name: row for row, name in enumerate(text.names)}
     row_of_clip = {clip: row for row, clip in enumerate(text.clips or text.names)}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from supportset.extract.pipeline.forward import describe_device, pick_device
 from supportset.extract.progress.interrupted import Interrupted, sigterm_interrupts
 from supportset.extract.progress.progress import Progress
+from supportset.extract.text.encoders.base import TextTower
 from supportset.extract.text.recipe import make_text_card, make_text_recipe
 from supportset.extract.text.recorder import Block, TextRecorder
 from supportset.extract.text.work import TextWork, count_captions, plan_text, select_captions
@@ -174,9 +175,8 @@ def extract_text(
                     "the same command resumes"
                 ) from None
             if recorder.cut:
-                shown.note(
-                    f"{recorder.cut:,} captions were cut to {encoder.max_tokens} tokens: --max-tokens takes more"
-                )
+                most = "the most that its model reads" if isinstance(encoder, TextTower) else "--max-tokens takes more"
+                shown.note(f"{recorder.cut:,} captions were cut to {encoder.max_tokens} tokens: {most}")
     status = count_captions(captions, _rows(path))
     return TextSummary(
         dataset.name,

@@ -214,7 +214,7 @@ def test_what_counts_against_a_model_is_noted(tmp_path: Path, arrays: Any) -> No
     text, video = save(tmp_path / "text.npz", texts, CLIPS), save(tmp_path / "video.npz", clips, CLIPS)
     found = evaluate_embeddings(text, video, FOLDER)
     assert [note.partition(": ")[2] for note in found.to_json()["notes"]] == [
-        "1 clips, such as 'clip4', are not finite: never found",
+        "1 clips, such as 'clip4', are not finite: never found, and before the right answer of others: omit them",
         "1 clips, such as 'clip5', are zero: they tie with each other",
         "vectors have lengths from 3 to 3, scaled to 1: scores are cosines (for inner products give the score matrix)",
     ]

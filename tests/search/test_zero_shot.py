@@ -289,6 +289,7 @@ def test_commands(pair: tuple[Path, Path], tmp_path: Path) -> None:
         (["eval", "runs/x", "--zero-shot", "films/hf"], "both the run runs/x and --zero-shot films/hf are given"),
         (["eval", "runs/x", "--template", "a {}"], "--template needs --zero-shot"),
         (["eval", "runs/x", "--out", "y"], "--out needs --zero-shot"),
+        (["eval", "--embeddings", "t.npy", "v.npy", "--pooling", "mean"], "--pooling needs --zero-shot"),
         (["eval", "--zero-shot", "films/hf", "--dataset", "x"], "--dataset needs a RUN"),
         (["eval", "--zero-shot", "films/hf", "--temperature", "1"], "take the pooling text-weighted"),
         (["eval", "--zero-shot", "films/hf", "--pooling", "text-weighted", "--temperature", "0"], "number above 0"),

@@ -49,6 +49,17 @@ def test_a_run_leaves_its_card(run: Path, root: Path) -> None:
         assert words in card, words
 
 
+def test_its_commands_name_the_held_out_clips_where_there_is_no_test_split(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert "supportset eval run\n" in model_card(RunFolder(copy))
+    record = json.loads((copy / "data.json").read_text())
+    del record["hash"]
+    record["leakage"] = {"holdout": record["leakage"]["test"]}
+    (copy / "data.json").write_text(json.dumps(record))
+    assert "supportset eval run --split holdout\n" in model_card(RunFolder(copy))
+
+
 def test_the_card_tells_every_evaluation_of_this_model(run: Path, root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
