@@ -110,6 +110,18 @@ def test_writers_of_gifs_differ(
     assert not gif.is_whole(one_image(pixels, bits, packed(iter(gone), behind)))
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_bits_that_fill_the_last_byte_are_no_pixels_where_the_end_code_is_missing(bits: int) -> None:
+    """Up to seven bits: one or two narrow codes."""
+    options = {"clear_first": True, "end": False, "keep_full": True}
+    for width in range(1, 60):
+        pixels = np.random.default_rng(width).integers(0, 1 << bits, (1, width))
+        codes = list(codes_of(pixels.ravel().tolist(), bits, **options))
+        assert gif.is_whole(one_image(pixels, bits, packed(iter(codes))))
+        if width > 20:
+            assert not gif.is_whole(one_image(pixels, bits, packed(iter(codes[: len(codes) // 2]))))
+
+
 def animation(path: Path, **options: Any) -> Path:
     images = [Image.fromarray(picture(number)).quantize(32) for number in range(12)]
     images[0].save(path, save_all=True, append_images=images[1:], duration=80, **options)

@@ -31,7 +31,7 @@ def is_whole(packet: bytes) -> bool:
             at += 10 + colours(packet[at + 9 : at + 10])
             bits = packet[at] if at < len(packet) else 0
             at, data = _blocks(packet, at + 1)
-            if not 1 <= bits < _WIDEST or _pixels(data, bits) != width * height:
+            if not 1 <= bits < _WIDEST or not _fills(data, bits, width * height):
                 return False
         elif kind == b";":
             return True
@@ -56,8 +56,8 @@ def _blocks(data: bytes, at: int) -> tuple[int, bytes]:
     return at + 1, b"".join(parts)
 
 
-def _pixels(data: bytes, bits: int) -> int:
-    """Count the pixels of LZW codes up to the end code, or the end; -1 if a code means nothing.
+def _fills(data: bytes, bits: int, pixels: int) -> bool:
+    """Whether LZW codes up to the end code, or the end, mean so many pixels, and each means something.
 
     Codes begin anew at each clear code. Code k from there defines entry k - 1: what the code before it means, and
     one pixel more. So their widths are known beforehand, and their lengths are those of chains of codes.
@@ -77,10 +77,13 @@ def _pixels(data: bytes, bits: int) -> int:
             continue
         found = _lengths(codes[: special[0]] if len(special) else codes, clear)
         if found < 0:
-            return -1
+            return False
+        if not len(special):  # without an end code, what fills the last byte may look like codes
+            least = int(np.searchsorted(first, 8 * len(data) - 8))
+            return any(total + _lengths(codes[:last], clear) == pixels for last in range(least, count + 1))
         total += found
-        if not len(special) or codes[special[0]] == clear + 1:
-            return total
+        if codes[special[0]] == clear + 1:
+            return total == pixels
         at += int(ends[special[0]])
 
 
