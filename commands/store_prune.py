@@ -30,7 +30,7 @@ def prune_command(words: str, dry_run: bool, yes: bool, store: str, as_json: boo
     of_clips = [info for info in sets if info.card.recipe.kind == "video"]
     plans = [plan for info in of_clips if (plan := plan_pruning(info.path, dataset.gone)).clips]
     clips = sorted({clip_id for plan in plans for clip_id in plan.clips})
-    size = f"{sum(plan.bytes for plan in plans) / 1e6:,.1f} MB in {len(plans):,} feature sets"
+    size = f"{sum(plan.bytes for plan in plans) / 1e6:,.1f} MB in {len(plans):,} feature set{'s' * (len(plans) != 1)}"
     if clips and not (dry_run and as_json):
         click.echo(f"{name}: the videos of {len(clips):,} clips are gone: {size}", err=not dry_run)
         for clip_id in clips[:SHOWN]:
