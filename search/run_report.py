@@ -25,6 +25,7 @@ from supportset.train.run_folder import RunFolder, to_toml
 from supportset.train.run_results import read_evaluations, training_charts
 
 REPORT = "report.html"
+_LABEL = "{}\N{NO-BREAK SPACE}\N{MIDDLE DOT}\N{NO-BREAK SPACE}{:.2f}"  # place and score of a clip, on one line
 _FOUND, _CONSIDERED, _LONGEST = 3, 5000, 160
 
 
@@ -215,18 +216,16 @@ class _Clips:
         caption = self.part.captions[row]
         scores = np.nan_to_num(cosine_scores(self.text[row][None], self.video)[0], nan=-2.0)
         rank = ranks[caption.caption_id]
-        own, dot = present[caption.clip_id], "\N{MIDDLE DOT}"
+        own = present[caption.clip_id]
         found = np.argsort(-scores, kind="stable")[: _FOUND + 1].tolist()
         if own not in found:
             found.pop()  # its place is for the right clip
         clips = [
-            self._clip(
-                self.part.present[each], f"{place} \N{MIDDLE DOT} {scores[each]:.2f}", right=each == own, beside=caption
-            )
+            self._clip(self.part.present[each], _LABEL.format(place, scores[each]), right=each == own, beside=caption)
             for place, each in enumerate(found, 1)
         ]
         if own not in found:
-            clips.append(self._clip(caption.clip_id, f"right {dot} {scores[own]:.2f}", right=True, beside=caption))
+            clips.append(self._clip(caption.clip_id, _LABEL.format("right", scores[own]), right=True, beside=caption))
         return Query(_short(caption.text), f"right clip at rank {rank:,.0f} of {len(self.part.clip_ids):,}", clips)
 
     def _clip(
