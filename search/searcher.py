@@ -141,11 +141,12 @@ class Searcher:
             raise UsageError(f"no clip of split {split!r} of protocol {protocol!r} has features to search in")
         self.left_out = len(self._of_split(features.left_out, protocol, split))
         retriever.check_text()
+        row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
+        self._rows = np.asarray([row_of[clip_id] for clip_id in self.clip_ids], np.int64)
         self.embeddings: NDArray[np.float64] | None = None
         if retriever.weighting is None:
-            row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
-            everything, self._background = _embeddings(retriever, clips)
-            self.embeddings = unit_rows(everything[[row_of[clip_id] for clip_id in self.clip_ids]])
+            everything, self._background = _embeddings(retriever, clips, self._key)
+            self.embeddings = unit_rows(everything[self._rows])
         else:
             self._background = _mean_part(retriever, features)
         self._files = self._where(features)
@@ -174,9 +175,10 @@ class Searcher:
         if by == "clip":
             ranked = (self._best_clips(scores, k) for scores in self._scores(queries))
         else:
-            allowed = np.isin(self._clips.features.clip_ids, self.clip_ids)
-            rows, found = self._index.search(queries, k, allowed)
             ids = self._clips.features.clip_ids
+            allowed = np.zeros(len(ids), bool)
+            allowed[self._rows] = True
+            rows, found = self._index.search(queries, k, allowed)
             ranked = [([ids[row] for row in best], own.tolist()) for best, own in zip(rows, found, strict=True)]
         return [self._hits(query, *best) for query, best in zip(queries, ranked, strict=True)]
 
@@ -206,7 +208,18 @@ class Searcher:
     def _index(self) -> StepIndex:
         kept = self._clips.kept
         folder = kept.with_name(kept.stem.replace("clips", "parts", 1))
-        return open_index(self.retriever, self._clips.features, folder, _key(self.retriever, self._clips))
+        return open_index(self.retriever, self._clips.features, folder, self._key)
+
+    @cached_property
+    def _key(self) -> str:
+        """Hash of all that decides the embeddings of clips and of their parts."""
+        features = self._clips.features
+        lines = self.retriever.key()
+        for feature_set in features.sets:
+            lines.append(feature_set.card.recipe.hash)
+            for part in ("values", "timestamps"):  # times decide windows, and which steps of two sets belong together
+                lines += map(str, feature_set.checksums(features.clip_ids, part).tolist())
+        return hash_pieces(f"{line}\n".encode("utf-8", "surrogateescape") for line in [*lines, *features.clip_ids])
 
     def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
         if self.embeddings is not None:
@@ -243,17 +256,6 @@ def _is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:
     return kind.startswith("image/") and bool((spans == (0.0, 1.0)).all())
 
 
-def _key(retriever: Retriever, clips: Clips) -> str:
-    """Hash of all that decides the embeddings of clips."""
-    features = clips.features
-    lines = retriever.key()
-    for feature_set in features.sets:
-        lines.append(feature_set.card.recipe.hash)
-        for part in ("values", "timestamps"):  # times decide windows, and which steps of two sets belong together
-            lines += map(str, feature_set.checksums(features.clip_ids, part).tolist())
-    return hash_pieces(f"{line}\n".encode("utf-8", "surrogateescape") for line in [*lines, *features.clip_ids])
-
-
 def _mean_part(retriever: Retriever, features: AlignedFeatures) -> NDArray[np.float32]:
     """Mean embedding of parts, (d,), of clips spread over the library: with a query, what unrelated footage scores."""
     step = -(-len(features) // _BACKGROUND)
@@ -262,9 +264,9 @@ def _mean_part(retriever: Retriever, features: AlignedFeatures) -> NDArray[np.fl
     return mean
 
 
-def _embeddings(retriever: Retriever, clips: Clips) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _embeddings(retriever: Retriever, clips: Clips, key: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Read what an earlier search kept, or compute and keep it: embeddings of clips (N, d), and `_mean_part`."""
-    features, key = clips.features, _key(retriever, clips)
+    features = clips.features
     kept = _read_kept(clips.kept, key)
     if kept is not None:
         return kept
