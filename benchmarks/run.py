@@ -18,6 +18,43 @@ Tell = Callable[[str], None]
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
+def figure_options(
+    name: str, figures: str, rounds: str, room: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the options that `run_figures` reads, and ``rounds``.
+
+    Parameters
+    ----------
+    name : str
+        Of the benchmark.
+    figures, rounds, room : str
+        For the help: the figures by letter, the default numbers of rounds, the room that the work folder takes.
+    """
+    options = (
+        click.option("--only", metavar="A,B", help=f"Letters of figures: {figures}."),
+        click.option("--quick", is_flag=True, help="Tiny sizes: whether everything runs, not how fast."),
+        click.option("--rounds", type=click.IntRange(1), help=f"Rounds that count. [default: {rounds} with --quick]"),
+        click.option(
+            "--folder",
+            type=click.Path(file_okay=False, path_type=Path),
+            help=f"Where to make the work folder ({room}), removed at the end. "
+            "[default: the system's temporary folder]",
+        ),
+        click.option(
+            "--out",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help=f"JSON file. [default: benchmarks/results/{name}.json; {name}-partial.json with --only or --quick]",
+        ),
+    )
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def run_figures(
     name: str,
     letters: Iterable[str],

@@ -9,23 +9,11 @@ import click
 
 from benchmarks.evaluate.figures import FULL, QUICK, Plan, measure
 from benchmarks.report import Figure
-from benchmarks.run import Tell, run_figures
+from benchmarks.run import Tell, figure_options, run_figures
 
 
 @click.command(help="Measure scoring beside a full matrix and the scorers of other libraries, all in one run.")
-@click.option("--only", metavar="A,B", help="Letters of figures: a as many texts as clips, b a large gallery.")
-@click.option("--quick", is_flag=True, help="Tiny sizes: whether everything runs, not how fast.")
-@click.option("--rounds", type=click.IntRange(1), help="Rounds that count. [default: 3; 1 with --quick]")
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where to make the work folder (1.1 GB), removed at the end. [default: the system's temporary folder]",
-)
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="JSON file. [default: benchmarks/results/evaluate.json; evaluate-partial.json with --only or --quick]",
-)
+@figure_options("evaluate", "a as many texts as clips, b a large gallery", "3; 1", "1.1 GB")
 def main(only: str | None, quick: bool, rounds: int | None, folder: Path | None, out: Path | None) -> None:
     """Run the figures one after another."""
     rounds = rounds or (1 if quick else 3)

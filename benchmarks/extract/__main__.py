@@ -11,7 +11,7 @@ from benchmarks.extract import crowd, memory, overlap
 from benchmarks.extract import device as device_rates
 from benchmarks.extract.plan import QUICK, Plan, Sizes
 from benchmarks.report import Figure
-from benchmarks.run import Tell, run_figures
+from benchmarks.run import Tell, figure_options, run_figures
 
 FIGURES: dict[str, Callable[[Plan], Figure]] = {
     "a": overlap.measure,
@@ -22,20 +22,8 @@ FIGURES: dict[str, Callable[[Plan], Figure]] = {
 
 
 @click.command(help="Measure extraction beside its own stages and beside the usual loop, all in one run.")
-@click.option("--only", metavar="A,B", help="Letters of figures: a overlap, b memory, c device, d crowd.")
-@click.option("--quick", is_flag=True, help="Tiny sizes: whether everything runs, not how fast.")
-@click.option("--rounds", type=click.IntRange(1), help="Rounds that count. [default: 3; 1 with --quick]")
+@figure_options("extract", "a overlap, b memory, c device, d crowd", "3; 1", "some 2 GB")
 @click.option("--device", default="auto", show_default=True, help="Of figure c: auto, cpu or cuda.")
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where to make the work folder (some 2 GB), removed at the end. [default: the system's temporary folder]",
-)
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="JSON file. [default: benchmarks/results/extract.json; extract-partial.json with --only or --quick]",
-)
 def main(only: str | None, quick: bool, rounds: int | None, device: str, folder: Path | None, out: Path | None) -> None:
     """Run the figures one after another."""
     rounds = rounds or (1 if quick else 3)

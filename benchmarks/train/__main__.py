@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from benchmarks.report import Figure
-from benchmarks.run import Tell, run_figures
+from benchmarks.run import Tell, figure_options, run_figures
 from benchmarks.train import full_size, loader_wait, step_time
 from benchmarks.train.data import Prepared
 from benchmarks.train.plan import QUICK, Plan, Sizes
@@ -23,26 +23,13 @@ REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 @click.command(help="Measure training beside the straightforward version of the same step, all in one run.")
-@click.option("--only", metavar="A,B", help="Letters of figures: a loader, b step, c full size on a GPU.")
-@click.option("--quick", is_flag=True, help="Tiny sizes: whether everything runs, not how fast.")
-@click.option("--rounds", type=click.IntRange(1), help="Rounds that count. [default: 3; 1 with --quick]")
+@figure_options("train", "a loader, b step, c full size on a GPU", "3; 1", "some 5 GB; 15 GB with figure c")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda; figure c takes a GPU.")
 @click.option(
     "--real",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder with msrvtt/ (annotations) and t5_tokenizer/; without them captions and tokenizer are made up. "
     "[default: shared/data beside the checkout]",
-)
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where to make the work folder (some 5 GB; 15 GB with figure c), removed at the end. [default: the system's "
-    "temporary folder]",
-)
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="JSON file. [default: benchmarks/results/train.json; train-partial.json with --only or --quick]",
 )
 def main(
     only: str | None,
