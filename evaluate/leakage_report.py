@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import unit_rows
-from supportset.evaluate.splits import read_captions
+from supportset.evaluate.splits import read_captions, source_videos
 from supportset.store.errors import UsageError
 from supportset.store.files import LocalFolder
 from supportset.store.format.dataset import Caption, Dataset
@@ -259,15 +259,14 @@ def _means(features: FeatureSet, clip_ids: Sequence[str]) -> NDArray[np.float32]
 
 
 def _shared_sources(dataset: Dataset, train: Iterable[str], clip_ids: Iterable[str]) -> list[Row]:
-    columns = dataset.clips.select(["clip_id", "source"]).to_pydict()
-    source_of = dict(zip(columns["clip_id"], columns["source"], strict=True))
+    source_of = source_videos(dataset)
     cut: dict[str, list[str]] = defaultdict(list)
     for clip_id in train:
-        cut[source_of[clip_id] or clip_id].append(clip_id)
+        cut[source_of[clip_id]].append(clip_id)
     return [
         {"clip_id": clip_id, "source": source, "train_clip_ids": " ".join(cut[source])}
         for clip_id in clip_ids
-        if (source := source_of[clip_id] or clip_id) in cut
+        if (source := source_of[clip_id]) in cut
     ]
 
 

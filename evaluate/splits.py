@@ -177,6 +177,15 @@ def hold_out(split: Split, sources: Mapping[str, str], share: float, seed: int) 
     return split.of_clips(split.name, rest), split.of_clips("holdout", held)
 
 
+def source_videos(dataset: Dataset) -> dict[str, str]:
+    """Source video of each clip; by default the clip itself."""
+    columns = dataset.clips.select(["clip_id", "source"]).to_pydict()
+    return {
+        clip_id: clip_id if source is None else source
+        for clip_id, source in zip(columns["clip_id"], columns["source"], strict=True)
+    }
+
+
 def leakage(train: Split, other: Split, sources: Mapping[str, str]) -> dict[str, int]:
     """Count what a split shares with the training clips.
 

@@ -15,10 +15,10 @@ from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.evaluate.report.content import Chart, Clip, Query, Report, Section, Table, caveats
 from supportset.evaluate.results import Result, read_result
 from supportset.evaluate.scores import ALL
+from supportset.evaluate.splits import source_videos
 from supportset.search.report_pictures import Pictures
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.dataset import Caption
-from supportset.train.data.source import source_videos
 from supportset.train.model_card import describe_method, feature_rows
 from supportset.train.open_run import RunOnStore, first_split, open_run_on_store, split_in_tables
 from supportset.train.run_folder import RunFolder, to_toml

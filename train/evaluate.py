@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from supportset.evaluate.evaluation import Evaluation
 from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
-from supportset.evaluate.splits import Split, default_split, leakage, read_captions
+from supportset.evaluate.splits import Split, default_split, leakage, read_captions, source_videos
 from supportset.store.errors import UsageError
 from supportset.store.read.aligned import AlignedFeatures
 from supportset.train.config import Config
-from supportset.train.data.source import HOLDOUT, source_videos
+from supportset.train.data.source import HOLDOUT
 from supportset.train.open_run import RunOnStore, open_run_on_store
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from supportset.evaluate.splits import Split, hold_out, leakage, read_split
+from supportset.evaluate.splits import Split, hold_out, leakage, read_split, source_videos
 from supportset.store.errors import UsageError
 from supportset.store.format.card import FeatureCard
 from supportset.store.format.dataset import Caption, write_dataset
@@ -20,7 +20,7 @@ from supportset.store.read.resident import thinned
 from supportset.store.write.writer import FeatureWriter
 from supportset.train.data.clip_features import ClipFeatures
 from supportset.train.data.feature_sets import open_features
-from supportset.train.data.source import open_run_data, source_videos
+from supportset.train.data.source import open_run_data
 from supportset.train.data.training_data import TokenTable, TrainingData
 from tests.train.small_store import config, plant, recipe
 

@@ -16,11 +16,10 @@ from supportset.evaluate.evaluation import describe
 from supportset.evaluate.ranks import MISS
 from supportset.evaluate.scores import score_embeddings
 from supportset.evaluate.scoring import Scoring
-from supportset.evaluate.splits import Split
+from supportset.evaluate.splits import Split, source_videos
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.dataset import Caption, open_dataset, write_dataset
 from supportset.store.read.catalog import find_feature_set
-from supportset.train.data.source import source_videos
 from supportset.train.evaluate import evaluate
 from supportset.train.loop.training import train
 from supportset.train.model.model import SupportSetModel

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from supportset.evaluate.scores import score_embeddings
-from supportset.evaluate.splits import Split, default_split, leakage, read_split
+from supportset.evaluate.splits import Split, default_split, leakage, read_split, source_videos
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.train.ablation.results import RunKey, StudyFolder, config_hash, recorded_ranks, stamped
 from supportset.train.analysis.support_analysis import support_stats
 from supportset.train.config import Config, parse_config
 from supportset.train.data.folds import open_fold
-from supportset.train.data.source import RunData, open_run_data, source_videos
+from supportset.train.data.source import RunData, open_run_data
 from supportset.train.device import choose_device
 from supportset.train.encode import encode_gallery, encode_tokens, read_text
 from supportset.train.loop.stop import TrainingInterrupted

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from supportset.evaluate.splits import default_split
+from supportset.evaluate.splits import default_split, source_videos
 from supportset.store.errors import UsageError
 from supportset.store.format.dataset import Caption
 from supportset.train.analysis.caption_groups import caption_groups, owners
 from supportset.train.analysis.reconstruction import describe_reconstruction, reconstruction_stats
 from supportset.train.analysis.words import content_words
 from supportset.train.data.clip_features import ClipFeatures
-from supportset.train.data.source import source_videos
 from supportset.train.device import choose_device
 from supportset.train.encode import encode_gallery, encode_tokens, read_text
 from supportset.train.open_run import open_run_on_store

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from supportset.evaluate.splits import Split, hold_out, leakage, read_split
+from supportset.evaluate.splits import Split, hold_out, leakage, read_split, source_videos
 from supportset.store.errors import UsageError
 from supportset.train.config import Config
-from supportset.train.data.source import HOLDOUT, RunData, fingerprint, open_run_data, source_videos
+from supportset.train.data.source import HOLDOUT, RunData, fingerprint, open_run_data
 
 
 def fold_of_clips(clip_ids: Sequence[str], sources: Mapping[str, str], folds: int) -> dict[str, int]:

@@ -17,6 +17,7 @@ from supportset.evaluate.splits import (
     leakage,
     read_captions,
     read_split,
+    source_videos,
 )
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.format.card import FeatureCard
@@ -172,15 +173,6 @@ def split_to_score(config: Config, data: RunData) -> str:
                 data.text.check(part.captions)
             return "" if name == first else name
     return trained
-
-
-def source_videos(dataset: Dataset) -> dict[str, str]:
-    """Source video of each clip; by default the clip itself."""
-    columns = dataset.clips.select(["clip_id", "source"]).to_pydict()
-    return {
-        clip_id: clip_id if source is None else source
-        for clip_id, source in zip(columns["clip_id"], columns["source"], strict=True)
-    }
 
 
 def fingerprint(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from supportset.evaluate.scores import score_embeddings
-from supportset.evaluate.splits import Split
+from supportset.evaluate.splits import Split, source_videos
 from supportset.train.config import Config
 from supportset.train.data.clip_features import ClipFeatures
-from supportset.train.data.source import RunData, source_videos
+from supportset.train.data.source import RunData
 from supportset.train.data.training_data import TokenTable, TrainingData
 from supportset.train.encode import encode_clips, encode_tokens, read_text
 from supportset.train.loop.ranks import Ranks
