@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from mimetypes import guess_type
@@ -12,25 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.kept import clip_embeddings, mean_part
 from supportset.search.moments import Moment, find_moments
 from supportset.search.parts import open_index, read_parts
-from supportset.store.errors import SupportsetError, UsageError
-from supportset.store.files import LocalFolder, hash_parts, hash_pieces
+from supportset.store.errors import UsageError
+from supportset.store.files import hash_pieces
 from supportset.store.read.aligned import AlignedFeatures
 
 if TYPE_CHECKING:
-    from supportset.search.retriever import Clips, Retriever
+    from supportset.search.retriever import Retriever
     from supportset.search.step_index import StepIndex
 
 By = Literal["clip", "moment"]
 BY: tuple[By, ...] = ("clip", "moment")
-
-_KEPT = ("embeddings", "background")
-_BACKGROUND = 256  # clips whose parts say what unrelated footage scores
 
 
 @dataclass(frozen=True)
@@ -145,10 +140,10 @@ class Searcher:
         self._rows = np.asarray([row_of[clip_id] for clip_id in self.clip_ids], np.int64)
         self.embeddings: NDArray[np.float64] | None = None
         if retriever.weighting is None:
-            everything, self._background = _embeddings(retriever, clips, self._key)
+            everything, self._background = clip_embeddings(retriever, clips, self._key)
             self.embeddings = unit_rows(everything[self._rows])
         else:
-            self._background = _mean_part(retriever, features)
+            self._background = mean_part(retriever, features)
         self._files = self._where(features)
 
     def search(self, texts: Sequence[str], k: int = 5, by: By = "clip") -> list[list[Hit]]:
@@ -254,41 +249,3 @@ def _is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:
     """Whether a clip is a still picture, whose steps are stored as one second."""
     kind = guess_type(path or "")[0] or ""
     return kind.startswith("image/") and bool((spans == (0.0, 1.0)).all())
-
-
-def _mean_part(retriever: Retriever, features: AlignedFeatures) -> NDArray[np.float32]:
-    """Mean embedding of parts, (d,), of clips spread over the library: with a query, what unrelated footage scores."""
-    step = -(-len(features) // _BACKGROUND)
-    vectors = unit_rows(read_parts(retriever, features, features.clip_ids[::step]).vectors)
-    mean: NDArray[np.float32] = np.nan_to_num(vectors).mean(axis=0).astype(np.float32)
-    return mean
-
-
-def _embeddings(retriever: Retriever, clips: Clips, key: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Read what an earlier search kept, or compute and keep it: embeddings of clips (N, d), and `_mean_part`."""
-    features = clips.features
-    kept = _read_kept(clips.kept, key)
-    if kept is not None:
-        return kept
-    found = retriever.encode_stored(features, features.clip_ids), _mean_part(retriever, features)
-    with suppress(SupportsetError):  # a folder that cannot be written: the next search computes them again
-        about = {"key": key, "content": hash_parts([each.tobytes() for each in found])}
-        content = save(dict(zip(_KEPT, found, strict=True)), metadata=about)
-        LocalFolder(clips.kept.parent).put({clips.kept.name: [content]})
-    return found
-
-
-def _read_kept(path: Path, key: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Read the embeddings of an earlier search, if they are of exactly this model and these features."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
-            if about.get("key") != key:
-                return None
-            embeddings, background = (file.get_tensor(name) for name in _KEPT)
-            found = hash_parts([embeddings.tobytes(), background.tobytes()])
-            return (embeddings, background) if about.get("content") == found else None
-    except (SafetensorError, OSError):
-        return None  # damaged: computed again
