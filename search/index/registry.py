@@ -56,7 +56,14 @@ def _exact(retriever: Retriever, clips: Clips, rest: str) -> Index:
     return ExactIndex(retriever, clips)
 
 
-INDEXES: dict[str, Callable[[Retriever, Clips, str], Index]] = {"exact": _exact}  # by name; rest: what follows "name:"
+def _usearch(retriever: Retriever, clips: Clips, rest: str) -> Index:
+    from supportset.search.index.usearch_index import UsearchIndex
+
+    return UsearchIndex(retriever, clips)
+
+
+# By name; the last parameter is what follows "NAME:"
+INDEXES: dict[str, Callable[[Retriever, Clips, str], Index]] = {"exact": _exact, "usearch": _usearch}
 
 
 def open_index(retriever: Retriever, clips: Clips, name: str = "exact") -> Index:
@@ -69,12 +76,12 @@ def open_index(retriever: Retriever, clips: Clips, name: str = "exact") -> Index
     clips : Clips
         What `Retriever.open_clips` gives. Clip numbers are those of ``clips.features.clip_ids``.
     name : str
-        ``exact``.
+        ``exact``, or ``usearch``, which is approximate and tells its recall.
 
     Raises
     ------
     UsageError
-        Another name.
+        Another name; a library that is not installed.
     SupportsetError
         Features that do not match their checksums.
     """

@@ -112,7 +112,7 @@ def test_the_codes_are_mapped_and_made_again_by_another_model(tmp_path: Path) ->
     clips = clips_of(retriever, tmp_path / "kept")
     index = open_index(retriever, clips)
     assert isinstance(index, ExactIndex)
-    assert isinstance(index._index.segments[0]["values"], np.memmap)
+    assert isinstance(index.steps.segments[0]["values"], np.memmap)
     retriever.encoded = 0
     open_index(retriever, clips)
     assert not retriever.encoded
