@@ -157,6 +157,14 @@ def parse_query(text: str, *, files: bool = True) -> Query:
     return query
 
 
+def parse_moment(text: str, weight: float = 1.0) -> Term:
+    """Read ``CLIP_ID`` or ``CLIP_ID@START-END``."""
+    part = _PART.search(text)
+    if part is None:
+        return Term("moment", text, weight)
+    return Term("moment", text[: part.start()], weight, float(part[1]), float(part[2]))
+
+
 def as_query(query: str | Query) -> Query:
     """A query from a text in its written form; a `Query` as it is."""
     return parse_query(query) if isinstance(query, str) else query
