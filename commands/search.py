@@ -126,7 +126,9 @@ def search_command(
 
         if len(backbones) > 1:
             raise UsageError("--backbone is given twice: --zero-shot has one feature set")
-        retriever = open_zero_shot(zero_shot, store, encoder=encoder, device=device, backbone="".join(backbones) or None, **pairing)
+        retriever = open_zero_shot(
+            zero_shot, store, encoder=encoder, device=device, backbone="".join(backbones) or None, **pairing
+        )
     else:
         from supportset.search.run import Run
 
@@ -152,7 +154,9 @@ def search_command(
         click.echo(f"{place:>3}  {hit.score:6.3f}  {printable(hit.clip_id)}  {path}" + (moments and f"  {moments}"))
 
 
-def _split_words(words: tuple[str, ...], zero_shot: str | None, others: Sequence[Term]) -> tuple[str | None, str | None]:
+def _split_words(
+    words: tuple[str, ...], zero_shot: str | None, others: Sequence[Term]
+) -> tuple[str | None, str | None]:
     """The run and the text of the arguments; the text may be absent where there are other terms to look for."""
     if len(words) > 2:
         raise UsageError(f"{len(words)} arguments are given: put the text in quotes")
