@@ -207,7 +207,7 @@ class ClipColumns:
             rows = [row for row in rows if self._protocol in (None, row["protocol"])]
             pairs = [(self._number.get(row["clip_id"]), row["split"]) for row in rows]
             return list(dict.fromkeys(pairs))
-        tables = self._dataset.captions, self._dataset.clips
+        tables = self._dataset.clips, self._dataset.captions
         table = next(each for each in tables if name in each.column_names)
         clips = table["clip_id"].to_pylist()
         return [(self._number.get(clip), value) for clip, value in zip(clips, table[name].to_pylist(), strict=True)]

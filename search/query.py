@@ -124,9 +124,9 @@ class Query:
         return [term for term in self.terms if term.kind in ("image", "video")]
 
     @property
-    def clips(self) -> list[str]:
-        """The clips that are named as examples of what to find: a search leaves them out."""
-        return [term.value for term in self.terms if term.kind == "moment" and term.weight > 0]
+    def examples(self) -> list[Term]:
+        """The terms that name clips as examples of what to find: a search leaves these clips out."""
+        return [term for term in self.terms if term.kind == "moment" and term.weight > 0]
 
 
 def parse_query(text: str, *, files: bool = True) -> Query:
