@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.clip_files import clip_files
 from supportset.search.filters import ClipColumns, Column, Filter
 from supportset.search.hits import (
     BY,
@@ -33,7 +34,6 @@ from supportset.search.parts import Parts, read_parts
 from supportset.search.query import Term, as_query
 from supportset.search.query_encoder import Asked, QueryEncoder
 from supportset.store.errors import UsageError
-from supportset.store.read.aligned import AlignedFeatures
 
 if TYPE_CHECKING:
     from supportset.search.retriever import Retriever
@@ -123,7 +123,7 @@ class Searcher:
         if retriever.weighting is None:
             self.embeddings = unit_rows(clip_embeddings(retriever, clips)[self._rows])
         self._background = mean_part(retriever, clips)
-        self._files = self._where(features)
+        self._files = clip_files(self.dataset, features)
         self._protocol = protocol or clips.protocol
         starts = {clip_id: self._files[clip_id][1] for clip_id in features.clip_ids}
         self.encoder = QueryEncoder(retriever, features, starts)
@@ -299,16 +299,6 @@ class Searcher:
             raise UsageError(f"--split {split} needs a --protocol: dataset {tables.name!r} has {known}")
         among = set(clip_ids)
         return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
-
-    def _where(self, features: AlignedFeatures) -> dict[str, tuple[str | None, float]]:
-        """File of each clip, where the last run found it or as it was extracted, and where the clip begins in it."""
-        rows = features.sets[0].rows().select(["clip_id", "source_path"]).to_pydict()
-        where: dict[str, tuple[str | None, float]]
-        where = {clip: (path, 0.0) for clip, path in zip(rows["clip_id"], rows["source_path"], strict=True)}
-        for row in self.dataset.clips.select(["clip_id", "path", "start_s"]).to_pylist():
-            extracted, _ = where.get(row["clip_id"], (None, 0.0))
-            where[row["clip_id"]] = row["path"] or extracted, row["start_s"] or 0.0
-        return where
 
 
 def _is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:
