@@ -9,6 +9,7 @@ import click
 from supportset.commands.options import (
     check_mode,
     device_option,
+    index_option,
     json_option,
     pairing_of,
     print_json,
@@ -22,13 +23,7 @@ if TYPE_CHECKING:
 
 @click.command("index")
 @click.argument("run", required=False)
-@click.option(
-    "--index",
-    default="exact",
-    show_default=True,
-    metavar="NAME",
-    help="exact; usearch, which is approximate; lancedb:URL, a table in a folder or an object store.",
-)
+@index_option
 @click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
 @zero_shot_options
 @click.option(

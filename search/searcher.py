@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from mimetypes import guess_type
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ from supportset.search.hits import (
     best_rows,
     members,
 )
-from supportset.search.index import Index, open_index
+from supportset.search.index import Index, check_index, open_index
 from supportset.search.kept import clip_embeddings, mean_part
 from supportset.search.moments import Moment, find_moments, merge_moments
 from supportset.search.parts import Parts, read_parts
@@ -125,6 +126,8 @@ class Searcher:
         self._background = mean_part(retriever, clips)
         self._files = clip_files(self.dataset, features)
         self._protocol = protocol or clips.protocol
+        self._indexes: dict[str, Index] = {}
+        self._opening = Lock()
         starts = {clip_id: self._files[clip_id][1] for clip_id in features.clip_ids}
         self.encoder = QueryEncoder(retriever, features, starts)
 
@@ -136,6 +139,7 @@ class Searcher:
         *,
         where: Filter | None = None,
         group: Group = "video",
+        index: str = "exact",
     ) -> list[list[Hit]]:
         """Find the ``k`` best videos or clips for each query, the best first, and their moments.
 
@@ -153,23 +157,30 @@ class Searcher:
             Search only the clips that fit it.
         group : {"video", "clip"}
             Whether clips cut from one file are one hit, with the score of the best of them and the moments of all.
+        index : str
+            With ``by="moment"``, what finds the best parts: see `open_index`.
 
         Raises
         ------
         UsageError
-            See `check_query`, `embed` and `ClipColumns.mask`; another ``by`` or ``group``.
+            See `check_query`, `embed` and `ClipColumns.mask`; another ``by``, ``group`` or ``index``.
         """
         check_query(queries, k)
         for name, value, known in (("by", by, BY), ("group", group, GROUPS)):
             if value not in known:
                 raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}")
+        check_index(index)
+        if by == "clip" and index != "exact":
+            raise UsageError(f"index {index} is of parts of clips: rank by moment, or take the exact one")
         asked = [query if isinstance(query, np.ndarray) else as_query(query) for query in queries]
         vectors = self.encoder.encode(asked)
         allowed = self._allowed.copy() if where is None else self._allowed & self.columns.mask(where)
         groups = self._videos if group == "video" else np.arange(len(allowed))
         named = [[] if isinstance(query, np.ndarray) else query.examples for query in asked]
         found = []
-        for vector, ranking, examples in zip(vectors, self._rankings(vectors, by, allowed, k), named, strict=True):
+        for vector, ranking, examples in zip(
+            vectors, self._rankings(vectors, by, allowed, k, index), named, strict=True
+        ):
             without = [self._row_of[self.encoder.clip_of(term)] for term in examples]
             rows, scores = best_of_groups(ranking, k, groups, without)
             clips = [each[~np.isin(each, without)] for each in members(groups, allowed, rows)]
@@ -209,6 +220,13 @@ class Searcher:
         scores = cosine_scores(vector[None], unit_rows(parts.vectors))[0]
         return Curve(self._files[clip_id][1] + parts.spans, scores, float(vector @ self._background), None)
 
+    def index(self, name: str = "exact") -> Index:
+        """Open an index over the parts of all clips, once: see `open_index`."""
+        with self._opening:
+            if name not in self._indexes:
+                self._indexes[name] = open_index(self.retriever, self._clips, name)
+            return self._indexes[name]
+
     @cached_property
     def columns(self) -> ClipColumns:
         """The columns that ``where`` may name."""
@@ -220,7 +238,9 @@ class Searcher:
         """List the columns that ``where`` may name, with their types and, where few, their values."""
         return self.columns.describe()
 
-    def _rankings(self, vectors: NDArray[np.float64], by: By, allowed: NDArray[np.bool_], k: int) -> Iterator[Ranking]:
+    def _rankings(
+        self, vectors: NDArray[np.float64], by: By, allowed: NDArray[np.bool_], k: int, index: str
+    ) -> Iterator[Ranking]:
         """For each query, what gives its best m clips: rows and scores."""
         if by == "clip":
             for scores in self._scores(vectors):
@@ -229,15 +249,10 @@ class Searcher:
                 every[~allowed] = -np.inf
                 yield partial(best_rows, every, int(allowed.sum()))
         else:
-            first = self._index.search(vectors, 2 * k, allowed)  # one scan for all queries
+            parts = self.index(index)
+            first = parts.search(vectors, 2 * k, allowed)  # one scan for all queries
             for number, vector in enumerate(vectors):
-                yield partial(self._best_by_moment, vector, allowed, (first[0][number], first[1][number]))
-
-    def _best_by_moment(self, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int) -> Ranked:
-        if m > len(known[0]) < allowed.sum():
-            rows, scores = self._index.search(vector[None], m, allowed)
-            return rows[0], scores[0]
-        return known[0][:m], known[1][:m]
+                yield partial(_best_by_moment, parts, vector, allowed, (first[0][number], first[1][number]))
 
     def _hits(
         self,
@@ -278,10 +293,6 @@ class Searcher:
         ]
         return np.asarray(numbers, np.int64)
 
-    @cached_property
-    def _index(self) -> Index:
-        return open_index(self.retriever, self._clips)
-
     def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
         if self.embeddings is not None:
             return (cosine_scores(query[None], self.embeddings)[0] for query in queries)
@@ -299,6 +310,15 @@ class Searcher:
             raise UsageError(f"--split {split} needs a --protocol: dataset {tables.name!r} has {known}")
         among = set(clip_ids)
         return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
+
+
+def _best_by_moment(
+    index: Index, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int
+) -> Ranked:
+    if m > len(known[0]) < allowed.sum():
+        rows, scores = index.search(vector[None], m, allowed)
+        return rows[0], scores[0]
+    return known[0][:m], known[1][:m]
 
 
 def _is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:

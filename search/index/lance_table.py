@@ -218,7 +218,7 @@ def _names(database: Any) -> set[str]:
 
 
 def _storage_options(url: str) -> dict[str, str] | None:
-    """What LanceDB does not read from the environment itself: the server that s3fs and the AWS tools are told of."""
+    """What LanceDB does not read from the environment itself: the server in the variable of s3fs and the AWS tools."""
     server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not server or not url.startswith("s3://"):
         return None
