@@ -104,6 +104,8 @@ class Searcher:
         The clips that are searched.
     embeddings : (N, d) float64 or None
         Of unit length; None where each text weights the steps of a clip.
+    features : AlignedFeatures
+        The features of those clips and of others.
     left_out : int
         Clips with features that are not searched, as their videos are gone.
 
@@ -126,7 +128,7 @@ class Searcher:
         self.retriever = retriever
         self._clips = clips = retriever.open_clips(store, dataset)
         self.dataset = clips.dataset
-        features = clips.features
+        self.features = features = clips.features
         if not len(features):
             told = f"; the videos of {len(features.left_out):,} clips are gone" if features.left_out else ""
             raise UsageError(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
