@@ -70,6 +70,20 @@ class Retriever(ABC):
         """Embed each step of clips: (ΣT, d) of unit length, clip after clip; None where steps have no embedding."""
         return None
 
+    def encode_media(
+        self, path: str | Path, start_s: float | None = None, end_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """Embed an image or video file, or seconds of a video, as a clip of the features: (d,) of unit length.
+
+        Raises
+        ------
+        UsageError
+            The visual encoder of the features is not on this machine, or not known; a file that cannot be read.
+        """
+        raise UsageError(
+            f"query: {path}: this retriever has no visual encoder: ask with a text, or a clip of the dataset"
+        )
+
     @abstractmethod
     def open_clips(self, store: str | Path | None = None, dataset: str | None = None) -> Clips:
         """Open a dataset of a store; by default the one that the retriever belongs to."""

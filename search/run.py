@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from supportset.evaluate.ranks import unit_rows
+from supportset.search.hits import Hit
 from supportset.search.retriever import Clips, Retriever, check_steps
-from supportset.search.searcher import Hit, Searcher, check_query
+from supportset.search.searcher import Searcher, check_query
 from supportset.store.read.resident import thinned
 from supportset.train.open_run import open_run_on_store
 from supportset.train.run_folder import RunFolder
