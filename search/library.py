@@ -17,6 +17,8 @@ from supportset.search.zero_shot import open_zero_shot
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import hash_parts, open_folder
 from supportset.store.format.dataset import DATASET
+from supportset.store.format.thumbnails import thumbnails_path
+from supportset.store.read.thumbnails import Thumbnails
 
 OpenSearcher = Callable[[Searcher | None], Searcher]
 
@@ -34,6 +36,7 @@ class _Opened:
     """A library as it was when its store was opened."""
 
     searcher: Searcher
+    thumbnails: Thumbnails | None
     stamp: str
 
     @cached_property
@@ -59,7 +62,8 @@ class Library:
     Attributes
     ----------
     name : str
-    thumbnails : Thumbnails or None
+    encoding : threading.Lock
+        Held while a model reads a query: tokenizers are not safe for threads.
 
     Raises
     ------
@@ -72,9 +76,8 @@ class Library:
     ) -> None:
         self.name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "library"
         self._open, self._videos = open_searcher, None if videos is None else Path(videos)
-        self._refreshing = threading.Lock()
+        self.encoding, self._refreshing = threading.Lock(), threading.Lock()
         self._opened: _Opened | None = None
-        self.thumbnails: Any = None
         try:
             self.refresh()
         except UsageError:
@@ -140,6 +143,11 @@ class Library:
     def videos(self, folder: Path | None) -> None:
         self._videos = folder
 
+    @property
+    def thumbnails(self) -> Thumbnails | None:
+        """Pictures of the clips; None where none were taken."""
+        return None if self._opened is None else self._opened.thumbnails
+
     def refresh(self) -> bool:
         """Open the store again if it has changed; searches that run meanwhile end on what they began with.
 
@@ -158,7 +166,8 @@ class Library:
             if opened is not None and _stamp(opened.searcher) == opened.stamp:
                 return False
             searcher = self._open(None if opened is None else opened.searcher)
-            self._opened = _Opened(searcher, _stamp(searcher))
+            searcher.search(["a video"], 1, "moment")  # loads what the first search needs, and shows that it works
+            self._opened = _Opened(searcher, Thumbnails.open(searcher.features.sets[0].path), _stamp(searcher))
             return True
 
     def row(self, clip_id: str) -> dict[str, Any]:
@@ -209,7 +218,7 @@ def _stamp(searcher: Searcher) -> str:
     """What changes when clips are added or removed: the dataset's commit, and the index files of its features."""
     sets = searcher.features.sets
     parts = [open_folder(sets[0].path.parent.parent).read(DATASET) or b""]
-    for feature_set in sets:
-        names = open_folder(feature_set.path).child("shards").stamps()
+    for path in (*(feature_set.path for feature_set in sets), thumbnails_path(sets[0].path)):
+        names = open_folder(path).child("shards").stamps()
         parts += [name.encode() for name in sorted(names) if name.endswith(".parquet")]
     return hash_parts(parts)

@@ -141,6 +141,7 @@ class Searcher:
         *,
         where: Filter | None = None,
         group: Group = "video",
+        given: Mapping[Term, NDArray[np.floating]] | None = None,
     ) -> list[list[Hit]]:
         """Find the ``k`` best videos or clips for each query, the best first, and their moments.
 
@@ -158,6 +159,8 @@ class Searcher:
             Search only the clips that fit it.
         group : {"video", "clip"}
             Whether clips cut from one file are one hit, with the score of the best of them and the moments of all.
+        given : mapping of Term to (d,) vector, optional
+            Embeddings of terms that are there already, as for `embed`.
 
         Raises
         ------
@@ -169,7 +172,7 @@ class Searcher:
             if value not in known:
                 raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}")
         asked = [query if isinstance(query, np.ndarray) else as_query(query) for query in queries]
-        vectors = self.encoder.encode(asked)
+        vectors = self.encoder.encode(asked, given)
         allowed = self._allowed.copy() if where is None else self._allowed & self.columns.mask(where)
         groups = self._videos if group == "video" else np.arange(len(allowed))
         named = [[] if isinstance(query, np.ndarray) else query.clips for query in asked]
@@ -199,7 +202,7 @@ class Searcher:
         vector: NDArray[np.float64] = self.encoder.encode([query], given)[0]
         return vector
 
-    def curve(self, query: Asked, clip_id: str) -> Curve:
+    def curve(self, query: Asked, clip_id: str, given: Mapping[Term, NDArray[np.floating]] | None = None) -> Curve:
         """Score a query over the time of one clip.
 
         Raises
@@ -209,7 +212,7 @@ class Searcher:
         """
         if clip_id not in self._row_of:
             raise UsageError(f"no clip {clip_id!r} with features in dataset {self.dataset.name!r}")
-        vector = self.embed(query)
+        vector = self.embed(query, given)
         parts = read_parts(self.retriever, self._clips.features, [clip_id])
         scores = cosine_scores(vector[None], unit_rows(parts.vectors))[0]
         return Curve(self._files[clip_id][1] + parts.spans, scores, float(vector @ self._background), None)

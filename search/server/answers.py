@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -25,6 +25,7 @@ class Playback(BaseModel):
 class MomentAnswer(BaseModel):
     """A part of a clip that fits."""
 
+    clip_id: str = Field(description="Of the clip that it is in; others than the hit's where a video has several.")
     start_s: float = Field(description="Seconds of the file.")
     end_s: float
     score: float
@@ -55,6 +56,14 @@ class SearchAnswer(BaseModel):
     took_s: float = Field(description="Seconds of the search itself.")
 
 
+class ColumnAnswer(BaseModel):
+    """A column that `where` filters by."""
+
+    name: str
+    type: Literal["text", "number", "date"]
+    values: list[str] | None = Field(description="Its distinct values; null: more than 50.")
+
+
 class LibraryAnswer(BaseModel):
     """One searched collection."""
 
@@ -63,7 +72,7 @@ class LibraryAnswer(BaseModel):
     retriever: dict[str, Any] = Field(description="What compares text with clips: encoder or run, hashes, options.")
     clips: int
     left_out: int = Field(description="Clips that are not searched, as their videos are gone.")
-    columns: dict[str, str] = Field(description="Columns that `where` filters by, and their types.")
+    columns: list[ColumnAnswer] = Field(description="What `where` filters by.")
     ready: bool = Field(description="Whether there is something to search.")
     media_queries: bool = Field(description="Whether it can be searched by an image or a video.")
     thumbnails: bool
@@ -109,10 +118,46 @@ class ErrorAnswer(BaseModel):
     error: str = Field(description="One line.")
 
 
-class SearchRequest(BaseModel):
-    """What to search for."""
+class UploadAnswer(BaseModel):
+    """An uploaded image or video: a term of further queries, for as long as the server remembers it."""
 
-    library: str | None = Field(None, description="By default the first one.")
-    query: str = Field(min_length=1, max_length=2000, description="A sentence.")
+    id: str
+    library: str = Field(description="The library that it can be searched in.")
+    kind: Literal["image", "video"]
+    preview: str = Field(description="Path of a small picture of it.")
+
+
+class TermRequest(BaseModel):
+    """One part of a query."""
+
+    kind: Literal["text", "moment", "upload"] = "text"
+    value: str = Field(min_length=1, max_length=2000, description="A text, a clip, or the id of an upload.")
+    weight: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False, description="Not 0; below 0: what is not wanted.")
+    start_s: float | None = Field(None, ge=0, le=1e9, description="Of a moment, in seconds of the file.")
+    end_s: float | None = Field(None, ge=0, le=1e9)
+
+
+class TermsRequest(BaseModel):
+    """A query of several parts: their weighted embeddings are added."""
+
+    terms: list[TermRequest] = Field(min_length=1, max_length=20)
+
+
+class SearchOptions(BaseModel):
+    """Where to search, and how."""
+
+    library: str | None = Field(None, max_length=200, description="By default the first one.")
     k: int = Field(10, ge=1, le=200, description="How many hits.")
     by: Literal["clip", "moment"] = Field("moment", description="What is compared: whole clips, or their best parts.")
+    where: list[Annotated[str, Field(max_length=500)]] = Field(
+        default=[], max_length=20, description="Conditions that all must hold, as `duration < 10` or `name ~ beach`."
+    )
+    group: Literal["clip", "video"] = Field("video", description="Whether clips of one file are one hit.")
+
+
+class SearchRequest(SearchOptions):
+    """What to search for."""
+
+    query: Annotated[str, Field(min_length=1, max_length=2000)] | TermsRequest = Field(
+        description='A text, `"beach" + 0.5*moment:CLIP_ID - "people"`, or its parts.'
+    )

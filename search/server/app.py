@@ -19,6 +19,7 @@ from supportset.search.server.limits import Limits
 from supportset.search.server.media import Media
 from supportset.search.server.rest import api, files
 from supportset.search.server.service import Service
+from supportset.search.server.uploads import Uploads
 from supportset.search.server.work import Busy, Work
 from supportset.store.errors import SupportsetError, UsageError
 
@@ -72,7 +73,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.service = Service(libraries, Media(limits), status)
+    app.state.service = Service(libraries, Media(limits), Uploads(), status)
     app.state.work = Work(limits)
     app.include_router(api)
     app.include_router(files)

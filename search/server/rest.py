@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 
-from supportset.search.library import NotFound
 from supportset.search.server.answers import (
     ClipAnswer,
     CurveAnswer,
     ErrorAnswer,
     LibraryAnswer,
+    Playback,
     SearchAnswer,
     SearchRequest,
     StatusAnswer,
 )
-from supportset.search.server.service import Service
+from supportset.search.server.service import Service, read_query
 from supportset.search.server.work import Work
+from supportset.store.files import hash_parts
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "The request cannot be answered as it is."},
@@ -60,10 +61,10 @@ async def status(service: Ask, work: Run) -> StatusAnswer:
     return await work.run(service.status)
 
 
-@api.post("/search", summary="Search by text")
+@api.post("/search", summary="Search by text, moments of clips and uploads")
 async def search(request: SearchRequest, service: Ask, work: Run) -> SearchAnswer:
-    """Find clips, the best first, and the moments in them that fit."""
-    return await work.run(service.search, request)
+    """Find videos or clips, the best first, and the moments in them that fit."""
+    return await work.run(service.search, read_query(request.query), request)
 
 
 @api.get("/libraries/{library}/clips/{clip_id:path}", summary="One clip")
@@ -77,7 +78,13 @@ async def curve(
     library: str, clip_id: str, query: Annotated[str, Query(min_length=1, max_length=2000)], service: Ask, work: Run
 ) -> CurveAnswer:
     """Score each part of a clip."""
-    return await work.run(service.curve, library, clip_id, query)
+    return await work.run(service.curve, library, clip_id, read_query(query))
+
+
+@api.get("/libraries/{library}/playback/{clip_id:path}", summary="How a clip is played")
+async def playback(library: str, clip_id: str, service: Ask, work: Run, at: Seconds = 0.0) -> Playback | None:
+    """Say which address plays the file of a clip at a second of the file; null: there is no file."""
+    return await work.run(service.playback, library, clip_id, at)
 
 
 @files.get("/{library}/video/{clip_id:path}", summary="The file of a clip", response_class=FileResponse)
@@ -87,7 +94,19 @@ async def video(library: str, clip_id: str, service: Ask, work: Run) -> FileResp
     return FileResponse(file)
 
 
-@files.get("/{library}/thumbnail/{clip_id:path}", summary="A picture of a clip", response_class=FileResponse)
-async def thumbnail(library: str, clip_id: str, service: Ask, at: Seconds = 0.0) -> FileResponse:
+@files.get(
+    "/{library}/thumbnail/{clip_id:path}",
+    summary="A picture of a clip",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}},
+)
+async def thumbnail(
+    request: Request, library: str, clip_id: str, service: Ask, work: Run, at: Seconds = 0.0
+) -> Response:
     """Send the picture nearest to a second of the clip."""
-    raise NotFound("thumbnails are not there yet")
+    picture = await work.run(service.thumbnail, library, clip_id, at)
+    etag = f'"{hash_parts([picture])}"'
+    headers = {"etag": etag, "cache-control": "private, max-age=3600"}
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(picture, media_type="image/jpeg", headers=headers)
