@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from supportset.store.errors import UsageError
 
 if TYPE_CHECKING:
+    from supportset.search.media import MediaEncoder
     from supportset.search.text_weighted import TextWeighted
     from supportset.store.format.dataset import Dataset
     from supportset.store.read.aligned import AlignedFeatures
@@ -50,9 +51,12 @@ class Retriever(ABC):
     ----------
     weighting : TextWeighted or None
         How a clip's steps are weighted by each text; None: a score is the product of two embeddings.
+    media : MediaEncoder or None
+        Computes the features of files; None while the feature sets are not known.
     """
 
     weighting: TextWeighted | None = None
+    media: MediaEncoder | None = None
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -70,9 +74,27 @@ class Retriever(ABC):
         """Embed each step of clips: (ΣT, d) of unit length, clip after clip; None where steps have no embedding."""
         return None
 
+    def encode_media(
+        self, path: str | Path, start_s: float | None = None, end_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """Embed an image or video file, or seconds of a video, as a clip of the features: (d,) of unit length.
+
+        Raises
+        ------
+        UsageError
+            See `MediaEncoder.features`; a trained run without an opened gallery, whose features are not known yet.
+        """
+        if self.media is None:
+            raise UsageError(f"query: {path}: open a gallery first: its features say how a file is encoded")
+        return self.encode_clips([self.media.features(path, start_s, end_s)])[0]
+
     @abstractmethod
     def open_clips(self, store: str | Path | None = None, dataset: str | None = None) -> Clips:
         """Open a dataset of a store; by default the one that the retriever belongs to."""
+
+    def reopened(self) -> Retriever:
+        """The same model on the store as it is now."""
+        return self
 
     @abstractmethod
     def check_text(self) -> None:
