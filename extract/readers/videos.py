@@ -24,7 +24,7 @@ ANIMATION_EXTENSIONS = _extensions(".gif .apng")
 IMAGE_EXTENSIONS = _extensions(".avif .bmp .heic .heif .j2k .jfif .jp2 .jpeg .jpg .png .ppm .tif .tiff .webp")
 # Files beside videos with the same name: features, captions, sound, metadata, incomplete downloads.
 OTHER_EXTENSIONS = _extensions(
-    ".!qb .!ut .aac .aria2 .ass .crdownload .csv .description .download .flac .gz .h5 .hdf5 .html .json .jsonl "
+    ".!qb .!ut .aac .aria2 .ass .crdownload .csv .description .flac .gz .h5 .hdf5 .html .json .jsonl "
     ".log .m4a .md .md5 .mp3 .npy .npz .oga .ogg .opdownload .opus .parquet .part .partial .pickle .pkl .pt .pth "
     ".safetensors .sha1 .sha256 .srt .sub .tar .tmp .tsv .txt .vtt .wav .wma .xml .yaml .yml .ytdl .zip"
 )
