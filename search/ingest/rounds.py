@@ -19,6 +19,7 @@ from supportset.extract.backbones.weights import NO_DOWNLOAD
 from supportset.extract.decode.damage.truncation import is_cut_short
 from supportset.extract.decode.decoders import pick_decoder
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.decode.thumbnails import MOST
 from supportset.extract.options import Execution, Selection
 from supportset.extract.pipeline.recipe import fit_sampling, make_recipe
 from supportset.extract.progress.progress import Observer
@@ -66,7 +67,11 @@ class Rounds:
         self._files: dict[str, str] = {}  # by clip, of this round
         self._tried: set[str] = set()  # files with a failure that may pass, tried again by this process
         self._execution = Execution(
-            device=order.device, decoder=pick_decoder("auto"), seconds_per_shard=SHARD_SECONDS, max_failures=1.0
+            device=order.device,
+            decoder=pick_decoder("auto"),
+            seconds_per_shard=SHARD_SECONDS,
+            max_failures=1.0,
+            thumbnails=MOST,
         )
         check_places(self._execution)
 
@@ -219,7 +224,7 @@ class Rounds:
         if known - tables.gone:
             write_dataset(
                 root, name, clips=tables.clips, captions=tables.captions, splits=tables.splits,
-                protocols=tables.info["protocols"], sources=(), origin=tables.info.get("origin"), gone=known,
+                protocols=tables.info["protocols"], sources=(), origin=tables.info.get("origin"), gone=known, attributes=tables.attributes,
             )  # fmt: skip
         return Result(message=waits, gone=len(known))
 
