@@ -86,6 +86,12 @@ class Ingest:
         return self._state.to_json()
 
     @property
+    def features(self) -> str | None:
+        """Name of the feature set, once something is in it."""
+        features: str | None = self._state["features"]
+        return features
+
+    @property
     def pid(self) -> int | None:
         """Number of the extracting process; None where none runs."""
         child = self._child
@@ -220,7 +226,7 @@ class Ingest:
         given_up = [{"file": file, "status": "crashed", "message": _GIVEN_UP} for file in self._backlog.given_up]
         self._state.update(
             clips=result.clips, done=result.done, gone=result.gone, counts=result.counts, error=None,
-            failures=[*given_up, *result.failures], message=result.message,
+            failures=[*given_up, *result.failures], failed=len(given_up) + result.failed, message=result.message,
         )  # fmt: skip
         if features := result.features or self._state["features"]:
             self._state.update(features=features)

@@ -54,6 +54,8 @@ class Result:
         Files that end before their container does, and are so young that they may still be copied.
     failures : list of dict
         ``file``, ``status`` and ``message`` of clips without all of their features; at most 200.
+    failed : int
+        Clips without all of their features.
     counts : dict
         Clips by status.
     gone : int
@@ -69,6 +71,7 @@ class Result:
     taken: int = 0
     incomplete: list[str] = field(default_factory=list)
     failures: list[dict[str, str]] = field(default_factory=list)
+    failed: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     gone: int = 0
     message: str = ""

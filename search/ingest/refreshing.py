@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-_SHARE = 4  # a call that takes a second is followed by four seconds without one
+_SHARE, _LONGEST = 4, 30.0  # a call that takes a second is followed by four seconds without one; at most so many
+_STOP_SECONDS = 5.0
 
 
 class Refreshing:
@@ -36,12 +37,13 @@ class Refreshing:
         self._asked.set()
 
     def stop(self) -> None:
-        """End after the call that runs."""
+        """End after the call that runs; one that takes long is left behind."""
         self._stopped.set()
         self._asked.set()
-        self._thread.join()
+        self._thread.join(_STOP_SECONDS)
 
     def _run(self) -> None:
+        first = True
         while True:
             self._asked.wait()
             if self._stopped.is_set():
@@ -52,4 +54,6 @@ class Refreshing:
                 self._refresh(self._features)
             except Exception as error:  # a server goes on with what it has
                 self._failed(f"the search could not be refreshed: {error or type(error).__name__}")
-            self._stopped.wait(_SHARE * (time.monotonic() - began))
+            if not first:  # which loads a model
+                self._stopped.wait(min(_SHARE * (time.monotonic() - began), _LONGEST))
+            first = False

@@ -200,7 +200,8 @@ class Rounds:
         here = pc.is_in(rows["clip_id"], tables.clips["clip_id"].combine_chunks())
         rows = rows.filter(pc.and_(here, pc.not_equal(rows["status"], MISSING)))
         result.counts = dict(Counter(rows["status"].to_pylist()))
-        failed = rows.filter(pc.not_equal(rows["status"], OK)).slice(0, LISTED)
+        failed = rows.filter(pc.not_equal(rows["status"], OK))
+        result.failed, failed = len(failed), failed.slice(0, LISTED)
         columns = (failed[name].to_pylist() for name in ("source_path", "clip_id", "status", "message"))
         result.failures = [
             {"file": file or clip_id, "status": status, "message": message}
@@ -224,7 +225,8 @@ class Rounds:
         if known - tables.gone:
             write_dataset(
                 root, name, clips=tables.clips, captions=tables.captions, splits=tables.splits,
-                protocols=tables.info["protocols"], sources=(), origin=tables.info.get("origin"), gone=known, attributes=tables.attributes,
+                protocols=tables.info["protocols"], sources=(), origin=tables.info.get("origin"), gone=known,
+                attributes=tables.attributes,
             )  # fmt: skip
         return Result(message=waits, gone=len(known))
 

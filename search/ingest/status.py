@@ -37,6 +37,7 @@ class Status:
             "gone": 0,
             "current": None,
             "failures": [],
+            "failed": 0,
             "counts": {},
             "error": None,
             "restarts": 0,
@@ -80,7 +81,8 @@ class Status:
             (still written), some by name in ``settling_files``, and those of them that ended early when they were
             looked at, ``incomplete``; ``clips``, of these ``done``, and ``gone``; ``rate`` in clips/s and ``left_s``,
             the seconds left, both None where nothing runs; ``current``, the file that was begun last; ``failures``, a
-            list of ``file``, ``status``, ``message``, and ``counts`` of clips by status; ``error``, the last one;
+            list of ``file``, ``status``, ``message``, of ``failed`` clips in all, and ``counts`` of clips by status;
+            ``error``, the last one;
             ``restarts`` of the extracting process; ``watching``, how changes are seen; ``log``, its end.
         """
         with self._lock:
@@ -96,5 +98,6 @@ class Status:
             "settling_files": sorted(settling)[:NAMED],
             "rate": rate,
             "left_s": left / rate if rate else None,
+            "error": None if facts["error"] == facts["message"] else facts["error"],  # told once
             "log": log,
         }

@@ -12,7 +12,7 @@ from supportset.extract.readers.locate import FileTree
 from supportset.extract.readers.videos import OTHER_EXTENSIONS
 from supportset.store.errors import SupportsetError
 
-SETTLE_SECONDS = 3.0  # a file is whole when its size and time have not changed for so long
+SETTLE_SECONDS = 2.0  # a file is whole when its size and time have not changed for so long
 
 
 @dataclass(frozen=True)
