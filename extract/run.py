@@ -73,7 +73,8 @@ def extract(
     progress : bool
         Whether a live line, or log lines, appear on standard error.
     observer : callable, optional
-        Takes what happens, event by event; see :class:`supportset.extract.progress.progress.Progress`.
+        Takes what happens, event by event; see :class:`supportset.extract.progress.progress.Progress`. Then no log of
+        the run is written: a server makes many short runs.
 
     Returns
     -------
@@ -104,7 +105,7 @@ def extract(
         use = estimate(work.tasks, videos_root, backbone, sampling, execution.dtype, execution.thumbnails)
         check_disk(use, path, execution.max_disk)
         settings = Settings(root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores())
-        shown = Progress(len(work.tasks), quiet=not progress, log=RunLog(path), observer=observer)
+        shown = Progress(len(work.tasks), quiet=not progress, log=None if observer else RunLog(path), observer=observer)
         with shown, sigterm_interrupts():
             card = make_card(recipe, ", ".join(devices), execution.precision, backbone.given, execution.decoder)
             shown.begin(

@@ -24,14 +24,14 @@ class Request:
     ----------
     files : list of str
         The files that are whole.
-    alone : str or None
-        The only file to extract.
+    only : list of str or None
+        Files that a process died with: nothing but these is extracted.
     states : dict
         The files as they count when the round is over.
     """
 
     files: list[str]
-    alone: str | None
+    only: list[str] | None
     states: dict[str, State]
 
 
@@ -63,41 +63,44 @@ class Backlog:
         self._known: dict[str, State] | None = None  # as of the last round
         self._left = 0
         self._held: dict[str, State] = {}  # files that end early
-        self._alone: deque[str] = deque()
+        self._suspects: deque[list[str]] = deque()  # tried again together, then each alone
         self._deaths = Counter[str]()
 
     def next(self) -> Request | None:
         """Return what the next round does; None if there is nothing to do."""
         whole, states = self._whole()
-        while self._alone:
-            alone = self._alone[0]
-            if alone in whole:
-                return Request([*whole], alone, states)
-            self._alone.popleft()
+        while self._suspects:
+            if only := [path for path in self._suspects[0] if path in whole]:
+                return Request([*whole], only, states)
+            self._suspects.popleft()
         if self._left or states != self._known:
             return Request([*whole], None, states)
         return None
 
     def finished(self, request: Request, result: Result) -> None:
         """Note the result of a round."""
-        if request.alone is not None:
-            self._alone.popleft()
-            self._deaths.pop(request.alone, None)
+        if request.only is not None:
+            self._suspects.popleft()
             return
         self._held |= {path: request.states[path] for path in result.incomplete}
         self._known = {path: state for path, state in request.states.items() if path not in result.incomplete}
         self._left = result.left
 
     def died(self, request: Request, begun: Iterable[str]) -> None:
-        """Note that the process died in a round, while it worked on some files: each is tried alone."""
+        """Note that the process died in a round, while it worked on some files."""
         self._left = self._left or 1
-        if request.alone is None:
-            self._alone.extend(path for path in begun if path not in self._alone)
-            return
-        self._deaths[request.alone] += 1
-        if self._deaths[request.alone] >= DEATHS:
-            self._alone.popleft()
-            self.given_up[request.alone] = request.states[request.alone]
+        if request.only is None:
+            self._suspects.append([*begun])
+        elif len(request.only) > 1:
+            self._suspects.popleft()
+            self._suspects.extend([path] for path in request.only)
+        else:
+            (alone,) = request.only
+            self._deaths[alone] += 1
+            if self._deaths[alone] >= DEATHS:
+                self._suspects.popleft()
+                self.given_up[alone] = request.states[alone]
+                del self._deaths[alone]
 
     def _whole(self) -> tuple[dict[str, State], dict[str, State]]:
         """The whole files, and all that count: a file that is written again counts as it was before."""

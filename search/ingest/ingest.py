@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ RESCAN_SECONDS, BLIND_SECONDS = 30.0, 5.0  # between two looks where changes are
 LOOK_SHARE = 10  # a look that takes a second is followed by ten seconds without one
 RETRY_SECONDS = 60.0  # after an error of the store, or an encoder that cannot be loaded
 BACKOFF_SECONDS = 1.0, 60.0  # after the first death of the process in a row, doubled up to the second
+TELL_SECONDS = 20.0  # between two lines on the terminal
 IDLE_SECONDS = 600.0  # without work, after which the process ends and frees its memory
 
 
@@ -78,7 +80,7 @@ class Ingest:
         self._deaths = 0  # in a row
         self._features = ""  # name of the set that is written
         self._most = FIRST_FILES
-        self._sent = self._planned = self._refreshed = self._worked = 0.0  # times of the last events
+        self._told = self._sent = self._planned = self._refreshed = self._worked = 0.0  # times of the last events
         self._look_at = self._look_from = self._not_before = 0.0
 
     def status(self) -> dict[str, Any]:
@@ -159,7 +161,8 @@ class Ingest:
         if self._request is not None:
             return RESCAN_SECONDS
         now = time.monotonic()
-        return max(0.05, min(max(self._backlog.wake, self._not_before), self._look_at) - now)
+        begins = self._not_before if self._not_before > now else math.inf
+        return max(0.05, min(max(self._backlog.wake, self._not_before), self._look_at, begins) - now)
 
     def _look(self, now: float) -> None:
         live = self._watching.live
@@ -177,7 +180,7 @@ class Ingest:
         self._request, self._sent = request, time.monotonic()
         self._planned = self._sent
         self._begun.clear()
-        self._child.send({"files": request.files, "most": self._most, "gone": self._gone, "alone": request.alone})
+        self._child.send({"files": request.files, "most": self._most, "gone": self._gone, "only": request.only})
 
     def _on_files(self) -> None:
         self._look_at = min(self._look_at, max(time.monotonic(), self._look_from))
@@ -194,7 +197,8 @@ class Ingest:
         self._planned = self._refreshed = time.monotonic()
         self._features = features
         self._state.update(clips=clips, done=done)
-        if clips > done:
+        if clips > done and self._planned - self._told >= TELL_SECONDS:
+            self._told = self._planned
             self._say(f"videos: {clips - done:,} of {clips:,} clips to extract")
 
     def _on_start(self, file: str) -> None:
@@ -217,9 +221,10 @@ class Ingest:
     def _on_round(self, **facts: Any) -> None:
         assert self._request is not None
         result, now = Result(**facts), time.monotonic()
+        only = self._request.only
         self._backlog.finished(self._request, result)
         self._request, self._gone, self._deaths, self._worked = None, "mark", 0, now
-        if result.taken:
+        if result.taken and only is None:
             aim = max(ROUND_SECONDS, OVERHEAD * (self._planned - self._sent))
             fitting = int(result.taken * aim / max(now - self._planned, 0.1))
             self._most = max(1, min(fitting, 4 * self._most, MOST_FILES))
@@ -231,7 +236,8 @@ class Ingest:
         if features := result.features or self._state["features"]:
             self._state.update(features=features)
             self._refreshing.ask(features)
-        if not result.left:
+        if not result.left and only is None:
+            self._told = 0.0
             self._state.update(phase="waiting" if result.message else "idle", current=None)
             if result.message or result.counts or result.gone:
                 self._say(f"videos: {result.message or _in_words(result)}")

@@ -75,7 +75,7 @@ class Rounds:
         )
         check_places(self._execution)
 
-    def round(self, files: Sequence[str], most: int, gone: Gone, alone: str | None = None) -> Result:
+    def round(self, files: Sequence[str], most: int, gone: Gone, only: Sequence[str] | None = None) -> Result:
         """Record what is gone, and extract at most ``most`` files, the newest first.
 
         Parameters
@@ -85,8 +85,8 @@ class Rounds:
         most : int
         gone : {"auto", "mark"}
             Whether so many lost videos that a disk may not be mounted are an error, or recorded as gone.
-        alone : str, optional
-            Extract this file only: a process died with it.
+        only : sequence of str, optional
+            Extract these files only: a process died with them.
 
         Raises
         ------
@@ -108,9 +108,8 @@ class Rounds:
         whole = _only(tables, files)
         result = Result()
         tasks, again = self._plan(whole, path, result)
-        if alone is not None:
-            tasks = [task for task in tasks if task.source.path == alone]
-        chosen = self._choose(tasks, most, result)
+        fitting = tasks if only is None else [task for task in tasks if task.source.path in only]
+        chosen = self._choose(fitting, most, result)
         self._tell("plan", {"clips": result.clips, "done": result.done, "features": path.name})
         if chosen:
             self._files = {task.clip.clip_id: task.source.path for task in tasks}
@@ -119,13 +118,11 @@ class Rounds:
                 _only(tables, chosen), self._order.store, self._folder, encoder, sampling,
                 Selection(retry_failed=again), self._execution, progress=False, observer=self._observe,
             )  # fmt: skip
-            result.taken, result.done = (
-                len(chosen),
-                result.clips - sum(task.source.path not in chosen for task in tasks),
-            )
+            result.taken = len(chosen)
+            result.done += sum(task.source.path in chosen for task in tasks)
             if tables.gone or summary.gone:
                 tables = found.write(self._order.store, gone, summary.gone)
-        if not result.left and alone is None:
+        if not result.left and only is None:
             self._merge(path)
         self._report(tables, path, result)
         return result

@@ -44,6 +44,7 @@ class Status:
             "watching": "",
         }
         self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._counted = 0
         self._past: deque[tuple[float, int]] = deque()
 
     def update(self, **facts: Any) -> None:
@@ -58,9 +59,10 @@ class Status:
     def count_done(self) -> None:
         """Count a clip that is done."""
         with self._lock:
-            self._facts["done"] = done = self._facts["done"] + 1
+            self._facts["done"] += 1
+            self._counted += 1
             now = time.monotonic()
-            self._past.append((now, done))
+            self._past.append((now, self._counted))
             while now - self._past[0][0] > RATE_SECONDS:
                 self._past.popleft()
 

@@ -152,18 +152,22 @@ def test_files_that_a_process_died_with_are_tried_alone_and_given_up(tmp_path: P
     request = backlog.next()
     assert request is not None
     backlog.died(request, ["a.mp4", "b.mp4"])
+    both = backlog.next()
+    assert both is not None
+    assert both.only == ["a.mp4", "b.mp4"]
+    backlog.died(both, ["b.mp4"])
     alone = backlog.next()
     assert alone is not None
-    assert alone.alone == "a.mp4"
+    assert alone.only == ["a.mp4"]
     backlog.finished(alone, Result())  # it was not this one
     for _ in range(2):
         alone = backlog.next()
         assert alone is not None
-        assert alone.alone == "b.mp4"
+        assert alone.only == ["b.mp4"]
         backlog.died(alone, ["b.mp4"])
     rest = backlog.next()
     assert rest is not None
-    assert (rest.alone, rest.files) == (None, ["a.mp4", "c.mp4"])
+    assert (rest.only, rest.files) == (None, ["a.mp4", "c.mp4"])
     assert list(backlog.given_up) == ["b.mp4"]
     put(tmp_path / "b.mp4", b"other content")
     folder.look()
