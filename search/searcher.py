@@ -55,6 +55,10 @@ def check_query(queries: Sequence[Asked], k: int) -> None:
         raise UsageError(f"-k {k}: give at least 1")
 
 
+class NoClips(UsageError):  # noqa: N818 - named for what it tells
+    """A dataset has nothing to search, or nothing any more."""
+
+
 class Searcher:
     """A retriever and the embeddings of all clips of a dataset, opened once for any number of queries.
 
@@ -82,6 +86,8 @@ class Searcher:
         The clips that are searched.
     embeddings : (N, d) float64 or None
         Of unit length; None where each text weights the steps of a clip.
+    features : AlignedFeatures
+        The features of those clips and of others.
     left_out : int
         Clips with features that are not searched, as their videos are gone.
     encoder : QueryEncoder
@@ -106,10 +112,10 @@ class Searcher:
         self.retriever = retriever
         self._clips = clips = retriever.open_clips(store, dataset)
         self.dataset = clips.dataset
-        features = clips.features
+        self.features = features = clips.features
         if not len(features):
             told = f"; the videos of {len(features.left_out):,} clips are gone" if features.left_out else ""
-            raise UsageError(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
+            raise NoClips(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
         self.clip_ids = self._of_split(features.clip_ids, protocol, split)
         if not self.clip_ids:
             protocol = protocol or clips.protocol
@@ -140,6 +146,7 @@ class Searcher:
         where: Filter | None = None,
         group: Group = "video",
         index: str = "exact",
+        given: Mapping[Term, NDArray[np.floating]] | None = None,
     ) -> list[list[Hit]]:
         """Find the ``k`` best videos or clips for each query, the best first, and their moments.
 
@@ -159,6 +166,8 @@ class Searcher:
             Whether clips cut from one file are one hit, with the score of the best of them and the moments of all.
         index : str
             With ``by="moment"``, what finds the best parts: see `open_index`.
+        given : mapping of Term to (d,) vector, optional
+            Embeddings of terms that are there already, as for `embed`.
 
         Raises
         ------
@@ -173,7 +182,7 @@ class Searcher:
         if by == "clip" and index != "exact":
             raise UsageError(f"index {index} is of parts of clips: rank by moment, or take the exact one")
         asked = [query if isinstance(query, np.ndarray) else as_query(query) for query in queries]
-        vectors = self.encoder.encode(asked)
+        vectors = self.encoder.encode(asked, given)
         allowed = self._allowed.copy() if where is None else self._allowed & self.columns.mask(where)
         groups = self._videos if group == "video" else np.arange(len(allowed))
         named = [[] if isinstance(query, np.ndarray) else query.examples for query in asked]
@@ -205,7 +214,7 @@ class Searcher:
         vector: NDArray[np.float64] = self.encoder.encode([query], given)[0]
         return vector
 
-    def curve(self, query: Asked, clip_id: str) -> Curve:
+    def curve(self, query: Asked, clip_id: str, given: Mapping[Term, NDArray[np.floating]] | None = None) -> Curve:
         """Score a query over the time of one clip.
 
         Raises
@@ -215,7 +224,7 @@ class Searcher:
         """
         if clip_id not in self._row_of:
             raise UsageError(f"no clip {clip_id!r} with features in dataset {self.dataset.name!r}")
-        vector = self.embed(query)
+        vector = self.embed(query, given)
         parts = read_parts(self.retriever, self._clips.features, [clip_id])
         scores = cosine_scores(vector[None], unit_rows(parts.vectors))[0]
         return Curve(self._files[clip_id][1] + parts.spans, scores, float(vector @ self._background), None)
