@@ -59,6 +59,12 @@ class Browser:
         """Click the middle of the first element that is found, as a mouse does."""
         self._call("POST", f"/element/{self._find(selector)}/click", {})
 
+    def click_at(self, x: float, y: float) -> None:
+        """Click a point of the window, in CSS pixels."""
+        strokes = [{"type": "pointerMove", "x": round(x), "y": round(y)}, {"type": "pointerDown", "button": 0},
+                   {"type": "pointerUp", "button": 0}]  # fmt: skip
+        self._call("POST", "/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": strokes}]})
+
     def type(self, selector: str, text: str) -> None:
         """Type into an element; ``KEYS`` has the characters of keys without one."""
         self._call("POST", f"/element/{self._find(selector)}/value", {"text": text})

@@ -214,6 +214,7 @@ document.addEventListener("htmx:afterSwap", (event) => {
   offer();
 });
 $("#show-keys").hidden = false;
-keep(new URLSearchParams(location.search).get("q")?.trim());
+// The page is loaded anew when one goes back: what was asked before is not asked again
+if (performance.getEntriesByType("navigation")[0]?.type === "navigate") keep(new URLSearchParams(location.search).get("q")?.trim());
 offer();
 curve();

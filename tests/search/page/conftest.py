@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 from click.testing import CliRunner
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 from starlette.testclient import TestClient
 
 from supportset.commands.main import cli
@@ -57,6 +58,7 @@ def app(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fast
         patch.setenv("SUPPORTSET_CACHE", str(tmp_path_factory.mktemp("cache")))
         made = create_app([world.library()])
         add_page(made)
+        made.add_api_route("/answer/{status}", lambda status: JSONResponse({"error": "no"}, int(status)))
         yield made
 
 
