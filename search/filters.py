@@ -1,9 +1,10 @@
 """Filters of a search: conditions on the columns of a dataset's tables, and on what is known of each clip.
 
 A condition is ``COLUMN OPERATOR VALUE``, with ``= != < <= > >=`` or ``~`` (contains, in any case): ``duration < 10``.
-The columns are those of the tables of clips and captions, and ``split``, ``folder``, ``name``, ``date`` and
-``duration``. A clip fits a condition if one of its values does, as with several captions; ``!=`` if none is equal. A
-clip without a value fits ``!=`` only. Dates are compared as far as they are given: ``date = 2024-05`` is that month.
+The columns are those of the tables of clips and captions, the further columns of a captions file, and ``split``,
+``folder``, ``name``, ``date`` and ``duration``, where no column of the file has this name. A clip fits a condition if
+one of its values does, as with several captions; ``!=`` if none is equal. A clip without a value fits ``!=`` only.
+Dates are compared as far as they are given: ``date = 2024-05`` is that month.
 """
 
 from __future__ import annotations
@@ -138,8 +139,10 @@ class ClipColumns:
         self._paths = [None if path is None else PurePosixPath(path) for path in paths]
         self._number = {clip: number for number, clip in enumerate(features.clip_ids)}
         self._read: dict[str, _Values] = {}
+        self._further = sorted(set(dataset.attributes["name"].to_pylist()))
         tables = (dataset.captions, dataset.clips)
-        self.names = list(dict.fromkeys([*_DERIVED, *(name for table in tables for name in table.column_names)]))
+        ours = [*_DERIVED, *(name for table in tables for name in table.column_names)]
+        self.names = list(dict.fromkeys([*self._further, *ours]))
 
     def describe(self) -> list[Column]:
         """List the columns that have values, with their types and, where few, their values."""
@@ -188,22 +191,24 @@ class ClipColumns:
 
     def _pairs(self, name: str) -> list[tuple[int | None, Any]]:
         """Numbers of clips, and values; None for a clip without features or without a value."""
+        if name in self._further:
+            rows = self._dataset.attributes.to_pylist()
+            return [(self._number.get(row["clip_id"]), row["value"]) for row in rows if row["name"] == name]
         if name == "folder":
             return [(clip, path and path.parent.as_posix()) for clip, path in enumerate(self._paths)]
         if name == "name":
             return [(clip, path and path.name) for clip, path in enumerate(self._paths)]
         if name == "duration":
             return list(enumerate(self._durations()))
-        tables = self._dataset.captions, self._dataset.clips
-        table = next((each for each in tables if name in each.column_names), None)
+        if name == "date":
+            return list(enumerate(self._dates()))
         if name == "split":
             rows = self._dataset.splits.select(["protocol", "clip_id", "split"]).to_pylist()
             rows = [row for row in rows if self._protocol in (None, row["protocol"])]
             pairs = [(self._number.get(row["clip_id"]), row["split"]) for row in rows]
             return list(dict.fromkeys(pairs))
-        if name == "date" and table is None:
-            return list(enumerate(self._dates()))
-        assert table is not None
+        tables = self._dataset.clips, self._dataset.captions
+        table = next(each for each in tables if name in each.column_names)
         clips = table["clip_id"].to_pylist()
         return [(self._number.get(clip), value) for clip, value in zip(clips, table[name].to_pylist(), strict=True)]
 

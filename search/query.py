@@ -124,9 +124,9 @@ class Query:
         return [term for term in self.terms if term.kind in ("image", "video")]
 
     @property
-    def clips(self) -> list[str]:
-        """The clips that are named as examples of what to find: a search leaves them out."""
-        return [term.value for term in self.terms if term.kind == "moment" and term.weight > 0]
+    def examples(self) -> list[Term]:
+        """The terms that name clips as examples of what to find: a search leaves these clips out."""
+        return [term for term in self.terms if term.kind == "moment" and term.weight > 0]
 
 
 def parse_query(text: str, *, files: bool = True) -> Query:
@@ -155,6 +155,14 @@ def parse_query(text: str, *, files: bool = True) -> Query:
     if query.files and not files:
         raise UsageError(f"the query names the file {query.files[0].value!r}: upload it; put a plain text in quotes")
     return query
+
+
+def parse_moment(text: str, weight: float = 1.0) -> Term:
+    """Read ``CLIP_ID`` or ``CLIP_ID@START-END``."""
+    part = _PART.search(text)
+    if part is None:
+        return Term("moment", text, weight)
+    return Term("moment", text[: part.start()], weight, float(part[1]), float(part[2]))
 
 
 def as_query(query: str | Query) -> Query:

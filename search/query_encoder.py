@@ -59,13 +59,27 @@ class QueryEncoder:
         ]
         return np.stack(found) if found else np.zeros((0, 0))
 
+    def clip_of(self, term: Term) -> str:
+        """The clip that a term names; a clip's id may itself end as a part does, as in a dataset of a folder.
+
+        Raises
+        ------
+        UsageError
+            There is no such clip with features.
+        """
+        if term.value in self._starts:
+            return term.value
+        whole = f"{term.value}@{term.start_s:.12g}-{term.end_s:.12g}" if term.start_s is not None else term.value
+        if whole not in self._starts:
+            raise UsageError(f"query: no clip {whole!r} with features to search by")
+        return whole
+
     def _of_clip(self, term: Term) -> NDArray[np.float32]:
         """Embed a clip of the dataset, or part of one."""
-        if term.value not in self._starts:
-            raise UsageError(f"query: no clip {term.value!r} with features to search by")
-        values, _ = self._features.read([term.value])
-        if term.start_s is not None and term.end_s is not None:
-            spans = self._starts[term.value] + self._features.read_timestamps([term.value])
+        clip_id = self.clip_of(term)
+        values, _ = self._features.read([clip_id])
+        if term.start_s is not None and term.end_s is not None and clip_id == term.value:
+            spans = self._starts[clip_id] + self._features.read_timestamps([clip_id])
             inside = (spans[:, 0] < term.end_s) & (spans[:, 1] > term.start_s)
             if not inside.any():
                 raise UsageError(

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from supportset.store.errors import UsageError
 
 if TYPE_CHECKING:
+    from supportset.search.media import MediaEncoder
     from supportset.search.text_weighted import TextWeighted
     from supportset.store.format.dataset import Dataset
     from supportset.store.read.aligned import AlignedFeatures
@@ -50,9 +51,12 @@ class Retriever(ABC):
     ----------
     weighting : TextWeighted or None
         How a clip's steps are weighted by each text; None: a score is the product of two embeddings.
+    media : MediaEncoder or None
+        Computes the features of files; None while the feature sets are not known.
     """
 
     weighting: TextWeighted | None = None
+    media: MediaEncoder | None = None
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -78,11 +82,11 @@ class Retriever(ABC):
         Raises
         ------
         UsageError
-            The visual encoder of the features is not on this machine, or not known; a file that cannot be read.
+            See `MediaEncoder.features`; a trained run without an opened gallery, whose features are not known yet.
         """
-        raise UsageError(
-            f"query: {path}: this retriever has no visual encoder: ask with a text, or a clip of the dataset"
-        )
+        if self.media is None:
+            raise UsageError(f"query: {path}: open a gallery first: its features say how a file is encoded")
+        return self.encode_clips([self.media.features(path, start_s, end_s)])[0]
 
     @abstractmethod
     def open_clips(self, store: str | Path | None = None, dataset: str | None = None) -> Clips:

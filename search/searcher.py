@@ -175,10 +175,10 @@ class Searcher:
         vectors = self.encoder.encode(asked, given)
         allowed = self._allowed.copy() if where is None else self._allowed & self.columns.mask(where)
         groups = self._videos if group == "video" else np.arange(len(allowed))
-        named = [[] if isinstance(query, np.ndarray) else query.clips for query in asked]
+        named = [[] if isinstance(query, np.ndarray) else query.examples for query in asked]
         found = []
         for vector, ranking, examples in zip(vectors, self._rankings(vectors, by, allowed, k), named, strict=True):
-            without = [self._row_of[clip_id] for clip_id in examples]
+            without = [self._row_of[self.encoder.clip_of(term)] for term in examples]
             rows, scores = best_of_groups(ranking, k, groups, without)
             clips = [each[~np.isin(each, without)] for each in members(groups, allowed, rows)]
             found.append(self._hits(vector, rows, scores, clips))
