@@ -76,11 +76,12 @@ class Plan:
         timeout: float,
         cores: int | None = None,
         decoder: str = PYAV,
+        thumbnails: int = 0,
     ) -> Plan:
         """Choose what is not given: workers by the cores that the model leaves, the batch by the device.
 
         ``cores`` are those that the run may use; default: all that this process may use. ``decoder`` is a name of
-        :mod:`supportset.extract.decode.decoders`.
+        :mod:`supportset.extract.decode.decoders`, ``thumbnails`` the most of a clip.
         """
         transform = backbone.frame_transform()
         shape = (sampling.window, *transform(np.zeros((48, 64, 3), np.uint8)).shape)
@@ -90,7 +91,15 @@ class Plan:
         batch_size = batch_size or default_batch_size(device, sampling.window)
         slots = min(-(-2 * batch_size // workers), _RING_BYTES // workers // prod(shape))
         return cls(
-            Setup(sampling, transform, shape, max(2, slots), decoder_beside(decoder, str(device)), cpu_seconds=timeout),
+            Setup(
+                sampling,
+                transform,
+                shape,
+                max(2, slots),
+                decoder_beside(decoder, str(device)),
+                cpu_seconds=timeout,
+                thumbnails=thumbnails,
+            ),
             workers,
             batch_size,
             device.type == "cuda",
