@@ -35,7 +35,7 @@ class Clips:
     protocol : str or None
         The one that a split belongs to if none is named; None: there are several to choose from.
     kept : Path
-        The file that keeps the embeddings of the clips.
+        The folder that keeps the embeddings of clips and parts.
     """
 
     dataset: Dataset
@@ -126,12 +126,18 @@ def read_blocks(
     offsets : (N + 1,) int64
         Clip ``i`` of the block has the rows ``offsets[i]:offsets[i + 1]``.
     """
-    ends = np.cumsum(features.lengths(clip_ids)) if len(clip_ids) else np.zeros(0, np.int64)
-    start = 0
-    while start < len(clip_ids):
-        room = (ends[start - 1] if start else 0) + _VALUES // features.dim
+    if len(clip_ids):
+        for block in whole_clips(features.lengths(clip_ids), _VALUES // features.dim):
+            yield block, *features.read(clip_ids[block])
+
+
+def whole_clips(lengths: NDArray[np.int64], most: int) -> Iterator[slice]:
+    """Cut clips, of (N,) steps each, into runs of no more than ``most`` steps together, and at least one clip."""
+    ends, start = np.cumsum(lengths), 0
+    while start < len(ends):
+        room = (ends[start - 1] if start else 0) + most
         stop = max(start + 1, int(np.searchsorted(ends, room, side="right")))
-        yield slice(start, stop), *features.read(clip_ids[start:stop])
+        yield slice(start, stop)
         start = stop
 
 

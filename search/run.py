@@ -199,7 +199,7 @@ class Run(Retriever):
         """Clips of a store with features of the run's recipes; of the run's dataset by default."""
         opened = open_run_on_store(self.path, "features" if store is None else store, dataset)
         name = opened.dataset.name
-        kept = self._folder.cache / f"clips-{name}.safetensors"
+        kept = self._folder.cache / f"search-{name}"
         self.media = MediaEncoder(opened.features.sets, self._device, self._backbones)
         return Clips(opened.dataset, opened.features, self.config.data.protocol, kept)
 

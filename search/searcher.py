@@ -26,18 +26,17 @@ from supportset.search.hits import (
     best_rows,
     members,
 )
+from supportset.search.index import Index, open_index
 from supportset.search.kept import clip_embeddings, mean_part
 from supportset.search.moments import Moment, find_moments, merge_moments
-from supportset.search.parts import Parts, open_index, read_parts
+from supportset.search.parts import Parts, read_parts
 from supportset.search.query import Term, as_query
 from supportset.search.query_encoder import Asked, QueryEncoder
 from supportset.store.errors import UsageError
-from supportset.store.files import hash_pieces
 from supportset.store.read.aligned import AlignedFeatures
 
 if TYPE_CHECKING:
     from supportset.search.retriever import Retriever
-    from supportset.search.step_index import StepIndex
 
 
 def check_query(queries: Sequence[Asked], k: int) -> None:
@@ -58,8 +57,8 @@ def check_query(queries: Sequence[Asked], k: int) -> None:
 class Searcher:
     """A retriever and the embeddings of all clips of a dataset, opened once for any number of queries.
 
-    The embeddings are kept: in the run folder, or in the user's cache for a zero-shot retriever. They are used again
-    only while model, feature recipes, clips and the bytes of every clip's features are the same.
+    The embeddings are kept: in the run folder, or in the user's cache for a zero-shot retriever. That of a clip is used
+    again only while model, feature recipes and the bytes of the clip's features are the same.
 
     Parameters
     ----------
@@ -124,10 +123,8 @@ class Searcher:
         self._allowed[self._rows] = True
         self.embeddings: NDArray[np.float64] | None = None
         if retriever.weighting is None:
-            everything, self._background = clip_embeddings(retriever, clips, self._key)
-            self.embeddings = unit_rows(everything[self._rows])
-        else:
-            self._background = mean_part(retriever, features)
+            self.embeddings = unit_rows(clip_embeddings(retriever, clips)[self._rows])
+        self._background = mean_part(retriever, clips)
         self._files = self._where(features)
         self._protocol = protocol or clips.protocol
         starts = {clip_id: self._files[clip_id][1] for clip_id in features.clip_ids}
@@ -287,21 +284,8 @@ class Searcher:
         return np.asarray(numbers, np.int64)
 
     @cached_property
-    def _index(self) -> StepIndex:
-        kept = self._clips.kept
-        folder = kept.with_name(kept.stem.replace("clips", "parts", 1))
-        return open_index(self.retriever, self._clips.features, folder, self._key)
-
-    @cached_property
-    def _key(self) -> str:
-        """Hash of all that decides the embeddings of clips and of their parts."""
-        features = self._clips.features
-        lines = self.retriever.key()
-        for feature_set in features.sets:
-            lines.append(feature_set.card.recipe.hash)
-            for part in ("values", "timestamps"):  # times decide windows, and which steps of two sets belong together
-                lines += map(str, feature_set.checksums(features.clip_ids, part).tolist())
-        return hash_pieces(f"{line}\n".encode("utf-8", "surrogateescape") for line in [*lines, *features.clip_ids])
+    def _index(self) -> Index:
+        return open_index(self.retriever, self._clips)
 
     def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
         if self.embeddings is not None:

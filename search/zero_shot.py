@@ -172,7 +172,7 @@ class ZeroShot(Retriever):
             self.dataset,
             self.features,
             protocols[0] if len(protocols) == 1 else None,
-            cache_folder() / "search" / f"clips-{self.dataset.name}-{place}.safetensors",
+            cache_folder() / "search" / f"{self.dataset.name}-{place}",
         )
 
     def reopened(self) -> ZeroShot:

@@ -45,9 +45,9 @@ def copy_video(source: Path, target: Path) -> None:
     """
     with open_video(source) as (container, stream), _created(target) as out:
         zero = Fraction(stream.start_time or 0) * stream.time_base
-        audio = container.streams.best("audio")
+        audio = _audio(container)
         video_out: Any = out.add_stream_from_template(stream)
-        sound = None if audio is None else _Sound.of(out, audio, zero)
+        sound = None if audio is None else _Sound(out, audio, zero)
         waiting: list[Any] = []
         for packet in container.demux([stream] if audio is None else [stream, audio]):
             if packet.stream.index != stream.index:
@@ -83,16 +83,17 @@ def encode_part(source: Path, target: Path, start_s: float, end_s: float | None)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 0
         zero = Fraction(stream.start_time or 0) * stream.time_base
-        audio = container.streams.best("audio")
+        audio = _audio(container)
         if place is not None:
             container.seek(place, stream=stream, backward=True)
         picture = _Picture(out, stream, start_s)
-        sound = None if audio is None else _Sound.of(out, audio, zero, (start_s, end_s))
+        sound = None if audio is None else _Sound(out, audio, zero, (start_s, end_s))
         rate = stream.average_rate or Fraction(25)
         due, open_streams = zero, {stream.index} | ({audio.index} if audio is not None else set())
         for packet in container.demux([stream] if audio is None else [stream, audio]):
             if packet.stream.index != stream.index:
-                assert audio is not None and sound is not None
+                assert audio is not None
+                assert sound is not None
                 if end_s is not None and packet.dts is not None and packet.dts * audio.time_base - zero > end_s:
                     open_streams.discard(audio.index)
                 elif audio.index in open_streams:
@@ -124,6 +125,12 @@ def picture_as_jpeg(source: Path, target: Path) -> None:
 
 def _created(target: Path) -> Any:
     return av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"})
+
+
+def _audio(container: Any) -> Any:
+    """The sound of a file, if it can be decoded."""
+    found = container.streams.best("audio")
+    return None if found is None or found.codec_context is None else found
 
 
 def _dated(packets: list[Any]) -> list[Any]:
@@ -243,7 +250,7 @@ def _turning(matrix: np.ndarray | None) -> list[tuple[str, str]]:
 class _Sound:
     """Packets of sound into a stream of the target: copied, or decoded and encoded as AAC."""
 
-    def __init__(self, out: Any, source: Any, zero: Fraction, part: tuple[float, float | None] | None) -> None:
+    def __init__(self, out: Any, source: Any, zero: Fraction, part: tuple[float, float | None] | None = None) -> None:
         self._out, self._source, self._zero, self._part = out, source, zero, part
         self._resampler: Any = None
         self._next: int | None = None
@@ -252,12 +259,6 @@ class _Sound:
         else:
             self._stream = out.add_stream("aac", rate=_SOUND_RATE, layout="stereo")
             self._resampler = av.AudioResampler("fltp", "stereo", _SOUND_RATE, frame_size=1024)
-
-    @classmethod
-    def of(
-        cls, out: Any, source: Any, zero: Fraction, part: tuple[float, float | None] | None = None
-    ) -> _Sound | None:
-        return None if source.codec_context is None else cls(out, source, zero, part)
 
     def take(self, packet: Any) -> None:
         if self._resampler is None:

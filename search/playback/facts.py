@@ -11,7 +11,6 @@ import av.error
 
 from supportset.extract.decode.images import is_image
 from supportset.extract.decode.streams import open_video
-from supportset.extract.outcome import DecodeError
 
 How = Literal["as it is", "copied", "converted"]
 

@@ -50,7 +50,7 @@ class MediaProcess:
         self._link: Connection | None = None
         self._killed = False
 
-    def ask(self, job: str, seconds: float, **options: Any) -> Any:
+    def ask(self, job: str, seconds: float, /, **options: Any) -> Any:
         """Do one job; others wait.
 
         Raises

@@ -155,6 +155,13 @@ class SearchOptions(BaseModel):
     group: Literal["clip", "video"] = Field("video", description="Whether clips of one file are one hit.")
 
 
+class FileSearchOptions(SearchOptions):
+    """What else to search for, beside an uploaded file."""
+
+    weight: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False, description="Of the file. Not 0.")
+    text: str | None = Field(None, max_length=2000, description="A text, or a combination of terms.")
+
+
 class SearchRequest(SearchOptions):
     """What to search for."""
 

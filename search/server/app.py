@@ -14,15 +14,18 @@ from starlette.responses import Response
 
 from supportset import __version__
 from supportset.search.library import Library, NotFound, NotReady
+from supportset.search.playback.process import MediaError
+from supportset.search.server.files import files
 from supportset.search.server.guard import Guard, refusal
 from supportset.search.server.limits import Limits
 from supportset.search.server.media import Media
-from supportset.search.server.rest import api, files
+from supportset.search.server.rest import api
 from supportset.search.server.service import Service
 from supportset.search.server.uploads import Uploads
 from supportset.search.server.work import Busy, Work
 from supportset.store.errors import SupportsetError, UsageError
 
+_STATUS_OF = {"missing": 404, "busy": 503, "killed": 503, "full": 507}  # of a `MediaError`; else 502
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +67,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         app.state.work.close()
+        app.state.service.media.close()
 
     app = FastAPI(
         title="supportset",
@@ -90,6 +94,9 @@ async def _failed(request: Request, error: Exception) -> Response:
             return refusal(404, str(error))
         case Busy() | NotReady():
             return refusal(503, str(error), {"retry-after": str(getattr(error, "after_s", 5))})
+        case MediaError():
+            headers = {"retry-after": "5"} if error.kind in ("busy", "killed") else None
+            return refusal(_STATUS_OF.get(error.kind, 502), f"the file cannot be shown: {error}", headers)
         case UsageError():
             return refusal(400, str(error))
     _log.error("%s %s: %s", request.method, request.url.path, error)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import math
+import time
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from fastapi.exceptions import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from supportset.search.server.limits import CHEAP, COSTLY, USUAL, Limits, Rate
 
 COOKIE = "supportset-token"
+UPLOADS = {"/api/uploads", "/api/search/file"}
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 HEADERS = {
@@ -68,7 +72,7 @@ class Guard:
             if refused is not None:
                 await refused(scope, receive, send_guarded)
             else:
-                await self._app(scope, receive, send_guarded)
+                await self._app(scope, self._bounded(scope, receive), send_guarded)
         except OSError as error:
             if begun:  # the client is gone, or the file was cut while it was sent
                 return
@@ -78,6 +82,29 @@ class Guard:
             _log.exception("%s %s", scope["method"], scope["path"])
             if not begun:
                 await refusal(500, "the server failed: its log has the reason")(scope, receive, send_guarded)
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """Receive a body up to its bounds of size and time."""
+        most = self._limits.upload_bytes if _is_upload(scope) else self._limits.body_bytes
+        until = time.monotonic() + self._limits.upload_seconds
+        got, whole = 0, False
+
+        async def bounded() -> Message:
+            nonlocal got, whole
+            if whole:  # what comes is the news that the client is gone
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                raise HTTPException(408, "the body did not arrive in time") from None
+            if message["type"] == "http.request":
+                got += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
+                if got > most:
+                    raise HTTPException(413, f"the body is too large: up to {most:,} bytes are taken")
+            return message
+
+        return bounded
 
     def _refuse(self, scope: Scope) -> Response | None:
         """The answer to a request that goes no further."""
@@ -91,6 +118,10 @@ class Guard:
                 return refusal(421, "this server answers only under the name 127.0.0.1 or localhost")
         elif (answer := self._check_token(scope, headers)) is not None:
             return answer
+        most = self._limits.upload_bytes if _is_upload(scope) else self._limits.body_bytes
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > most:
+            return refusal(413, f"the body is too large: up to {most:,} bytes are taken", {"connection": "close"})
         origin = headers.get("origin")
         if scope["method"] not in _SAFE_METHODS and (
             (origin is not None and urlsplit(origin).netloc != host)
@@ -131,9 +162,13 @@ def refusal(status: int, message: str, headers: Mapping[str, str] | None = None)
 
 def _cost(scope: Scope) -> float:
     path = scope["path"]
-    if path.startswith("/api/search/file"):
+    if _is_upload(scope):
         return COSTLY
     return CHEAP if path.startswith(("/static/", "/media/")) else USUAL
+
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["method"] == "POST" and scope["path"] in UPLOADS
 
 
 def _name(host: str) -> str:

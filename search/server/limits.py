@@ -26,6 +26,8 @@ class Limits:
         A JSON request.
     upload_bytes, upload_pixels : int
         An uploaded image or video: the size of the file, and of one picture.
+    upload_video_seconds : float
+        Length of an uploaded video.
     upload_seconds : float
         Time to receive an upload, and again to decode it.
     memory_bytes : int
@@ -46,6 +48,7 @@ class Limits:
     body_bytes: int = 64 * 2**10
     upload_bytes: int = 64 * 2**20
     upload_pixels: int = 100_000_000
+    upload_video_seconds: float = 600.0
     upload_seconds: float = 60.0
     memory_bytes: int = 4 * 2**30
     conversions: int = 2

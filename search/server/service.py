@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import pyarrow.compute as pc
@@ -14,6 +17,7 @@ from supportset.search.filters import parse_filter
 from supportset.search.library import Library, NotFound
 from supportset.search.moments import Moment
 from supportset.search.query import Query, Term, parse_query
+from supportset.search.retriever import Retriever
 from supportset.search.searcher import Hit, Searcher
 from supportset.search.server.answers import (
     ClipAnswer,
@@ -27,9 +31,11 @@ from supportset.search.server.answers import (
     SearchOptions,
     StatusAnswer,
     TermsRequest,
+    UploadAnswer,
 )
 from supportset.search.server.media import Media
-from supportset.search.server.uploads import Uploads, Vectors
+from supportset.search.server.uploads import Upload, Uploads, Vectors
+from supportset.store.errors import UsageError
 
 _KNOWN = ("clip_id", "path", "start_s", "end_s", "source")
 
@@ -197,6 +203,30 @@ class Service:
             return None
         return self.media.playback(f"/media/{quote(of.name)}/video/{quote(clip_id)}", file, at_s)
 
+    def upload(self, library: str | None, file: BinaryIO) -> UploadAnswer:
+        """Take a file to search a library by; it is decoded in processes that may die.
+
+        Raises
+        ------
+        NotFound
+            No such library.
+        UsageError
+            No image or video, one that is too large, or a library that has no visual encoder.
+        """
+        of = self.library(library)
+        searcher = of.searcher
+        with tempfile.TemporaryDirectory(prefix="supportset-upload-") as folder:
+            path = Path(folder) / "upload"
+            with path.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+            kind, preview = self.media.look_at_upload(path)
+            try:
+                vector = searcher.embed(Query((Term("image", str(path)),)))
+            except UsageError as error:
+                raise UsageError(str(error).replace(str(path), "the file")) from None
+        name = self.uploads.keep(Upload(of.name, vector, preview))
+        return UploadAnswer(id=name, library=of.name, kind=kind, preview=f"/media/uploads/{name}")
+
     def thumbnail(self, library: str | None, clip_id: str, at_s: float = 0.0) -> bytes:
         """JPEG of the step of a clip that is nearest to ``at_s``, in seconds from the clip's start.
 
@@ -262,6 +292,6 @@ def _describe(library: Library) -> LibraryAnswer:
         left_out=searcher.left_out,
         columns=[ColumnAnswer.model_validate(each.to_json()) for each in searcher.describe_columns()],
         ready=True,
-        media_queries=False,
+        media_queries=type(searcher.retriever).encode_media is not Retriever.encode_media,
         thumbnails=library.thumbnails is not None,
     )

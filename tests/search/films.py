@@ -102,9 +102,7 @@ class Planted(Retriever):
 
         info = locate_feature_set(self.store, "films/planted", "video")
         features = AlignedFeatures([FeatureSet.open(info.path)])
-        return Clips(
-            open_dataset(self.store, "films"), features, None, self.store / "cache" / "clips-films.safetensors"
-        )
+        return Clips(open_dataset(self.store, "films"), features, None, self.store / "cache")
 
     def check_text(self) -> None:
         pass

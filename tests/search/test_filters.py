@@ -42,7 +42,7 @@ def columns(tmp_path_factory: pytest.TempPathFactory) -> ClipColumns:
             {"protocol": "p", "split": "train", "clip_id": "a"},
             {"protocol": "p", "split": "test", "clip_id": "b"},
             {"protocol": "q", "split": "train", "clip_id": "b"},
-        ],  # fmt: skip
+        ],
         protocols={"p": {"train": None, "test": None}, "q": {"train": None}},
         sources=[],
         attributes=[{"clip_id": clip, "name": name, "value": value} for clip, name, value in attributes],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
 from supportset.search.library import Library
+from supportset.search.query import Query, Term
 from tests.search.untrained import TEXTS
 
 
@@ -51,3 +53,21 @@ def test_errors_are_one_line(client: TestClient) -> None:
     wrong = client.post("/api/search", json={"query": "a", "k": 0})
     assert wrong.status_code == 422
     assert "k" in wrong.json()["error"]
+
+
+def test_an_upload_is_a_term_of_queries(client: TestClient, library: Library, films: Path) -> None:
+    film = (films / "videos" / "clip1.mp4").read_bytes()
+    sent = client.post("/api/uploads", files={"file": ("x.txt", film)}).json()
+    assert sent["kind"] == "video"
+    assert client.get(sent["preview"]).content[:2] == b"\xff\xd8"
+    terms = {"terms": [{"kind": "upload", "value": sent["id"]}, {"value": "a red ball", "weight": 0.5}]}
+    answer = client.post("/api/search", json={"query": terms, "k": 3, "by": "clip"}).json()
+    query = Query((Term("video", str(films / "videos" / "clip1.mp4")), Term("text", "a red ball", 0.5)))
+    expected = library.searcher.search([query], 3)[0]
+    assert [(hit["clip_id"], hit["score"]) for hit in answer["hits"]] == [
+        (hit.clip_id, pytest.approx(hit.score, abs=1e-6)) for hit in expected
+    ]
+    at_once = client.post(
+        "/api/search/file", files={"file": film}, data={"k": 3, "by": "clip", "text": '0.5*"a red ball"'}
+    )
+    assert [hit["clip_id"] for hit in at_once.json()["hits"]] == [hit["clip_id"] for hit in answer["hits"]]
