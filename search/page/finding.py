@@ -98,7 +98,7 @@ def chips(service: Service, library: Library, asked: Asked) -> list[dict[str, An
     """The examples of the query."""
     found = []
     for each in asked.examples:
-        thumbnail: str | None = f"/media/upload/{quote(each.id)}"
+        thumbnail: str | None = f"/media/uploads/{quote(each.id)}"
         words = "your file"
         if each.kind == "like":
             clip = service.clip(library.name, each.id)

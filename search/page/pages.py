@@ -154,7 +154,7 @@ def video(service: Service, name: str, clip_id: str, query: str, at_s: float) ->
         "back": asked.address() if query else None,
         "strip": view.strip(name, clip, query),
         "facts": _facts(clip),
-        "start_s": view.at(at_s or clip.start_s or 0.0, clip.playback),
+        "start_s": at_s or clip.start_s or 0.0,
     }
     if query:
         try:
@@ -175,7 +175,7 @@ def video(service: Service, name: str, clip_id: str, query: str, at_s: float) ->
         ]
         content["curve"] = view.curve(name, clip, found, moments, query, at_s or moments[0].start_s)
         if not at_s:
-            content["start_s"] = view.at(moments[0].start_s, clip.playback)
+            content["start_s"] = moments[0].start_s
     return content
 
 

@@ -16,7 +16,7 @@ from supportset import __version__
 from supportset.search.library import NotFound, NotReady
 from supportset.search.page import pages, status
 from supportset.search.page.asked import Asked, read_asked
-from supportset.search.server.rest import Ask, Run, Seconds
+from supportset.search.server.depends import Ask, Run, Seconds
 from supportset.search.server.work import Busy
 from supportset.store.errors import SupportsetError, UsageError
 

@@ -62,24 +62,22 @@ def hit_cards(answer: SearchAnswer, asked: Asked, clips: dict[str, ClipAnswer], 
 def _hit_card(library: str, hit: HitAnswer, asked: Asked, clip: ClipAnswer, scale: Scale, can_like: bool) -> Card:
     card = clip_card(library, clip, asked, can_like)
     example = Example("like", hit.clip_id, 1.0, *((hit.start_s, hit.end_s) if hit.end_s > hit.start_s else ()))
+    found = {
+        "start_s": hit.start_s,
+        "time": span(hit.start_s, hit.end_s),
+        "fits": hit.fits,
+        "page": video_page(library, hit.clip_id, asked.text, hit.start_s),
+        "thumbnail": hit.thumbnail or card["thumbnail"],
+        "moments": [_moment(library, moment, clip, asked.text, scale) for moment in hit.moments],
+    }
+    if any(moment.clip_id != hit.clip_id for moment in hit.moments):
+        found["duration"] = None  # of several clips of a file: how long it is, is not known
     return (
-        card
-        | scale.of(hit.score)
-        | like(asked, library, example)
-        | {
-            "start_s": at(hit.start_s, hit.playback),
-            "time": span(hit.start_s, hit.end_s),
-            "fits": hit.fits,
-            "page": video_page(library, hit.clip_id, asked.text, hit.start_s),
-            "thumbnail": hit.thumbnail or card["thumbnail"],
-            "moments": [_moment(library, hit, moment, clip, asked.text, scale) for moment in hit.moments],
-        }
+        card | player(library, hit.clip_id, hit.playback) | scale.of(hit.score) | like(asked, library, example) | found
     )
 
 
-def _moment(
-    library: str, hit: HitAnswer, moment: MomentAnswer, clip: ClipAnswer, query: str, scale: Scale
-) -> dict[str, Any]:
+def _moment(library: str, moment: MomentAnswer, clip: ClipAnswer, query: str, scale: Scale) -> dict[str, Any]:
     first, duration = clip.start_s or 0.0, clip.duration_s or 0.0
     x = 100 * (moment.start_s - first) / duration if duration else 0.0
     width = 100 * (moment.end_s - moment.start_s) / duration if duration else 0.0
@@ -88,7 +86,7 @@ def _moment(
         "time": span(moment.start_s, moment.end_s),
         "thumbnail": moment.thumbnail,
         "start": clock(moment.start_s),
-        "start_s": at(moment.start_s, hit.playback),
+        "start_s": round(moment.start_s, 2),
         "x": round(x, 2),
         "width": round(min(max(width, 1.0), 100 - x), 2),
         "page": video_page(library, moment.clip_id, query, moment.start_s),
@@ -97,25 +95,23 @@ def _moment(
 
 def clip_card(library: str, clip: ClipAnswer, asked: Asked, can_like: bool) -> Card:
     """The card of a clip that nothing was searched for."""
-    playback, start_s = clip.playback, clip.start_s or 0.0
-    still = playback is not None and playback.kind == "image"
-    return {
+    shown = player(library, clip.clip_id, clip.playback)
+    known = {
         "clip_id": clip.clip_id,
         "path": clip.path,
         "title": title_of(clip.path, clip.clip_id),
-        "still": still,
-        "video": playback and playback.url,
         "thumbnail": thumbnail(library, clip),
-        "start_s": at(start_s, playback),
-        "time": "" if still else clock(clip.duration_s or 0.0),
+        "start_s": clip.start_s or 0.0,
+        "time": "" if shown["still"] else clock(clip.duration_s or 0.0),
         "fits": None,
         "score": None,
         "moments": [],
-        "duration": None if still else clip.duration_s,
+        "duration": None if shown["still"] else clip.duration_s,
         "captions": clip.captions[:CAPTIONS],
         "page": video_page(library, clip.clip_id, asked.text),
         "can_like": can_like,
-    } | like(asked, library, Example("like", clip.clip_id))
+    }
+    return known | shown | like(asked, library, Example("like", clip.clip_id))
 
 
 def like(asked: Asked, library: str, example: Example) -> dict[str, str]:
@@ -124,9 +120,17 @@ def like(asked: Asked, library: str, example: Example) -> dict[str, str]:
     return {"like": asked.address(**changes), "like_fragment": asked.address("/results", **changes)}
 
 
-def at(seconds: float, playback: Playback | None) -> float:
-    """A time of the file, in seconds of what the browser gets."""
-    return round(max(0.0, seconds - (playback.offset_s if playback else 0.0)), 2)
+def player(library: str, clip_id: str, playback: Playback | None) -> dict[str, Any]:
+    """How a page plays a file: the macro ``video`` writes it, and page.js asks for other parts at ``where``."""
+    if playback is None:
+        return {"video": None, "still": False, "offset_s": 0.0, "end_s": None, "where": None}
+    return {
+        "video": playback.url,
+        "still": playback.kind == "image",
+        "offset_s": playback.offset_s,
+        "end_s": playback.end_s,
+        "where": f"/api/libraries/{quote(library)}/playback/{quote(clip_id)}",
+    }
 
 
 def thumbnail(library: str, clip: ClipAnswer, at_s: float | None = None) -> str | None:
@@ -147,7 +151,7 @@ def strip(library: str, clip: ClipAnswer, query: str, most: int = STRIP) -> list
         {
             "url": thumbnail(library, clip, (start + end) / 2),
             "time": clock(first + start),
-            "at": at(first + start, clip.playback),
+            "at": round(first + start, 2),
             "page": video_page(library, clip.clip_id, query, first + start),
         }
         for start, end in chosen
@@ -163,7 +167,7 @@ def curve(
     found = [
         scale.of(each.score)
         | {
-            "start_s": at(each.start_s, clip.playback),
+            "start_s": round(each.start_s, 2),
             "time": span(each.start_s, each.end_s),
             "x": x(each.start_s),
             "width": round(max(x(each.end_s) - x(each.start_s), 0.3), 2),
@@ -179,5 +183,4 @@ def curve(
     said = (
         f"Scores of {clip.clip_id} for “{query}” from {clock(drawn['from_s'])} to {clock(drawn['to_s'])}. Best: {told}."
     )
-    offset = clip.playback.offset_s if clip.playback else 0.0
-    return drawn | {"moments": found, "words": words, "said": said, "offset_s": offset}
+    return drawn | {"moments": found, "words": words, "said": said}

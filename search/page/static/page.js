@@ -5,21 +5,42 @@ const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 // Playing in place ----------------------------------------------------------------------------------------------------
-function play(video, at) {
+// Times are seconds of the file. A long video that the server converts is sent in parts: data-offset and data-end.
+async function play(video, at, start = true) {
+  const offset = Number(video.dataset.offset), end = Number(video.dataset.end ?? Infinity);
+  video.dataset.wanted = at;
+  if (at < offset || at >= end) {
+    const answer = await fetch(`${video.dataset.where}?at=${at}`).catch(() => null);
+    const part = answer?.ok ? await answer.json() : null;
+    if (!part) return say(video, UNPLAYABLE);
+    if (Number(video.dataset.wanted) !== at) return; // asked for another time meanwhile
+    video.dataset.offset = part.offset_s;
+    if (part.end_s === null) delete video.dataset.end; else video.dataset.end = part.end_s;
+    video.src = part.url;
+  }
   const begin = () => {
-    if (Math.abs(video.currentTime - at) > 0.05) video.currentTime = at;
-    video.play().catch(() => {}); // a browser may ask for a click first: the controls are there
+    const to = at - Number(video.dataset.offset);
+    if (Math.abs(video.currentTime - to) > 0.05) video.currentTime = to;
+    if (start) video.play().catch(() => {}); // a browser may ask for a click first: the controls are there
   };
   if (video.readyState >= 1) begin();
   else video.addEventListener("loadedmetadata", begin, { once: true });
 }
 
-function watch(video) {
+const UNPLAYABLE = "This video cannot be played: it is damaged, gone, or the server is busy.";
+function say(video, text) {
   const words = $(".wait", video.parentNode);
-  const say = (text) => { if (words) { words.textContent = text; words.hidden = !text; } };
-  const slow = setTimeout(() => { if (video.readyState < 2) say("The server prepares this video for the browser…"); }, 1500);
-  for (const name of ["loadeddata", "playing"]) video.addEventListener(name, () => { clearTimeout(slow); say(""); });
-  video.addEventListener("error", () => { clearTimeout(slow); say("This video cannot be played: it is damaged, gone, or the server is busy."); });
+  if (words) { words.textContent = text; words.hidden = !text; }
+}
+function watch(video) {
+  let slow;
+  video.addEventListener("loadstart", () => {
+    clearTimeout(slow);
+    slow = setTimeout(() => { if (video.readyState < 2 && !video.error) say(video, "The server prepares this video for the browser…"); }, 1500);
+  });
+  for (const name of ["loadeddata", "playing"]) video.addEventListener(name, () => { clearTimeout(slow); say(video, ""); });
+  video.addEventListener("error", () => { clearTimeout(slow); if (video.getAttribute("src")) say(video, UNPLAYABLE); });
+  video.addEventListener("ended", () => { if (video.dataset.end) play(video, Number(video.dataset.end)); });
 }
 
 function open(card, at) {
@@ -55,9 +76,9 @@ document.addEventListener("click", (event) => {
   if (event.target.closest(".shut")) close(card);
   else if (link && card) {
     if (open(card, Number(link.dataset.at ?? card.dataset.start))) event.preventDefault();
-  } else if (link && $("#video")) {
+  } else if (link && $(".player video")) {
     event.preventDefault();
-    play($("#video"), Number(link.dataset.at));
+    play($(".player video"), Number(link.dataset.at));
   }
 });
 
@@ -66,11 +87,11 @@ document.addEventListener("error", (event) => { if (event.target.tagName === "IM
 
 // The page of one video -----------------------------------------------------------------------------------------------
 function curve() {
-  const svg = $("#curve"), video = $("#video");
+  const svg = $("#curve"), video = $(".player video");
   if (!video) return;
   watch(video);
   const start = Number($(".player").dataset.start);
-  if (start) video.addEventListener("loadedmetadata", () => { if (video.currentTime < start) video.currentTime = start; }, { once: true });
+  if (start) play(video, start, false);
   if (!svg) return;
   const from = Number(svg.dataset.from), to = Number(svg.dataset.to);
   const share = (event) => { const box = svg.getBoundingClientRect(); return Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1); };
@@ -78,7 +99,7 @@ function curve() {
   svg.addEventListener("click", (event) => play(video, from + share(event) * (to - from)));
   svg.addEventListener("pointermove", (event) => { put($(".under", svg), share(event)); $(".under", svg).style.visibility = "visible"; });
   svg.addEventListener("pointerleave", () => { $(".under", svg).style.visibility = "hidden"; });
-  video.addEventListener("timeupdate", () => put($(".now", svg), Math.min(Math.max((video.currentTime - from) / (to - from), 0), 1)));
+  video.addEventListener("timeupdate", () => put($(".now", svg), Math.min(Math.max((video.currentTime + Number(video.dataset.offset) - from) / (to - from), 0), 1)));
 }
 
 // Searching with files ------------------------------------------------------------------------------------------------

@@ -202,15 +202,15 @@ def test_a_dropped_picture_finds_its_moment(browser: Browser, url: str, world: W
 def test_the_curve_of_a_video_seeks(browser: Browser, url: str, width: int) -> None:
     look(browser, url + "/video/films/film-02?q=a+red+ball", width)
     start = browser.run("return Number(document.querySelector('.player').dataset.start)")
-    browser.wait(f"const v = document.querySelector('#video'); return v.readyState > 1 && Math.abs(v.currentTime - {start}) < 0.5")
+    browser.wait(f"const v = document.querySelector('.player video'); return v.readyState > 1 && Math.abs(v.currentTime - {start}) < 0.5")
     left, top, wide = browser.run(
         "const c = document.querySelector('#curve'); c.scrollIntoView({behavior: 'instant', block: 'center'});"
         "const b = c.getBoundingClientRect(); return [b.left, b.top, b.width]"
     )
     browser.click_at(left + 0.8 * wide, top + 30)
-    browser.wait(f"const v = document.querySelector('#video'); return Math.abs(v.currentTime - {0.8 * 3 * SCENE_S}) < 1 && !v.paused")
+    browser.wait(f"const v = document.querySelector('.player video'); return Math.abs(v.currentTime - {0.8 * 3 * SCENE_S}) < 1 && !v.paused")
     browser.click(".list a")
-    browser.wait(f"const v = document.querySelector('#video'); return Math.abs(v.currentTime - {start}) < 1")
+    browser.wait(f"const v = document.querySelector('.player video'); return Math.abs(v.currentTime - {start}) < 1")
     now = browser.run("return parseFloat(document.querySelector('#curve .now').getAttribute('x1'))")
     assert 0 <= now <= 100
 
