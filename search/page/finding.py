@@ -16,6 +16,7 @@ from supportset.search.server.answers import ColumnAnswer
 from supportset.search.server.service import Service
 
 _HIDDEN = {"clip_id", "caption_id", "path", "source", "start_s", "end_s"}
+_TYPED = {"name", "text"}  # looked for by a part of them, however few there are
 _LABELS = {"text": "Caption", "duration": "Duration in seconds", "name": "File name"}
 _WORDS = ("people outdoors", "a close-up of a face", "a street at night", "water", "text on a screen")
 SUGGESTED, SHORT = 5, 60  # queries of the first page, and the characters of one
@@ -29,7 +30,8 @@ def columns(known: Sequence[ColumnAnswer], asked: Asked) -> list[dict[str, Any]]
         if column.name in _HIDDEN or (column.values is not None and len(column.values) < 2):
             continue
         values, filters = column.values or (), asked.filters
-        kind: str = "choice" if column.type == "text" and values and _short(values) else column.type
+        offered = column.type == "text" and column.name not in _TYPED and values and _short(values)
+        kind: str = "choice" if offered else column.type
         field = {
             "name": column.name,
             "label": _LABELS.get(column.name, column.name.replace("_", " ").capitalize()),
@@ -47,13 +49,17 @@ def columns(known: Sequence[ColumnAnswer], asked: Asked) -> list[dict[str, Any]]
     return fields
 
 
+def _choices(fields: Sequence[dict[str, Any]]) -> set[str]:
+    return {field["name"] for field in fields if field["kind"] == "choice"}
+
+
 def _short(values: Sequence[str]) -> bool:
     return max(map(len, values)) <= 40
 
 
 def conditions(asked: Asked, fields: Sequence[dict[str, Any]]) -> list[str]:
     """The filters as search takes them."""
-    choices = {field["name"] for field in fields if field["kind"] == "choice"}
+    choices = _choices(fields)
     found = []
     for name, value in asked.filters.items():
         column, _, end = name.rpartition(":")
@@ -67,7 +73,7 @@ def conditions(asked: Asked, fields: Sequence[dict[str, Any]]) -> list[str]:
 def active(asked: Asked, fields: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """The filters in use, in words."""
     labels = {field["name"]: field["label"] for field in fields}
-    choices = {field["name"] for field in fields if field["kind"] == "choice"}
+    choices = _choices(fields)
     found = []
     for name, value in asked.filters.items():
         column, _, end = name.rpartition(":")

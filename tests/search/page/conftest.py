@@ -23,7 +23,7 @@ from supportset.search.library import Library
 from supportset.search.page.routes import add_page
 from supportset.search.server.app import create_app
 from tests.extract.pairs import save_open_clip
-from tests.search.page.films import make_folder
+from tests.search.page.films import make_folder, make_others
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class World:
 @pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     root = tmp_path_factory.mktemp("world")
-    shown = make_folder(root / "films", films=5, scenes=3)
+    shown = make_folder(root / "films", films=4, scenes=3) | make_others(root / "films")
     save_open_clip(root / "tiny")
     words = ["extract", "folder", "--data", root / "films", "--name", "films", "--store", root / "features",
              "--backbone", f"open_clip:{root / 'tiny'}", "--device", "cpu", "--workers", "1"]  # fmt: skip

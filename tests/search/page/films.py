@@ -49,10 +49,23 @@ def make_folder(folder: Path, films: int = 12, scenes: int = 6, seed: int = 7) -
         name, parts = f"film-{number + 1:02}.mp4", planned[number * scenes : (number + 1) * scenes]
         make_film(folder / name, parts)
         shown[name] = [part.captions[0].text for part in parts]
-        rows += [(name, text) for text in shown[name]]
+        rows += [(name, part.captions[0].text, part.scene.background) for part in parts]
     with (folder / "captions.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("file", "caption"), *rows])
+        csv.writer(file).writerows([("file", "caption", "place"), *rows])
     return shown
+
+
+def make_others(folder: Path, seed: int = 9) -> dict[str, list[str]]:
+    """Write what browsers do not play as it is, and a picture; return what each file shows."""
+    planned = plan_world(seed, 15, 0, 0)
+    random.Random(seed).shuffle(planned)
+    files = {"copied.mkv": ("libx264", planned[:2]), "converted.avi": ("mpeg4", planned[:14])}
+    for name, (codec, scenes) in files.items():
+        make_film(folder / name, scenes, codec=codec)
+    look, background = Look.draw(rng := random.Random(1)), draw_background(planned[14].scene.background, SIDE, rng)
+    draw_frame(background, place(planned[14].scene, look, 1.0, SCENE_S)).save(folder / "still.png")
+    shown = {name: [scene.captions[0].text for scene in scenes] for name, (_, scenes) in files.items()}
+    return shown | {"still.png": [planned[14].captions[0].text]}
 
 
 if __name__ == "__main__":
