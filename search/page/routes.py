@@ -16,6 +16,7 @@ from supportset import __version__
 from supportset.search.library import NotFound, NotReady
 from supportset.search.page import pages, status
 from supportset.search.page.asked import Asked, read_asked
+from supportset.search.page.errors import ErrorPages
 from supportset.search.server.depends import Ask, Run, Seconds
 from supportset.search.server.work import Busy
 from supportset.store.errors import SupportsetError, UsageError
@@ -28,6 +29,7 @@ def add_page(app: FastAPI) -> None:
     """Add the page to an application that `create_app` made."""
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.include_router(_router)
+    app.add_middleware(ErrorPages, render=_error_page)
 
 
 @_router.get("/")
@@ -62,7 +64,7 @@ async def video_page(
     try:
         content = await work.run(pages.video, service, library, clip_id, q.strip(), t)
     except SupportsetError as error:
-        return _page("problem.html.j2", pages.problem(error), _code(error))
+        return _page("problem.html.j2", pages.problem(error) | {"status": 0}, _code(error))
     return _page("video.html.j2", content)
 
 
@@ -76,6 +78,11 @@ async def status_page(service: Ask, work: Run) -> HTMLResponse:
 async def status_live(service: Ask, work: Run) -> HTMLResponse:
     """The part of the status page that is asked for again and again."""
     return _page("live.html.j2", await work.run(status.status, service))
+
+
+def _error_page(status: int, head: str, words: str) -> str:
+    content = {"title": head, "here": "", "version": __version__, "static": _static, "status": status}
+    return _templates().get_template("problem.html.j2").render(content | {"problem": {"head": head, "words": words}})
 
 
 def _page(
