@@ -197,6 +197,14 @@ class Part(click.ParamType):
         return int(first), int(second)
 
 
+max_thumbnails_option = click.option(
+    "--max-thumbnails",
+    type=click.IntRange(1),
+    default=60,
+    show_default=True,
+    metavar="N",
+    help="Most thumbnails of a clip, evenly spread over its steps.",
+)
 format_option = click.option(
     "--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True, help="Format of the shards."
 )

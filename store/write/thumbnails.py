@@ -8,10 +8,11 @@ from typing import Any
 from supportset.store.files import StorePath
 from supportset.store.format.card import FeatureCard
 from supportset.store.format.registry import DEFAULT_FORMAT
-from supportset.store.format.status import OK
+from supportset.store.format.status import ERROR, OK
 from supportset.store.format.thumbnails import Picture, thumbnails_path, thumbnails_recipe, to_rows
 from supportset.store.write.writer import FeatureWriter, Source
 
+NO_PICTURE = "no frame could be encoded as JPEG"  # message of a clip without thumbnails whose video is intact
 _BYTES_PER_SHARD = 64 * 2**20  # JPEGs of some 300 clips; bounds the memory of a writer beside that of features
 
 
@@ -52,7 +53,7 @@ class ThumbnailWriter(FeatureWriter):
             bytes_per_shard=_BYTES_PER_SHARD,
         )
 
-    def add_pictures(
+    def record(
         self,
         clip_id: str,
         pictures: Sequence[Picture],
@@ -62,6 +63,11 @@ class ThumbnailWriter(FeatureWriter):
         status: str = OK,
         message: str = "",
     ) -> None:
-        """Add a clip's pictures, at least one, in the order of their steps. Parameters as of :meth:`add`."""
+        """Add a clip's pictures in the order of their steps, or that it has none. Parameters as of :meth:`add`."""
+        about: dict[str, Any] = {"source": source, "seconds": seconds}
+        if not pictures:
+            failed = (ERROR, NO_PICTURE) if status == OK else (status, message)
+            self.fail(clip_id, *failed, **about)
+            return
         values, timestamps = to_rows(pictures)
-        self.add(clip_id, values, timestamps, source=source, seconds=seconds, status=status, message=message)
+        self.add(clip_id, values, timestamps, status=status, message=message, **about)

@@ -40,7 +40,7 @@ def pictures(seed: int, count: int) -> list[Picture]:
 def write_thumbnails(path: Path, content: dict[str, list[Picture]], shard_format: str = "zarr") -> None:
     with ThumbnailWriter(path, SAMPLING, {"width": 160}, {}, shard_format=shard_format) as writer:
         for clip_id, of_clip in content.items():
-            writer.add_pictures(clip_id, of_clip)
+            writer.record(clip_id, of_clip)
 
 
 @pytest.fixture(params=FORMATS)
