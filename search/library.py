@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from supportset.search.run import Run
-from supportset.search.searcher import Searcher
+from supportset.search.searcher import NoClips, Searcher
 from supportset.search.zero_shot import open_zero_shot
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import hash_parts, open_folder
@@ -165,7 +165,13 @@ class Library:
             opened = self._opened
             if opened is not None and _stamp(opened.searcher) == opened.stamp:
                 return False
-            searcher = self._open(None if opened is None else opened.searcher)
+            try:
+                searcher = self._open(None if opened is None else opened.searcher)
+            except NoClips:
+                if opened is None:
+                    raise
+                self._opened = None  # all videos are gone
+                return True
             searcher.search(["a video"], 1, "moment")  # loads what the first search needs, and shows that it works
             self._opened = _Opened(searcher, Thumbnails.open(searcher.features.sets[0].path), _stamp(searcher))
             return True

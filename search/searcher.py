@@ -56,6 +56,10 @@ def check_query(queries: Sequence[Asked], k: int) -> None:
         raise UsageError(f"-k {k}: give at least 1")
 
 
+class NoClips(UsageError):  # noqa: N818 - named for what it tells
+    """A dataset has nothing to search, or nothing any more."""
+
+
 class Searcher:
     """A retriever and the embeddings of all clips of a dataset, opened once for any number of queries.
 
@@ -112,7 +116,7 @@ class Searcher:
         self.features = features = clips.features
         if not len(features):
             told = f"; the videos of {len(features.left_out):,} clips are gone" if features.left_out else ""
-            raise UsageError(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
+            raise NoClips(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
         self.clip_ids = self._of_split(features.clip_ids, protocol, split)
         if not self.clip_ids:
             protocol = protocol or clips.protocol

@@ -201,25 +201,38 @@ def test_no_row_of_the_tables_leads_out_of_the_folder(hostile: Library) -> None:
             hostile.video_file(clip_id)
 
 
+_ODD = [
+    ".",
+    "..",
+    "%2e%2e",
+    "%2E.",
+    "..%2f",
+    "%5c..",
+    "\\",
+    "/",
+    "//",
+    "%00",
+    "%c0%ae",
+    "%C3%A9",
+    "%ff",
+    "%E2%80%AE",
+    "%",
+]
+_NAMES = [
+    "secret.mp4",
+    "clip0",
+    "clip0.mp4",
+    "videos",
+    "films",
+    "media",
+    "video",
+    "thumbnail",
+    "uploads",
+    "evil0",
+    "up",
+]
 _SEGMENTS = st.sampled_from(
-    [
-        ".",
-        "..",
-        "%2e%2e",
-        "%2E.",
-        "..%2f",
-        "%5c..",
-        "\\",
-        "/",
-        "//",
-        "%00",
-        "secret.mp4",
-        "clip0",
-        "clip0.mp4",
-        "videos",
-    ]
-    + ["films", "media", "video", "thumbnail", "uploads", "evil0", "evil1", "link.mp4", "up", "etc", "passwd", "%c0%ae"]
-    + ["%C3%A9", "%ff", "%E2%80%AE", "file:", "C:", "?part=1", "#", "%", "%%", ";", "~", "static"]
+    [*_ODD, *_NAMES, "link.mp4", "etc", "passwd", "file:", "C:", "?part=1", "#", ";", "~", "static"]
 )
 _PREFIXES = ("/", "/media/films/video/", "/media/films/thumbnail/", "/media/", "/api/libraries/films/clips/",
              "/api/libraries/films/playback/", "/media/uploads/", "/media/films/video/../", "//")  # fmt: skip
