@@ -53,9 +53,11 @@ class ExactIndex:
         ids = self._clips.features.clip_ids
         return read_parts(self._retriever, self._clips.features, [ids[number] for number in numbers]).vectors
 
-    def score(self, query: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Exact scores of clips, (M,), whose numbers ascend, for a query of unit length."""
-        return self.steps.exact(query, numbers)
+    def best_of(
+        self, query: NDArray[np.float64], numbers: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Find the k best among some clips, whose numbers ascend, for a query of unit length."""
+        return self._repaired(lambda: self.steps.best_of(query, numbers, k))
 
     def _open(self, in_memory: bool) -> StepIndex:
         self.kept = self._keep(in_memory)
