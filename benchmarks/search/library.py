@@ -1,8 +1,8 @@
 """A made-up library of clips in a real store, a retriever that reads it, and queries.
 
-The vectors are clustered as embeddings of videos are. All lie in a cone around one direction. Fields are apart from
+The vectors are clustered as embeddings of videos are. All are in a cone around one direction. Fields are apart from
 each other, the topics of a field less, the clips of a topic less, the shots of a clip less, the steps of a shot least.
-Fields and topics are of very different sizes (log-normal); a shot is five steps on average. A query lies in another
+Fields and topics are of very different sizes (log-normal); a shot is five steps on average. A query is in another
 cone, as texts do beside images, and points to one clip.
 """
 
