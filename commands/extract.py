@@ -16,10 +16,12 @@ from supportset.commands.options import (
     dtype_option,
     format_option,
     json_option,
+    max_thumbnails_option,
     precision_option,
     print_json,
     store_option,
 )
+from supportset.commands.store_thumbnails import tell_thumbnails
 from supportset.commands.store_transfer import SHOWN
 from supportset.store.errors import printable
 
@@ -117,6 +119,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Exit with 1 if a larger share of the clips with a file failed.",
 )
+@click.option(
+    "--thumbnails/--no-thumbnails",
+    default=None,
+    help="Store small pictures of the steps beside the features.  [default: for 'folder' only]",
+)
+@max_thumbnails_option
 @click.option("--strict", is_flag=True, help="Exit with 1 if any clip is missing, failed or damaged.")
 @click.option(
     "--max-disk",
@@ -141,6 +149,8 @@ def extract_command(
     stride: int | None,
     annotations_only: bool,
     gone: Literal["auto", "mark", "keep"],
+    thumbnails: bool | None,
+    max_thumbnails: int,
     as_json: bool,
     **run: Any,
 ) -> None:
@@ -174,7 +184,8 @@ def extract_command(
     # All options are checked before the first write.
     sampling = Sampling(fps=fps, frames=frames, max_steps=max_steps, stride=stride)
     selection = Selection(**{field.name: run.pop(field.name) for field in fields(Selection)})
-    execution = Execution(**run)
+    pictures = max_thumbnails if (dataset == "folder" if thumbnails is None else thumbnails) else 0
+    execution = Execution(**run, thumbnails=pictures)
     pick_decoder(execution.decoder)
     check_places(execution)
     loaded = [load_backbone(backbone) for backbone in backbones or (DEFAULT_BACKBONE,)]
@@ -186,6 +197,8 @@ def extract_command(
         counts = ", ".join(f"{count:,} {status}" for status, count in summary.status.items())
         click.echo(f"{summary.dataset}: {counts} of {summary.clips:,} clips in {summary.seconds:.0f} s", err=True)
         click.echo(f"features: {summary.path}", err=True)
+        if summary.thumbnails is not None:
+            tell_thumbnails(summary.thumbnails)
     if tables.gone or any(summary.gone for summary in summaries):
         suspects = {clip_id for summary in summaries for clip_id in summary.gone}
         _tell_gone(found.write(store, gone, suspects, replace=replace))

@@ -38,6 +38,14 @@ json_option: Callable[[Any], Any] = click.option(
     is_flag=True,
     help="Print one JSON object on standard output, the rest on standard error.",
 )
+index_option: Callable[[Any], Any] = click.option(
+    "--index",
+    default="exact",
+    show_default=True,
+    metavar="NAME",
+    help="Of the parts of clips: exact; usearch, approximate, for more than a million; lancedb:URL, a table in a "
+    "folder or an object store.",
+)
 device_option: Callable[[Any], Any] = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
 )
@@ -197,6 +205,14 @@ class Part(click.ParamType):
         return int(first), int(second)
 
 
+max_thumbnails_option = click.option(
+    "--max-thumbnails",
+    type=click.IntRange(1),
+    default=60,
+    show_default=True,
+    metavar="N",
+    help="Most thumbnails of a clip, evenly spread over its steps.",
+)
 format_option = click.option(
     "--format", "shard_format", type=ShardFormatName(), default="zarr", show_default=True, help="Format of the shards."
 )

@@ -10,6 +10,7 @@ import click
 from supportset.commands.options import (
     check_mode,
     device_option,
+    index_option,
     json_option,
     pairing_of,
     print_json,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Compare QUERY with whole clips, as eval does, or with the best part of each: a few seconds of a long video.",
 )
+@index_option
 @click.option(
     "--group",
     type=click.Choice(["video", "clip"]),
@@ -83,6 +85,7 @@ def search_command(
     without: tuple[str, ...],
     where: tuple[str, ...],
     by: By,
+    index: str,
     group: Group,
     dataset: str | None,
     protocol: str | None,
@@ -117,6 +120,10 @@ def search_command(
     check_mode(run, zero_shot, {"dataset": dataset}, pairing)
     query = Query((*(parse_query(text).terms if text is not None else ()), *added))
     conditions = parse_filter(where)
+    from supportset.search.index import check_index
+
+    if by == "clip" and check_index(index) != "exact":
+        raise UsageError(f"--index {index} needs --by moment")
     from supportset.search.hits import nothing_fits
     from supportset.search.searcher import Searcher, check_query
 
@@ -135,7 +142,10 @@ def search_command(
 
         retriever = Run(str(run), device, encoder, backbones)
     searcher = Searcher(retriever, None if zero_shot else store, dataset=dataset, protocol=protocol, split=split)
-    hits = searcher.search([query], k, by, where=conditions, group=group)[0]
+    hits = searcher.search([query], k, by, where=conditions, group=group, index=index)[0]
+    notes = searcher.index(index).notes if by == "moment" else ()
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         print_json(
             {
@@ -145,6 +155,7 @@ def search_command(
                 "nothing_fits": nothing_fits(hits),
                 "hits": [hit.to_json() for hit in hits],
                 "retriever": retriever.describe(),
+                "index": searcher.index(index).describe() if by == "moment" else None,
             }
         )
         return

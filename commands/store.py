@@ -9,6 +9,7 @@ import click
 
 from supportset.commands.options import json_option, print_json, store_option
 from supportset.commands.store_prune import prune_command
+from supportset.commands.store_thumbnails import thumbnails_command
 from supportset.commands.store_transfer import convert_command, export_command, import_command
 from supportset.commands.store_upkeep import compact_command, rm_command, verify_command
 from supportset.store.errors import SupportsetError, UsageError, printable
@@ -16,7 +17,7 @@ from supportset.store.errors import SupportsetError, UsageError, printable
 
 @click.group("store")
 def store_command() -> None:
-    """List, show, verify, import, export, convert, compact, prune and remove feature sets."""
+    """List, show, verify, import, export, convert, compact, prune and remove feature sets; make their thumbnails."""
 
 
 for _command in (
@@ -24,6 +25,7 @@ for _command in (
     import_command,
     export_command,
     convert_command,
+    thumbnails_command,
     compact_command,
     prune_command,
     rm_command,

@@ -228,7 +228,7 @@ def convert_command(words: str, shard_format: str, compress: str, keep_old: bool
     SET is DATASET/WORDS: a dataset, and words of the feature set's name.
 
     With --compress they become archives, which zarr-python and h5py open without any plugin. A reader unpacks them into
-    memory; `store compact` does not merge them.
+    memory; `store compact` does not merge them. Thumbnails change their format, and are not compressed.
     """
     from supportset.store.read.catalog import find_feature_set
     from supportset.store.transfer.convert import convert_feature_set
@@ -239,17 +239,19 @@ def convert_command(words: str, shard_format: str, compress: str, keep_old: bool
     )
     if as_json:
         print_json(summary.to_json())
-    else:
-        packed = "" if summary.compression == "none" else f" ({summary.compression})"
+    parts = [summary] if summary.thumbnails is None else [summary, summary.thumbnails]
+    for part in parts if not as_json else ():
+        packed = "" if part.compression == "none" else f" ({part.compression})"
         click.echo(
-            f"{summary.converted:,} shards with {summary.clips:,} clips converted to {shard_format}{packed}, "
-            f"{summary.bytes_before / 1e6:,.1f} MB are now {summary.bytes_after / 1e6:,.1f} MB, "
-            f"{summary.already:,} were so already, {summary.removed:,} old ones removed: {path}"
+            f"{part.converted:,} shards with {part.clips:,} clips converted to {shard_format}{packed}, "
+            f"{part.bytes_before / 1e6:,.1f} MB are now {part.bytes_after / 1e6:,.1f} MB, "
+            f"{part.already:,} were so already, {part.removed:,} old ones removed: {part.path}"
         )
-    if summary.damaged:
-        for line in summary.damaged:
-            click.echo(f"damaged: {line}", err=True)
-        raise SupportsetError(f"{path}: {len(summary.damaged):,} damaged shards are left as they are: see above")
+    damaged = [line for part in parts for line in part.damaged]
+    for line in damaged:
+        click.echo(f"damaged: {line}", err=True)
+    if damaged:
+        raise SupportsetError(f"{path}: {len(damaged):,} damaged shards are left as they are: see above")
 
 
 def _tell_failures(failures: list[tuple[str, str, str]]) -> None:

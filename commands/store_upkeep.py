@@ -62,7 +62,7 @@ def verify_command(
     """
     from supportset.store.format.dataset import list_datasets
     from supportset.store.maintain.repair import drop_damaged as drop
-    from supportset.store.maintain.verify import verify, verify_dataset
+    from supportset.store.maintain.verify import REDO, verify, verify_dataset
     from supportset.store.read.catalog import list_feature_sets, locate_feature_set
 
     errors: list[SupportsetError] = []
@@ -85,14 +85,15 @@ def verify_command(
         report = verify(info.path, progress=Progress("verify", "bytes"))
         entry = report.to_json()
         name = f"{info.dataset}/{info.name}"
-        _print_report(f"{name}: {report.clips:,} clips in {report.shards:,} shards", report, as_json)
-        if drop_damaged:
-            damaged = {problem.shard for problem in report.harmful if problem.shard}
-            if damaged:
-                entry["dropped_clips"] = drop(info.path, damaged)
+        for part, told in zip(report.reports, (entry, entry["thumbnails"]), strict=False):
+            what, redo = (name, "the same `extract` again") if part is report else (f"{name}, thumbnails", REDO)
+            _print_report(f"{what}: {part.clips:,} clips in {part.shards:,} shards", part, as_json)
+            damaged = {problem.shard for problem in part.problems if problem.shard and not problem.harmless}
+            if drop_damaged and damaged:
+                told["dropped_clips"] = drop(part.path, damaged)
                 click.echo(
-                    f"{info.path}: {len(damaged):,} shards rewritten, {len(entry['dropped_clips']):,} damaged clips "
-                    "dropped: run the same `extract` again to have them redone",
+                    f"{part.path}: {len(damaged):,} shards rewritten, {len(told['dropped_clips']):,} damaged clips "
+                    f"dropped: run {redo} to have them redone",
                     err=True,
                 )
         found["sets"].append(entry)
@@ -124,7 +125,7 @@ def verify_command(
 @store_option
 @json_option
 def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_json: bool) -> None:
-    """Merge small shards of a feature set; drop superseded rows and orphans.
+    """Merge small shards of a feature set and of its thumbnails; drop superseded rows and orphans.
 
     SET is DATASET/WORDS: a dataset, and words of the feature set's name. Other processes may read and write meanwhile.
     """
@@ -140,27 +141,30 @@ def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_
     )
     if as_json:
         print_json(summary.to_json())
-    else:
-        click.echo(
-            f"{summary.shards_before:,} shards are now {summary.shards_after:,}, {summary.rows_dropped:,} superseded "
-            f"rows dropped, {len(summary.orphans):,} orphaned files removed: {path}"
-        )
-    if summary.unlisted:
-        click.echo(
-            f"note: {len(summary.unlisted):,} shards without an index are left ({printable(summary.unlisted[0])}): "
-            "`store verify` says more",
-            err=True,
-        )
-    if summary.orphans_left:
-        click.echo(
-            f"note: {len(summary.orphans_left):,} unfinished files are left, as a running writer may need them "
-            f"({summary.orphans_left[0]}): run again in an hour, or with --now if no process writes",
-            err=True,
-        )
-    for line in summary.damaged:
+    parts = [summary] if summary.thumbnails is None else [summary, summary.thumbnails]
+    for part in parts:
+        if not as_json:
+            click.echo(
+                f"{part.shards_before:,} shards are now {part.shards_after:,}, {part.rows_dropped:,} superseded "
+                f"rows dropped, {len(part.orphans):,} orphaned files removed: {part.path}"
+            )
+        if part.unlisted:
+            click.echo(
+                f"note: {len(part.unlisted):,} shards without an index are left ({printable(part.unlisted[0])}): "
+                "`store verify` says more",
+                err=True,
+            )
+        if part.orphans_left:
+            click.echo(
+                f"note: {len(part.orphans_left):,} unfinished files are left, as a running writer may need them "
+                f"({part.orphans_left[0]}): run again in an hour, or with --now if no process writes",
+                err=True,
+            )
+    damaged = [line for part in parts for line in part.damaged]
+    for line in damaged:
         click.echo(f"damaged: {line}", err=True)
-    if summary.damaged:
-        raise SupportsetError(f"{path}: {len(summary.damaged):,} damaged shards are left as they are: see above")
+    if damaged:
+        raise SupportsetError(f"{path}: {len(damaged):,} damaged shards are left as they are: see above")
 
 
 @click.command("rm")
@@ -168,16 +172,23 @@ def compact_command(words: str, clips_per_shard: int, now: bool, store: str, as_
 @click.option(
     "--dataset", "whole", is_flag=True, help="SET is the name of a dataset: delete its tables and all its features."
 )
+@click.option("--thumbnails", "only_thumbnails", is_flag=True, help="Delete only the thumbnails of the set.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @store_option
 @json_option
-def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) -> None:
-    """Delete a feature set, or with --dataset a dataset and all its features.
+def rm_command(words: str, whole: bool, only_thumbnails: bool, yes: bool, store: str, as_json: bool) -> None:
+    """Delete a feature set with its thumbnails, or with --dataset a dataset and all its features.
 
     SET is DATASET/WORDS: a dataset, and words of the feature set's name.
     """
     from supportset.store.files import open_folder
-    from supportset.store.maintain.removal import plan_dataset_removal, plan_removal, remove_dataset, remove_feature_set
+    from supportset.store.maintain.removal import (
+        plan_dataset_removal,
+        plan_removal,
+        remove_dataset,
+        remove_feature_set,
+        thumbnails_of,
+    )
     from supportset.store.read.catalog import locate_feature_set
 
     dataset, _, rest = words.strip().partition("/")
@@ -187,10 +198,15 @@ def rm_command(words: str, whole: bool, yes: bool, store: str, as_json: bool) ->
         )
     if not whole and not rest.strip():
         raise UsageError(f"rm: {words!r} names no feature set: write {dataset}/WORDS, or --dataset to delete all of it")
+    if whole and only_thumbnails:
+        raise UsageError("rm: --thumbnails is for one feature set: leave --dataset out, and name the set")
     info = None if whole else locate_feature_set(store, words)
+    if info is not None and only_thumbnails:
+        info = thumbnails_of(info)
     plan = plan_removal(info) if info else plan_dataset_removal(store, dataset)
     if not yes:
-        kind = f"with {len(plan.feature_sets)} feature sets" if whole else "(features)"
+        alone = "(thumbnails)" if only_thumbnails else "(features)"
+        kind = f"with {len(plan.feature_sets)} feature sets" if whole else alone
         click.confirm(
             f"Delete {plan.path} {kind}, {plan.files:,} files, {plan.bytes / 1e6:,.1f} MB?", abort=True, err=True
         )
@@ -234,10 +250,11 @@ def _against_videos(
 
 
 def _print_report(what: str, report: VerifyReport, as_json: bool) -> None:
+    count = sum(not problem.harmless for problem in report.problems)
     if not as_json:
         click.echo(
             f"{printable(what)}, {report.bytes / 1e6:,.1f} MB checked in {report.seconds:.1f} s: "
-            f"{len(report.harmful) or 'no'} problem{'s' if len(report.harmful) != 1 else ''}"
+            f"{count or 'no'} problem{'s' if count != 1 else ''}"
         )
     for problem in report.problems:
         click.echo(f"{'note' if problem.harmless else problem.kind}: {problem}", err=True)

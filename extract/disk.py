@@ -30,6 +30,7 @@ MAX_DISK = 100 * 10**9  # bytes, unless the user gives another number
 _SMALL = 10**9  # bytes: files are opened only where the features may need more
 _SAMPLE = 32  # files that are opened
 _SECONDS = 60.0  # to open them
+_THUMBNAIL = 5000  # bytes, with its timestamps
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class DiskUse:
         Of a step; numbers of a vector; bytes of a number.
     known : bool
         Whether the steps follow from durations; else each clip is counted with the maximum.
+    thumbnails : int
+        Most thumbnails of a clip.
     """
 
     clips: int
@@ -53,11 +56,13 @@ class DiskUse:
     dim: int
     size: int
     known: bool
+    thumbnails: int = 0
 
     @property
     def bytes(self) -> int:
-        """All of them."""
-        return math.ceil(self.clips * self.steps * self.vectors * self.dim * self.size)
+        """All of them, with the thumbnails."""
+        features = self.clips * self.steps * self.vectors * self.dim * self.size
+        return math.ceil(features + self.clips * min(self.steps, self.thumbnails) * _THUMBNAIL)
 
     def __str__(self) -> str:
         return f"{'about' if self.known else 'at most'} {gigabytes(self.bytes)}"
@@ -67,15 +72,18 @@ class DiskUse:
         """The estimate, and what it follows from."""
         vectors = f" x {self.vectors:,} vectors" if self.vectors > 1 else ""
         steps = f"{self.clips:,} clips x {self.steps:,.4g} steps{vectors}"
-        return f"{self} ({steps} x {self.dim:,} numbers x {self.size} bytes)"
+        pictures = f", and {self.thumbnails:,} thumbnails a clip at most" if self.thumbnails else ""
+        return f"{self} ({steps} x {self.dim:,} numbers x {self.size} bytes{pictures})"
 
 
-def estimate(tasks: Sequence[Task], videos_root: Path, backbone: Backbone, sampling: Sampling, dtype: str) -> DiskUse:
+def estimate(
+    tasks: Sequence[Task], videos_root: Path, backbone: Backbone, sampling: Sampling, dtype: str, thumbnails: int = 0
+) -> DiskUse:
     """Estimate what the features of these clips need, from the durations of some files."""
     sizes = backbone.vectors, backbone.dim, np.dtype(dtype).itemsize
     most = float(sampling.frames or sampling.max_steps)
     whole = [task for task in tasks if task.clip.end_s is None]
-    upper = DiskUse(len(tasks), most, *sizes, known=sampling.fps is None)
+    upper = DiskUse(len(tasks), most, *sizes, known=sampling.fps is None, thumbnails=thumbnails)
     if sampling.fps is None or upper.bytes <= _SMALL:
         return upper
     parts = [
@@ -87,7 +95,7 @@ def estimate(tasks: Sequence[Task], videos_root: Path, backbone: Backbone, sampl
     if whole and not seen:
         return upper
     steps = (sum(parts) + len(whole) * float(np.mean(seen or [0.0]))) / len(tasks)
-    return DiskUse(len(tasks), steps, *sizes, known=True)
+    return DiskUse(len(tasks), steps, *sizes, known=True, thumbnails=thumbnails)
 
 
 def check_disk(use: DiskUse, path: StorePath, most: int | None) -> None:

@@ -76,6 +76,8 @@ class Execution:
         The exit code is 1 if a larger share of the present clips has no features.
     strict : bool
         Whether the exit code is 1 if anything is missing, failed or damaged.
+    thumbnails : int
+        Most thumbnails of a clip, stored beside its features; 0: none.
     max_disk : int, optional
         Bytes that the features may need, by an estimate before the run. Default: 100 GB, and what is free on the disk.
 
@@ -102,6 +104,7 @@ class Execution:
     on_damage: Literal["keep", "drop"] = "keep"
     max_failures: float = 0.05
     strict: bool = False
+    thumbnails: int = 0
     max_disk: int | None = None
 
     def __post_init__(self) -> None:
@@ -111,6 +114,8 @@ class Execution:
                 raise UsageError(f"{name}={value!r} is not one of {', '.join(choices)}")
         if not 0 <= self.max_failures <= 1:
             raise UsageError(f"max_failures={self.max_failures} is not a share from 0 to 1")
+        if self.thumbnails < 0:
+            raise UsageError(f"thumbnails={self.thumbnails} is not a number of pictures")
         for name in ("timeout", "workers", "batch_size"):
             if (number := getattr(self, name)) is not None and not number > 0:
                 raise UsageError(f"{name}={number} should be above 0")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -21,9 +21,10 @@ from supportset.extract.processes.extraction import OnlyChunk, Settings, run_ext
 from supportset.extract.processes.ray_cluster import check_ray_options
 from supportset.extract.processes.sharing import share_among_devices, share_on_ray
 from supportset.extract.progress.interrupted import Interrupted, sigterm_interrupts
-from supportset.extract.progress.progress import Progress
+from supportset.extract.progress.progress import Observer, Progress
 from supportset.extract.progress.run_log import RunLog
 from supportset.extract.progress.summary import Summary, count_statuses, exit_code
+from supportset.extract.thumbnails import make_thumbnails
 from supportset.extract.work.chunks import one_chunk
 from supportset.extract.work.same_content import take_over
 from supportset.extract.work.selection import Clip, Task, Work, plan_work, require_videos, rows_of, select_clips
@@ -48,6 +49,7 @@ def extract(
     execution: Execution | None = None,
     *,
     progress: bool = True,
+    observer: Observer | None = None,
 ) -> Summary:
     """Extract the features of a dataset's clips that the store does not have yet.
 
@@ -70,6 +72,9 @@ def extract(
     execution : Execution, optional
     progress : bool
         Whether a live line, or log lines, appear on standard error.
+    observer : callable, optional
+        Takes what happens, event by event; see :class:`supportset.extract.progress.progress.Progress`. Then no log of
+        the run is written: a server makes many short runs.
 
     Returns
     -------
@@ -97,10 +102,11 @@ def extract(
         require_videos(clips, videos_root)
     asked = work.tasks
     if work.tasks or work.absent:
-        use = estimate(work.tasks, videos_root, backbone, sampling, execution.dtype)
+        use = estimate(work.tasks, videos_root, backbone, sampling, execution.dtype, execution.thumbnails)
         check_disk(use, path, execution.max_disk)
         settings = Settings(root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores())
-        with Progress(len(work.tasks), quiet=not progress, log=RunLog(path)) as shown, sigterm_interrupts():
+        shown = Progress(len(work.tasks), quiet=not progress, log=None if observer else RunLog(path), observer=observer)
+        with shown, sigterm_interrupts():
             card = make_card(recipe, ", ".join(devices), execution.precision, backbone.given, execution.decoder)
             shown.begin(
                 _announcement(dataset, path, clips, work, use),
@@ -133,6 +139,7 @@ def extract(
                 raise Interrupted(
                     f"stopped: of {len(clips):,} clips the store has {told}, in {path}; the same command resumes"
                 ) from None
+    thumbnails = _complete(dataset, path, videos_root, clips, selection, execution, progress=progress)
     final = _rows(path, clips)
     gone = _gone(dataset, asked, final)
     return Summary(
@@ -144,6 +151,7 @@ def extract(
         time.monotonic() - began,
         exit_code(final, execution.max_failures, execution.strict, gone),
         sorted(gone.intersection(FeatureSet.open(path).clip_ids)) if gone and is_feature_set(path) else [],
+        thumbnails,
     )
 
 
@@ -159,6 +167,34 @@ def check_places(execution: Execution) -> list[str]:
         return pick_devices(execution.device, execution.processes)
     check_ray_options(execution.device, execution.processes)
     return [execution.device]
+
+
+def _complete(
+    dataset: Dataset,
+    path: StorePath,
+    videos_root: Path,
+    clips: list[Clip],
+    selection: Selection,
+    execution: Execution,
+    *,
+    progress: bool,
+) -> dict[str, Any] | None:
+    """Make the thumbnails of clips whose features come from a run without; None if there is nothing to make."""
+    if not execution.thumbnails or not videos_root.is_dir() or not is_feature_set(path):
+        return None
+    made = make_thumbnails(
+        dataset,
+        path,
+        videos_root,
+        clips=clips,
+        most=execution.thumbnails,
+        workers=execution.workers,
+        timeout=execution.timeout,
+        shard_format=execution.shard_format,
+        retry_failed=selection.retry_failed,
+        progress=progress,
+    )
+    return made.to_json() if made.made or made.failures else None
 
 
 def _rows(path: StorePath, clips: list[Clip]) -> pa.Table:

@@ -67,7 +67,7 @@ def run_report(
     folder = RunFolder(run)
     config, record = folder.load_config(), folder.data_record()
     folder.model_folder()
-    best = folder.read_json("best.json")
+    best = folder.read_best()
     warnings: list[str] = []
     opened: RunOnStore | None = None
     try:

@@ -100,7 +100,7 @@ def evaluate(
             "features": [entry["folder"] for entry in opened.record["features"]],
             "text_features": None if text is None else text.recipe.folder,
         },
-        selected_by=_selection(folder.read_json("best.json"), opened.record["validation"]),
+        selected_by=_selection(folder.read_best(), opened.record["validation"]),
         leakage=_leakage(opened, in_tables, part),
         prefix="" if opened.own_dataset else tables.name,
     )

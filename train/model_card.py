@@ -36,7 +36,7 @@ def model_card(folder: RunFolder) -> str:
     """
     config, record = folder.load_config(), folder.data_record()
     folder.model_folder()
-    best = folder.read_json("best.json")
+    best = folder.read_best()
     parts = [
         _front(record),
         _what(config),

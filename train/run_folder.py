@@ -160,6 +160,15 @@ class RunFolder:
             raise SupportsetError(f"{path}: damaged, it is no JSON object: restore it, or train again")
         return unsealed(content, path)
 
+    def read_best(self) -> dict[str, Any]:
+        """``best.json``: ``epoch`` and ``step`` of the saved model, ``select_by``, and ``validation``, its scores."""
+        best = self.read_json("best.json")
+        if lacking := [key for key in ("epoch", "step", "select_by", "validation") if key not in best]:
+            raise SupportsetError(
+                f"{self.path / 'best.json'}: has no {lacking[0]!r}, it is damaged: restore it, or train again"
+            )
+        return best
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, complete or not at all; ``name`` may include a folder."""
         self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

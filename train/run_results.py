@@ -34,7 +34,7 @@ def training_charts(folder: RunFolder) -> dict[str, Chart]:
     records = _records(folder)
     steps = [each for each in records if each.get("kind") == "train"]
     scored = [each for each in records if each.get("kind") == "validation"]
-    best = folder.read_json("best.json")
+    best = folder.read_best()
     charts = {}
     losses = [curve for key, name in _LOSSES.items() if (curve := _curve(steps, key, name)) and any(curve.values)]
     if losses:

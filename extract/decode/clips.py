@@ -36,6 +36,7 @@ from supportset.extract.decode.decoders import PYAV, picture_source
 from supportset.extract.decode.frame_index import FrameIndex, Heartbeat, read_index
 from supportset.extract.decode.images import is_image, read_image
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.decode.thumbnails import encode
 from supportset.extract.outcome import DecodeError, Outcome
 from supportset.store.format.status import DAMAGED, OK, UNREADABLE
 
@@ -107,6 +108,8 @@ def decode_clips(
     heartbeat: Heartbeat | None = None,
     opened: Callable[[int], None] | None = None,
     decoder: str = PYAV,
+    thumbnails: int = 0,
+    thumbnails_only: bool = False,
 ) -> Iterator[tuple[int, Step | Outcome]]:
     """Decode several clips of one file in one pass over it; they may overlap, in any order.
 
@@ -129,6 +132,10 @@ def decode_clips(
         Called with a clip's place in ``parts`` just before the first packet that the clip needs is decoded.
     decoder : str
         A name of :mod:`supportset.extract.decode.decoders`.
+    thumbnails : int
+        Most steps of a clip that get a thumbnail, evenly spread.
+    thumbnails_only : bool
+        Whether only these steps are decoded, each of the one frame that its thumbnail shows.
 
     Yields
     ------
@@ -145,16 +152,17 @@ def decode_clips(
         _refuse_endless(path)
         if is_image(path):
             image, outcome = read_image(path)
-            picture = transform(image)
+            picture, small = transform(image), encode(image) if thumbnails else b""
             for place in range(len(parts)):
-                yield place, Step(np.stack([picture] * sampling.window), 0.0, float(_IMAGE_SECONDS))
+                yield place, Step(np.stack([picture] * sampling.window), 0.0, float(_IMAGE_SECONDS), small)
                 yield place, outcome
             return
         index = read_index(path, heartbeat)
         plans: dict[int, ClipPlan] = {}
         for place, (start_s, end_s) in enumerate(parts):
             try:
-                plans[place] = ClipPlan.make(index, start_s, end_s, sampling)
+                plan = ClipPlan.make(index, start_s, end_s, sampling, thumbnails)
+                plans[place] = plan.thumbnails_only() if thumbnails_only else plan
             except DecodeError as error:
                 left.discard(place)
                 yield place, error.outcome
@@ -185,12 +193,14 @@ def _decode_planned(
         for number in plan.wanted:
             takers.setdefault(number, []).append(clip)
     source = picture_source(decoder)
-    last, made = None, np.empty(0, np.uint8)
+    last, made, small = None, np.empty(0, np.uint8), b""
     for number, picture in source(path, index, sorted(takers), health, heartbeat):
         if picture is not last:
-            last, made = picture, transform(picture)
+            last, made, small = picture, transform(picture), b""
+        if not small and any(clips[clip].shows(number) for clip in takers[number]):
+            small = encode(picture)
         for clip in takers[number]:
-            for step in clips[clip].take(number, made):
+            for step in clips[clip].take(number, made, small):
                 yield places[clip], step
             if clips[clip].complete:
                 yield places[clip], _ended(plans[places[clip]], *health.of(clip))

@@ -76,11 +76,12 @@ class Plan:
         timeout: float,
         cores: int | None = None,
         decoder: str = PYAV,
+        thumbnails: int = 0,
     ) -> Plan:
         """Choose what is not given: workers by the cores that the model leaves, the batch by the device.
 
         ``cores`` are those that the run may use; default: all that this process may use. ``decoder`` is a name of
-        :mod:`supportset.extract.decode.decoders`.
+        :mod:`supportset.extract.decode.decoders`, ``thumbnails`` the most of a clip.
         """
         transform = backbone.frame_transform()
         shape = (sampling.window, *transform(np.zeros((48, 64, 3), np.uint8)).shape)
@@ -90,7 +91,15 @@ class Plan:
         batch_size = batch_size or default_batch_size(device, sampling.window)
         slots = min(-(-2 * batch_size // workers), _RING_BYTES // workers // prod(shape))
         return cls(
-            Setup(sampling, transform, shape, max(2, slots), decoder_beside(decoder, str(device)), cpu_seconds=timeout),
+            Setup(
+                sampling,
+                transform,
+                shape,
+                max(2, slots),
+                decoder_beside(decoder, str(device)),
+                cpu_seconds=timeout,
+                thumbnails=thumbnails,
+            ),
             workers,
             batch_size,
             device.type == "cuda",
@@ -124,7 +133,7 @@ def run_pipeline(
         From the workers, the model, or the writer.
     """
     with DecodePool(plan.setup, plan.workers, plan.timeout) as pool:
-        run_pool(pool, _jobs(work, videos_root), backbone, plan, recorder, shown)
+        run_pool(pool, _jobs(work, videos_root, shown), backbone, plan, recorder, shown)
 
 
 def run_pool(
@@ -210,6 +219,10 @@ class _Laps:
             since = now
 
 
-def _jobs(work: Work, videos_root: Path) -> Iterator[Job]:
+def _jobs(work: Work, videos_root: Path, shown: Progress) -> Iterator[Job]:
+    file = None
     for number, task in enumerate(work.tasks):
+        if task.source.path != file:
+            file = task.source.path
+            shown.starts(file)
         yield Job(number, str(videos_root / task.source.path), task.clip.start_s, task.clip.end_s)

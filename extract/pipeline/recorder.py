@@ -21,6 +21,7 @@ from supportset.extract.work.selection import Task
 from supportset.extract.workers.decode_worker import ClipResult
 from supportset.store.errors import SupportsetError, ValueOverflow
 from supportset.store.format.status import DAMAGED, OK, OVERFLOW
+from supportset.store.write.thumbnails import ThumbnailWriter
 from supportset.store.write.writer import FeatureWriter
 
 _PENDING_CLIPS, _PENDING_BYTES = 64, 64 * 2**20  # clips queued for the writer; with more the run waits for the disk
@@ -42,6 +43,8 @@ class Recorder:
         Whether the features of a damaged clip are stored or dropped.
     stop_on_error : bool
         Whether the first clip that fails ends the run (after it is recorded).
+    thumbnails : ThumbnailWriter, optional
+        Takes the thumbnails of clips that have features, before these; used by the recorder's thread only.
 
     Attributes
     ----------
@@ -56,9 +59,11 @@ class Recorder:
         progress: Progress,
         keep_damaged: bool,
         stop_on_error: bool,
+        thumbnails: ThumbnailWriter | None = None,
     ) -> None:
         self._writer, self._tasks, self._progress = writer, tasks, progress
         self._keep_damaged, self._stop_on_error = keep_damaged, stop_on_error
+        self._thumbnails = thumbnails
         self._features: dict[int, list[np.ndarray]] = {}
         self._spans: dict[int, list[tuple[float, float]]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
@@ -92,7 +97,8 @@ class Recorder:
         for end in batch.ends:
             values, spans = self._features.pop(end.number, []), self._spans.pop(end.number, [])
             future = self._thread.submit(self._write, self._tasks[end.number], end, values, spans)
-            self._submit(future, sum(part.nbytes for part in values))
+            size = sum(part.nbytes for part in values) + sum(len(each.jpeg) for each in end.thumbnails)
+            self._submit(future, size)
 
     def flush(self) -> None:
         """Wait until the writer has everything taken so far; raises as :meth:`take`."""
@@ -132,6 +138,8 @@ class Recorder:
         about: Any = {"source": replace(task.source, hash=end.hash), "seconds": end.seconds}
         kept = outcome.status == OK or (outcome.status == DAMAGED and self._keep_damaged and bool(values))
         if kept:
+            if self._thumbnails is not None:
+                self._thumbnails.record(clip_id, end.thumbnails, **vars(outcome), **about)
             try:
                 self._writer.add(clip_id, np.concatenate(values), np.array(spans), **vars(outcome), **about)
             except ValueOverflow as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from supportset.extract.decode.sampling import Sampling
 from supportset.extract.options import Execution
@@ -14,6 +15,7 @@ from supportset.extract.pipeline.forward import compile_for, describe_device, pi
 from supportset.extract.pipeline.pipeline import Plan, run_pipeline
 from supportset.extract.pipeline.recipe import make_card, make_recipe
 from supportset.extract.pipeline.recorder import Recorder
+from supportset.extract.pipeline.thumbnails import open_writer
 from supportset.extract.progress.progress import Progress
 from supportset.extract.work.chunks import Chunk
 from supportset.extract.work.selection import Task, Work
@@ -136,13 +138,20 @@ def run_extraction(source: ChunkSource, settings: Settings, backbone: Backbone, 
     backbone.to(place, execution.precision)
     recipe = make_recipe(backbone, settings.sampling, execution.dtype)
     card = make_card(recipe, describe_device(place), execution.precision, backbone.given, execution.decoder)
-    with FeatureWriter(
-        feature_set_path(settings.root, settings.dataset, recipe),
-        card,
-        shard_format=execution.shard_format,
-        clips_per_shard=execution.clips_per_shard,
-        seconds_per_shard=execution.seconds_per_shard,
-    ) as writer:
+    path = feature_set_path(settings.root, settings.dataset, recipe)
+    shards: dict[str, Any] = {
+        "shard_format": execution.shard_format,
+        "clips_per_shard": execution.clips_per_shard,
+        "seconds_per_shard": execution.seconds_per_shard,
+    }
+    with ExitStack() as stack:
+        pictures = None
+        if execution.thumbnails:  # sealed before the features: who has the features has these
+            pictures = stack.enter_context(
+                open_writer(path, settings.sampling, execution.thumbnails, execution.decoder, **shards)
+            )
+        before = None if pictures is None else pictures.seal
+        writer = stack.enter_context(FeatureWriter(path, card, **shards, before=before))
         batch_size = execution.batch_size or pick_batch_size(backbone, settings.clips)
         if execution.compile:
             compile_for(backbone, batch_size, shown.note)
@@ -160,12 +169,12 @@ def run_extraction(source: ChunkSource, settings: Settings, backbone: Backbone, 
                     execution.timeout,
                     settings.cores,
                     execution.decoder,
+                    execution.thumbnails,
                 )
                 plan = Plan.make(backbone, settings.sampling, place, *sizes)
                 feed = _Feed(chunk, source)
-                with Recorder(
-                    writer, feed, shown, execution.on_damage == "keep", execution.on_error == "stop"
-                ) as recorder:
+                keep, stop = execution.on_damage == "keep", execution.on_error == "stop"
+                with Recorder(writer, feed, shown, keep, stop, pictures) as recorder:
                     run_pipeline(Work(feed, [], 0, 0), settings.videos_root, backbone, plan, recorder, shown)
                     recorder.flush()
             writer.seal()

@@ -40,6 +40,9 @@ class Summary:
     gone : list of str
         Clips of the dataset whose videos are gone, and of which the feature set has features. Selected ones are counted
         as ``gone`` in ``status``.
+    thumbnails : dict, optional
+        Of clips that had features and no thumbnails: ``ThumbnailSummary`` as JSON; None where there were none, or no
+        thumbnails were asked for.
     """
 
     dataset: str
@@ -50,6 +53,7 @@ class Summary:
     seconds: float
     exit_code: int = 0
     gone: list[str] = field(default_factory=list)
+    thumbnails: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The summary as the command line prints it."""

@@ -6,10 +6,11 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow.compute as pc
 
@@ -19,7 +20,9 @@ from supportset.store.errors import SupportsetError
 from supportset.store.files import StorePath, hash_file, open_folder
 from supportset.store.format.card import FeatureCard, is_feature_set
 from supportset.store.format.index import has_features, read_index
+from supportset.store.format.shard import Array
 from supportset.store.format.status import OK
+from supportset.store.format.thumbnails import has_thumbnails, thumbnails_path
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter
 
@@ -46,6 +49,8 @@ def take_over(
     keep_damaged: bool = True,
 ) -> Work:
     """Give clips whose file has the content of a file that was extracted before the features of that one.
+
+    The thumbnails of that file, if there are some, go with them.
 
     A file is read and hashed only if a file of its size and extension was extracted before. The clips must be the same
     part of their files: one and the same clip, or clips named after their files and the part.
@@ -74,25 +79,66 @@ def take_over(
     feature_set = FeatureSet.open(path)
     found = list(_pairs(work, feature_set, videos_root, named_after_files, keep_damaged))
     taken: set[str] = set()
-    for told, pairs in groupby(sorted(found, key=lambda each: each[0]), key=lambda each: each[0]):
-        # The features were made by an earlier run: its provenance goes with them.
-        with FeatureWriter(path, FeatureCard(feature_set.card.recipe, json.loads(told))) as writer:
-            for _, task, donor in pairs:
-                try:
-                    values, _ = feature_set.read([donor.clip_id])
-                    timestamps = feature_set.read_timestamps([donor.clip_id])
-                except SupportsetError:  # damaged, or replaced meanwhile: extracted from the video
-                    continue
-                source = replace(task.source, hash=donor.hash)
-                about: dict[str, Any] = {"status": donor.status, "message": donor.message, "source": source}
-                writer.add(task.clip.clip_id, values, timestamps, **about)
-                taken.add(task.clip.clip_id)
-                shown.clip(donor.status, task.clip.clip_id, donor.message)
+    with ExitStack() as stack:
+        thumbnails = stack.enter_context(_Thumbnails(path)) if found and has_thumbnails(path) else None
+        for told, pairs in groupby(sorted(found, key=lambda each: each[0]), key=lambda each: each[0]):
+            # The features were made by an earlier run: its provenance goes with them.
+            card = FeatureCard(feature_set.card.recipe, json.loads(told))
+            with FeatureWriter(path, card, before=None if thumbnails is None else thumbnails.seal) as writer:
+                for _, task, donor in pairs:
+                    if (features := _read(feature_set, donor.clip_id)) is None:  # extracted from the video
+                        continue
+                    source = replace(task.source, hash=donor.hash)
+                    about: dict[str, Any] = {"status": donor.status, "message": donor.message, "source": source}
+                    if thumbnails is not None:
+                        thumbnails.take(donor, task.clip.clip_id, **about)
+                    writer.add(task.clip.clip_id, *features, **about)
+                    taken.add(task.clip.clip_id)
+                    shown.clip(donor.status, task.clip.clip_id, donor.message)
     if not taken:
         return work
     shown.note(f"extract: {len(taken):,} clips take over the features of equal files, renamed or touched since")
     tasks = [task for task in work.tasks if task.clip.clip_id not in taken]
     return Work(tasks, work.absent, work.found, work.done + len(taken))
+
+
+class _Thumbnails:
+    """The thumbnails of clips that take over features.
+
+    Parameters
+    ----------
+    feature_set : StorePath
+        It has thumbnails.
+    """
+
+    def __init__(self, feature_set: StorePath) -> None:
+        self._set = FeatureSet.open(thumbnails_path(feature_set))
+        rows = self._set.rows()
+        self._hashes = dict(zip(rows["clip_id"].to_pylist(), rows["source_hash"].to_pylist(), strict=True))
+        self._writer = FeatureWriter(self._set.path, self._set.card)
+        self.seal = self._writer.seal
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._writer.__exit__(*error)
+
+    def take(self, donor: _Donor, clip_id: str, **about: Any) -> None:
+        """Copy the thumbnails of a donor, if they are of its file; else they are made from the video."""
+        if self._hashes.get(donor.clip_id) != donor.hash or donor.clip_id not in self._set:
+            return
+        if (found := _read(self._set, donor.clip_id)) is not None:
+            self._writer.add(clip_id, *found, **about)
+
+
+def _read(rows: FeatureSet, clip_id: str) -> tuple[Array, Array] | None:
+    """Values and timestamps of a clip; None if they are damaged, or were replaced meanwhile."""
+    try:
+        return rows.read([clip_id])[0], rows.read_timestamps([clip_id])
+    except SupportsetError:
+        return None
 
 
 def _pairs(

@@ -104,7 +104,7 @@ def plan_work(clips: Iterable[Clip], videos_root: Path, rows: pa.Table, *, retry
     tasks, absent, found, done = [], [], 0, 0
     for clip in clips:
         status, steps, size, mtime = known.get(clip.clip_id, (None, 0, None, None))
-        source = _source(clip, videos_root)
+        source = source_of(clip, videos_root)
         if source is None:
             if steps or status == MISSING:
                 done += 1
@@ -117,7 +117,7 @@ def plan_work(clips: Iterable[Clip], videos_root: Path, rows: pa.Table, *, retry
             tasks.append(Task(clip, source))
         else:
             done += 1
-    return Work(_by_file(tasks), absent, found, done)
+    return Work(by_file(tasks), absent, found, done)
 
 
 class HasPath(Protocol):
@@ -141,7 +141,7 @@ def require_videos(clips: Iterable[HasPath], videos_root: Path) -> None:
         raise UsageError(f"{videos_root}: no such folder of videos; --videos DIR names the right one")
     count = 0
     for clip in clips:
-        if _source(clip, videos_root) is not None:
+        if source_of(clip, videos_root) is not None:
             return
         count += 1
     raise UsageError(
@@ -149,7 +149,7 @@ def require_videos(clips: Iterable[HasPath], videos_root: Path) -> None:
     )
 
 
-def _by_file(tasks: list[Task]) -> list[Task]:
+def by_file(tasks: list[Task]) -> list[Task]:
     """Make the clips of one file adjacent, at the place of the first of them."""
     files: dict[str, list[Task]] = {}
     for task in tasks:
@@ -179,7 +179,7 @@ def _known(rows: pa.Table) -> dict[str, tuple[Any, ...]]:
     return {row[0]: row[1:] for row in zip(*(rows[name].to_pylist() for name in names), strict=True)}
 
 
-def _source(clip: HasPath, videos_root: Path) -> Source | None:
+def source_of(clip: HasPath, videos_root: Path) -> Source | None:
     if clip.path is None:
         return None
     try:

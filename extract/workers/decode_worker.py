@@ -31,6 +31,7 @@ from supportset.extract.workers.retries import Job
 from supportset.store.errors import SupportsetError
 from supportset.store.files import hash_file
 from supportset.store.format.status import DAMAGED, ERROR, OK, OUT_OF_MEMORY, TIMEOUT
+from supportset.store.format.thumbnails import Picture
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Setup:
     memory : int
         Bytes that the worker may allocate; a clip that takes more ends as ``out_of_memory``. Not with a decoder that
         uses a GPU, whose driver allocates memory that it does not use.
+    thumbnails : int
+        Most thumbnails of a clip.
+    thumbnails_only : bool
+        Whether only the frames of thumbnails are decoded.
     """
 
     sampling: Sampling
@@ -63,6 +68,8 @@ class Setup:
     decoder: str = PYAV
     cpu_seconds: float = 600.0
     memory: int = 4 * 2**30
+    thumbnails: int = 0
+    thumbnails_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,12 +103,15 @@ class ClipResult:
         Time that the worker spent on the job.
     hash : str or None
         Hash of the source file; None if it cannot be read.
+    thumbnails : tuple of Picture
+        Of its steps, in their order.
     """
 
     number: int
     outcome: Outcome
     seconds: float
     hash: str | None = None
+    thumbnails: tuple[Picture, ...] = ()
 
 
 class Worker:
@@ -128,6 +138,7 @@ class Worker:
         self._ring.job = jobs[0].number
         self._grant(jobs[0].path)
         seconds = _SharedSeconds(len(jobs))
+        thumbnails: dict[int, list[Picture]] = {}
 
         def begin(place: int) -> None:
             seconds.open(place)
@@ -142,16 +153,20 @@ class Worker:
                 heartbeat=self._heartbeat,
                 opened=begin,
                 decoder=self._setup.decoder,
+                thumbnails=self._setup.thumbnails,
+                thumbnails_only=self._setup.thumbnails_only,
             ):
                 number = jobs[place].number
                 if isinstance(item, Step):
+                    if item.thumbnail:
+                        thumbnails.setdefault(number, []).append(Picture(item.start_s, item.end_s, item.thumbnail))
                     self._send(Arrived(number, item.start_s, item.end_s), item.frames)
                     continue
                 content = self._hash(jobs[place].path) if item.status in (OK, DAMAGED) else None
                 spent = seconds.close(place)
                 if not seconds.left:
                     self._ring.job = None
-                self._link.send(ClipResult(number, item, spent, content))
+                self._finish(ClipResult(number, item, spent, content, tuple(thumbnails.pop(number, ()))))
         except MemoryError:
             most = f"{self._setup.memory / 2**30:g} GiB"
             outcome = Outcome(OUT_OF_MEMORY, f"the decode worker ran out of memory; it may take {most}")
@@ -193,6 +208,13 @@ class Worker:
         slot[:] = frames
         self._sent, self._free = self._sent + 1, self._free - 1
         self._link.send(message)
+
+    def _finish(self, result: ClipResult) -> None:
+        """Send a result. With thumbnails it may fill the pipe: then this waits for the main process."""
+        self._ring.waiting = True
+        self._link.send(result)
+        self._ring.heartbeat()
+        self._ring.waiting = False
 
     def _listen(self) -> bool:
         """Receive one message: the jobs of a pass, a number of free slots, or None for the end."""

@@ -19,6 +19,7 @@ CARD = "card.json"
 CONTENT = "content"  # key of the hash of the other keys
 MAX_JSON_BYTES = 64 << 20  # of card.json and dataset.json
 STORED_DTYPES = ("float16", "float32")
+THUMBNAILS = "thumbnails"  # kind of a set of JPEGs, and name of its folder in that of its feature set
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Recipe:
     Attributes
     ----------
     kind : str
-        ``video`` or ``text``.
+        ``video`` or ``text``; ``thumbnails``: see :mod:`supportset.store.format.thumbnails`.
     backbone : str
         E.g. ``open_clip:ViT-B-32/laion2b_s34b_b79k``, ``imported:NAME``.
     weights : str
@@ -48,7 +49,7 @@ class Recipe:
     dim : int
         D, numbers a step.
     dtype : str
-        Stored dtype, ``float16`` or ``float32``.
+        Stored dtype, ``float16`` or ``float32``; ``uint8`` of thumbnails.
 
     Raises
     ------
@@ -74,12 +75,13 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise UsageError(f"recipe: {name} = {value!r} should be of type {kind.__name__}")
-        if self.kind not in ("video", "text"):
-            raise UsageError(f"recipe: kind = {self.kind!r} should be 'video' or 'text'")
+        if self.kind not in ("video", "text", THUMBNAILS):
+            raise UsageError(f"recipe: kind = {self.kind!r} should be 'video', 'text' or '{THUMBNAILS}'")
         if self.dim < 1:
             raise UsageError(f"recipe: dim = {self.dim} should be at least 1")
-        if self.dtype not in STORED_DTYPES:
-            raise UsageError(f"recipe: dtype = {self.dtype!r} should be one of {', '.join(STORED_DTYPES)}")
+        dtypes = ("uint8",) if self.kind == THUMBNAILS else STORED_DTYPES
+        if self.dtype not in dtypes:
+            raise UsageError(f"recipe: dtype = {self.dtype!r} should be one of {', '.join(dtypes)}")
         # Made canonical now: values that JSON does not have are refused here, and the recipe keeps no reference
         # to the caller's dicts.
         for name in ("transform", "sampling"):
@@ -97,7 +99,9 @@ class Recipe:
 
     @property
     def folder(self) -> str:
-        """Name of the feature set's folder: backbone, sampling, hash."""
+        """Name of the feature set's folder: backbone, sampling, hash; of thumbnails always the same."""
+        if self.kind == THUMBNAILS:
+            return THUMBNAILS
         return "-".join([_slug(self.backbone), *self._sampling_words(), self.hash])
 
     def _sampling_words(self) -> list[str]:

@@ -22,7 +22,7 @@ from supportset.store.files import Folder, Parts, fetched
 Array = np.ndarray[Any, Any]
 
 ARRAYS = ("values", "timestamps", "offsets")
-DTYPES = ("float16", "float32", "float64", "int64")
+DTYPES = ("uint8", "float16", "float32", "float64", "int64")
 DEFAULT_LEVEL = 3  # of compression
 
 
@@ -32,7 +32,7 @@ class ShardArrays:
 
     Attributes
     ----------
-    values : (ΣT, D) float16 or float32
+    values : (ΣT, D) float16 or float32; uint8 of thumbnails
     timestamps : (ΣT, 2) float64
         Seconds.
     offsets : (N + 1,) int64
@@ -70,7 +70,7 @@ class Location:
     offset : int
         Position of the first byte.
     dtype : str
-        ``float16``, ``float32``, ``float64`` or ``int64``.
+        ``uint8``, ``float16``, ``float32``, ``float64`` or ``int64``.
     shape : tuple of int
     """
 

@@ -28,6 +28,7 @@ from supportset.store.format.card import FeatureCard, load_card
 from supportset.store.format.index import SCHEMA, ShardIndex, effective, index_name, read_all, read_index, shard_of
 from supportset.store.format.manifest import Entry, entry_name, put_entry, read_entry
 from supportset.store.format.shard import Array
+from supportset.store.format.thumbnails import has_thumbnails, thumbnails_path
 from supportset.store.maintain.orphans import SHARDS, find_orphans
 from supportset.store.write.replacement import (
     DamagedShard,
@@ -74,6 +75,8 @@ class CompactSummary:
         Shards without index and manifest entry, which are left.
     damaged : list of str
         A line for each damaged shard, which is unchanged.
+    thumbnails : CompactSummary, optional
+        Of the set's thumbnails, if it has some.
     """
 
     path: StorePath
@@ -87,10 +90,12 @@ class CompactSummary:
     orphans_left: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    thumbnails: CompactSummary | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
-        return {**vars(self), "path": str(self.path)}
+        thumbnails = None if self.thumbnails is None else self.thumbnails.to_json()
+        return {**vars(self), "path": str(self.path), "thumbnails": thumbnails}
 
 
 @dataclass
@@ -114,7 +119,7 @@ def compact(
     safe_age: float = SAFE_AGE,
     progress: Progress | None = None,
 ) -> CompactSummary:
-    """Merge small shards, drop superseded rows, and remove orphans of killed writers.
+    """Merge small shards, drop superseded rows, and remove orphans of killed writers; also of the thumbnails.
 
     A second run has nothing to do, unless something was left. Compressed shards (archives) are not merged.
 
@@ -163,6 +168,14 @@ def compact(
     if not summary.unlisted:  # else they would count as lost
         _complete_manifest(folder)
     summary.shards_after = len(read_all(folder, ["clip_id"])[0])
+    if has_thumbnails(path):
+        summary.thumbnails = compact(
+            thumbnails_path(path),
+            clips_per_shard=clips_per_shard,
+            bytes_per_shard=bytes_per_shard,
+            safe_age=safe_age,
+            progress=progress,
+        )
     return summary
 
 

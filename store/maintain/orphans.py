@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from supportset.store.errors import SupportsetError
 from supportset.store.files import TEMPORARY, Folder, StorePath, open_folder, store_path
-from supportset.store.format.card import CARD
+from supportset.store.format.card import CARD, THUMBNAILS
 from supportset.store.format.index import Vanished, index_name, read_index, shard_of
 from supportset.store.format.manifest import entry_name, read_entry
 from supportset.store.format.registry import shard_suffixes
@@ -56,7 +56,7 @@ def find_orphans(path: str | StorePath) -> list[Orphan]:
     root = open_folder(place)
     folder = root.child(SHARDS)
     beside = root.names()
-    found = [(_kind(name, {CARD, SHARDS, LOG}), place, name, "") for name in beside]
+    found = [(_kind(name, {CARD, SHARDS, LOG, THUMBNAILS}), place, name, "") for name in beside]
     if LOG in beside and LOG not in root.stamps():  # a folder
         logs = [name for name in root.child(LOG).names() if not _LOG_FILE.fullmatch(name)]
         found += [(_kind(name, set()), place / LOG, name, "") for name in logs]

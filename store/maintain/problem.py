@@ -74,6 +74,8 @@ class VerifyReport:
         Duration of the check.
     problems : list of Problem
         All problems, the harmless ones last.
+    thumbnails : VerifyReport, optional
+        Of the set's thumbnails, if it has some.
     """
 
     path: StorePath
@@ -82,11 +84,17 @@ class VerifyReport:
     bytes: int = 0
     seconds: float = 0.0
     problems: list[Problem] = field(default_factory=list)
+    thumbnails: VerifyReport | None = None
+
+    @property
+    def reports(self) -> list[VerifyReport]:
+        """This report, and that of the thumbnails."""
+        return [self] if self.thumbnails is None else [self, self.thumbnails]
 
     @property
     def harmful(self) -> list[Problem]:
-        """Problems that affect readers."""
-        return [problem for problem in self.problems if not problem.harmless]
+        """Problems that affect readers, those of the thumbnails included."""
+        return [problem for report in self.reports for problem in report.problems if not problem.harmless]
 
     @property
     def damaged_clips(self) -> list[str]:
@@ -99,5 +107,6 @@ class VerifyReport:
             **vars(self),
             "path": str(self.path),
             "problems": [problem.to_json() for problem in self.problems],
+            "thumbnails": None if self.thumbnails is None else self.thumbnails.to_json(),
             "damaged_clips": self.damaged_clips,
         }

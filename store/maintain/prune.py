@@ -22,6 +22,7 @@ from supportset.store.format.card import FeatureCard, load_card
 from supportset.store.format.index import ShardIndex, effective, index_name, read_all
 from supportset.store.format.registry import shard_format
 from supportset.store.format.shard import Array, Compression
+from supportset.store.format.thumbnails import has_thumbnails, thumbnails_path
 from supportset.store.maintain.orphans import SHARDS
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.replacement import (
@@ -50,9 +51,9 @@ class Pruning:
     path : StorePath
         Path of the feature set.
     clips : list of str
-        Clips with features that are removed, sorted.
+        Clips with features, or only thumbnails, that are removed, sorted.
     bytes : int
-        Size of these features.
+        Size of these features, and of their thumbnails.
     shards : int
         Shards that were written anew, or removed as a whole.
     damaged : list of str
@@ -78,7 +79,7 @@ def plan_pruning(path: str | StorePath, clip_ids: Collection[str]) -> Pruning:
     path : str or StorePath
         Folder of the feature set.
     clip_ids : collection of str
-        Clips to remove; those without features in the set are ignored.
+        Clips to remove; those without features or thumbnails in the set are ignored.
 
     Raises
     ------
@@ -86,13 +87,20 @@ def plan_pruning(path: str | StorePath, clip_ids: Collection[str]) -> Pruning:
         The feature set cannot be opened.
     """
     feature_set = FeatureSet.open(path)
-    clips = sorted(set(clip_ids).intersection(feature_set.clip_ids))
-    steps = int(feature_set.lengths(clips).sum())
-    return Pruning(store_path(path), clips, steps * _step_bytes(feature_set.card))
+    clips = set(clip_ids).intersection(feature_set.clip_ids)
+    plan = Pruning(store_path(path), [], int(feature_set.lengths(clips).sum()) * _step_bytes(feature_set.card))
+    if has_thumbnails(path):
+        thumbnails = plan_pruning(thumbnails_path(path), clip_ids)
+        clips.update(thumbnails.clips)
+        plan.bytes += thumbnails.bytes
+    plan.clips = sorted(clips)
+    return plan
 
 
 def prune(path: str | StorePath, clip_ids: Collection[str]) -> Pruning:
     """Remove the features of clips, and all rows that they have now; the same `extract` extracts them again.
+
+    Their thumbnails go first, so that an interruption leaves none without features.
 
     An interrupted pruning loses nothing else, and resumes when run again. Archives stay archives.
 
@@ -101,7 +109,7 @@ def prune(path: str | StorePath, clip_ids: Collection[str]) -> Pruning:
     path : str or StorePath
         Folder of the feature set.
     clip_ids : collection of str
-        Clips to remove; those without features in the set are ignored.
+        Clips to remove; those without features or thumbnails in the set are ignored.
 
     Returns
     -------
@@ -114,6 +122,8 @@ def prune(path: str | StorePath, clip_ids: Collection[str]) -> Pruning:
         A file cannot be read or written, an index file is damaged, or other processes keep replacing shards.
     """
     done = plan_pruning(path, clip_ids)
+    if has_thumbnails(path):
+        done.damaged += prune(thumbnails_path(path), clip_ids).damaged
     root = open_folder(path)
     card, folder = load_card(root), root.child(SHARDS)
     remove_replaced(folder)  # of an interrupted run

@@ -12,6 +12,7 @@ from supportset.store.files import StorePath, open_folder, store_path
 from supportset.store.format.card import CARD
 from supportset.store.format.dataset import DATASET, list_datasets
 from supportset.store.format.tables import ALL_TABLES
+from supportset.store.format.thumbnails import has_thumbnails, thumbnails_path
 from supportset.store.maintain.orphans import find_orphans
 from supportset.store.read.catalog import FEATURES, FeatureSetInfo, list_feature_sets
 
@@ -74,6 +75,20 @@ def remove_feature_set(info: FeatureSetInfo) -> Removal:
     return removal
 
 
+def thumbnails_of(info: FeatureSetInfo) -> FeatureSetInfo:
+    """Return the thumbnails of a feature set as a set that can be removed alone.
+
+    Raises
+    ------
+    UsageError
+        It has none.
+    """
+    if not has_thumbnails(info.path):
+        raise UsageError(f"{info.path}: has no thumbnails")
+    path = thumbnails_path(info.path)
+    return FeatureSetInfo(info.dataset, f"{info.name}/{path.name}", path)
+
+
 def plan_dataset_removal(root: str | StorePath, name: str) -> Removal:
     """List what the deletion of a dataset removes: its tables, and all its feature sets.
 
@@ -123,7 +138,8 @@ def _tables(path: StorePath) -> list[str]:
 def _refuse_foreign(info: FeatureSetInfo) -> None:
     if isinstance(info.path, Path) and info.path.is_symlink():
         raise UsageError(f"{info.path}: is a link to {info.path.resolve()}: remove the link, or what it points to")
-    foreign = [orphan.path for orphan in find_orphans(info.path) if orphan.kind == "foreign"]
+    places = (info.path, thumbnails_path(info.path))
+    foreign = [orphan.path for place in places for orphan in find_orphans(place) if orphan.kind == "foreign"]
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UsageError(f"{foreign[0]}{more}: is not a file of the store, and would be lost: move it away first")

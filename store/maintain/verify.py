@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ from supportset.store.format.index import (
 )
 from supportset.store.format.manifest import Entry, entry_name, read_entry
 from supportset.store.format.tables import ALL_TABLES
+from supportset.store.format.thumbnails import has_thumbnails, thumbnails_path
 from supportset.store.maintain.file_check import FileCheck
 from supportset.store.maintain.orphans import SHARDS, find_orphans
 from supportset.store.maintain.problem import Problem, VerifyReport
@@ -38,11 +40,12 @@ FAR_WORKERS = 8  # the same for a remote store, because of its latency
 Progress = Callable[[int, int], None]
 _Shard = tuple[ShardIndex, pa.Table]
 
+REDO = "`store thumbnails`"  # what makes lost thumbnails again
 _DROP = "restore the file, or run `store verify --drop-damaged` and then the same `extract` again"
 
 
 def verify(path: str | StorePath, *, progress: Progress | None = None) -> VerifyReport:
-    """Compare every file of a feature set with its size and hash. Nothing is changed.
+    """Compare every file of a feature set, and of its thumbnails, with its size and hash. Nothing is changed.
 
     Each file is read once. Only if its hash differs, its clips are compared one by one, to find the damaged ones.
 
@@ -70,6 +73,14 @@ def verify(path: str | StorePath, *, progress: Progress | None = None) -> Verify
         report.problems.append(Problem.of_error("unreadable", folder, error))
     report.problems.sort(key=lambda problem: problem.harmless)
     report.seconds = round(time.monotonic() - started, 3)
+    if has_thumbnails(path):
+        report.thumbnails = verify(thumbnails_path(path), progress=progress)
+        for number, problem in enumerate(report.thumbnails.problems):
+            fix = problem.fix.replace("the same `extract` again", REDO)
+            report.thumbnails.problems[number] = replace(problem, fix=fix)
+    elif (lost := open_folder(thumbnails_path(path))).child(SHARDS).names():
+        fix = "restore the file, or remove the folder and run `store thumbnails`"
+        report.problems.insert(0, Problem("card", f"{lost}/{CARD}", "the card of the thumbnails is missing", fix))
     return report
 
 

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from supportset.store.errors import printable
 from supportset.store.format.index import has_features
+from supportset.store.format.thumbnails import has_thumbnails, thumbnails_path
 from supportset.store.read.feature_set import FeatureSet
 
 
@@ -19,8 +20,9 @@ def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
     dict
         ``path``, ``card`` (as in ``card.json``), ``status`` (clips by outcome), ``clips`` (with features), ``steps``
         (rows of features in all), ``bytes`` (of values), ``failures`` and ``remarks`` (``clip_id``, ``status``,
-        ``message`` of clips without features, and of clips with features and a reservation, such as damage). In a set
-        of kind ``text`` the clips are captions and the steps tokens, under the same keys.
+        ``message`` of clips without features, and of clips with features and a reservation, such as damage), and
+        ``thumbnails`` (``clips`` that have some, ``bytes``; null without). In a set of kind ``text`` the clips are
+        captions and the steps tokens, under the same keys.
     """
     rows = feature_set.rows()
     about = rows.select(["clip_id", "status", "message"])
@@ -35,6 +37,7 @@ def feature_set_json(feature_set: FeatureSet) -> dict[str, Any]:
         "bytes": steps * feature_set.dim * feature_set.dtype.itemsize,
         "failures": about.filter(pc.invert(found)).to_pylist(),
         "remarks": about.filter(pc.and_(found, pc.not_equal(pc.fill_null(rows["message"], ""), ""))).to_pylist(),
+        "thumbnails": _thumbnails(feature_set),
     }
 
 
@@ -55,6 +58,12 @@ def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
         f"  {rows:<13} {steps:,}" + (f" ({steps / clips:.1f} a {one})" if clips else ""),
         f"  size          {facts['bytes'] / 1e6:,.1f} MB",
     ]
+    if facts["thumbnails"] is not None:
+        lines.append(
+            "  thumbnails    {clips:,} clips, {megabytes:,.1f} MB".format(
+                clips=facts["thumbnails"]["clips"], megabytes=facts["thumbnails"]["bytes"] / 1e6
+            )
+        )
     for title, listed in (("without features", facts["failures"]), ("with remarks", facts["remarks"])):
         if not listed or failures < 1:
             continue
@@ -63,6 +72,13 @@ def describe_feature_set(feature_set: FeatureSet, failures: int = 10) -> str:
         if (more := len(listed) - failures) > 0:
             lines.append(f"  ... and {more:,} more: --failures {len(listed)}, or --json")
     return "\n".join(map(printable, lines))
+
+
+def _thumbnails(feature_set: FeatureSet) -> dict[str, int] | None:
+    if not has_thumbnails(feature_set.path):
+        return None
+    found = FeatureSet.open(thumbnails_path(feature_set.path))
+    return {"clips": len(found), "bytes": int(found.lengths(found.clip_ids).sum()) * found.dim}
 
 
 def _as_text(value: Any) -> str:

@@ -20,6 +20,7 @@ from supportset.store.format.card import load_card
 from supportset.store.format.index import ShardIndex, read_all
 from supportset.store.format.registry import shard_format
 from supportset.store.format.shard import Compression, ShardArrays, ShardFormat
+from supportset.store.format.thumbnails import has_thumbnails, thumbnails_path
 from supportset.store.write.replacement import (
     DamagedShard,
     checked_arrays,
@@ -62,6 +63,8 @@ class ConvertSummary:
         Replaced shards that were left for `store compact`.
     damaged : list of str
         A line for each damaged shard, which is unchanged.
+    thumbnails : ConvertSummary, optional
+        Of the set's thumbnails, if it has some.
     """
 
     path: StorePath
@@ -75,10 +78,12 @@ class ConvertSummary:
     removed: int = 0
     kept: int = 0
     damaged: list[str] = field(default_factory=list)
+    thumbnails: ConvertSummary | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
-        return {**vars(self), "path": str(self.path)}
+        thumbnails = None if self.thumbnails is None else self.thumbnails.to_json()
+        return {**vars(self), "path": str(self.path), "thumbnails": thumbnails}
 
 
 def convert_feature_set(
@@ -92,6 +97,8 @@ def convert_feature_set(
     """Convert every shard of a feature set to one format, compressed or not, bit for bit.
 
     Compressed shards are archives: smaller, but each reader unpacks them into memory and does not map them.
+
+    Thumbnails are converted, too, but never compressed: they are JPEGs.
 
     An interrupted conversion loses nothing, and resumes when run again. A process that opened the set earlier finds
     its clips in the new shards.
@@ -148,6 +155,8 @@ def convert_feature_set(
         summary.kept = len(list(replaced_shards(folder)))
     else:
         summary.removed = remove_replaced(folder)
+    if has_thumbnails(path):
+        summary.thumbnails = convert_feature_set(thumbnails_path(path), to, keep_old=keep_old, progress=progress)
     return summary
 
 

@@ -91,8 +91,10 @@ class PendingShard:
         steps = np.asarray(values)
         times = np.asarray(timestamps, dtype="<f8")
         dim = self._values.shape[1]
-        if steps.ndim != 2 or steps.shape[1] != dim or steps.dtype.kind != "f":
-            raise InvalidFeatures(f"clip {clip_id!r}: values are {steps.dtype} {steps.shape}, not floats (T, {dim})")
+        kind = self._values.dtype.kind
+        if steps.ndim != 2 or steps.shape[1] != dim or steps.dtype.kind != kind or (kind == "u" and steps.itemsize > 1):
+            wanted = "floats" if kind == "f" else "uint8"
+            raise InvalidFeatures(f"clip {clip_id!r}: values are {steps.dtype} {steps.shape}, not {wanted} (T, {dim})")
         if not len(steps):
             raise InvalidFeatures(f"clip {clip_id!r}: no steps at all: record it with fail()")
         if times.shape != (len(steps), 2):
@@ -179,6 +181,8 @@ def _grown(array: Array, used: int, rows: int) -> Array:
 
 def _all_finite(values: Array) -> bool:
     """Whether all values are finite; for float16 by their bits, as NumPy has no fast path."""
+    if values.dtype.kind == "u":
+        return True
     if values.dtype.itemsize == 2:
         return bool(np.left_shift(values.view("<u2"), 1).max() < 0xF800)  # above: all bits of the exponent are set
     return bool(np.isfinite(values).all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
@@ -59,6 +59,8 @@ class FeatureWriter:
         Age at which a shard is sealed.
     bytes_per_shard : int, default BYTES_PER_SHARD
         Bytes of values at which a shard is sealed.
+    before : callable, optional
+        Called before each commit, to commit first what the features shall never be without.
 
     Raises
     ------
@@ -81,11 +83,13 @@ class FeatureWriter:
         clips_per_shard: int = 500,
         seconds_per_shard: float = 300.0,
         bytes_per_shard: int = BYTES_PER_SHARD,
+        before: Callable[[], None] | None = None,
     ) -> None:
         self.path = store_path(path)
         self.card = card
         self._format = find_format(shard_format)
         self._limits = clips_per_shard, seconds_per_shard, bytes_per_shard
+        self._before = before
         self._root = open_folder(path)
         card.claim(self._root)
         self._shards = self._root.child("shards")
@@ -114,7 +118,7 @@ class FeatureWriter:
         clip_id : str
             Not added before by this writer; in a set of kind ``text`` a caption's id.
         values : (T, D) floats
-            T at least 1; cast to the stored dtype.
+            T at least 1; cast to the stored dtype. In a set of thumbnails uint8.
         timestamps : (T, 2) seconds
             Start and end of each step; in a set of kind ``text`` its position in tokens.
         source : Source, optional
@@ -173,6 +177,8 @@ class FeatureWriter:
         if not len(self._pending):
             return
         try:
+            if self._before is not None:
+                self._before()
             self._commit()
         except SupportsetError:
             self._broken = True

@@ -70,7 +70,7 @@ def test_stride_of_a_clip_model(tmp_path: Path, videos: Path) -> None:
 
 def test_summary_is_that_of_the_contract(tmp_path: Path, videos: Path, films: Films) -> None:
     told = run(tmp_path, films | {"gone": "gone.mp4"}).to_json()
-    assert list(told) == ["dataset", "feature_set", "path", "clips", "status", "seconds", "gone"]
+    assert list(told) == ["dataset", "feature_set", "path", "clips", "status", "seconds", "gone", "thumbnails"]
     assert told["dataset"] == "films"
     assert Path(told["path"]).name == told["feature_set"]
     assert told["status"] == {"ok": 6, "missing": 1}

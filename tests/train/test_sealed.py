@@ -64,3 +64,10 @@ def test_a_hash_is_that_of_what_is_read_back() -> None:
 def test_a_run_folder_that_a_library_cannot_write_to_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not UTF-8"):
         RunFolder(tmp_path / os.fsdecode(b"r\xff")).check_usable(config(), resume=False)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"epoch": 3, "step": 12, "select_by": "last"}'])
+def test_a_record_of_the_best_epoch_that_lacks_a_key_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "best.json").write_text(content)
+    with pytest.raises(SupportsetError, match=r"best\.json: has no '(epoch|validation)', it is damaged"):
+        RunFolder(tmp_path).read_best()

@@ -129,7 +129,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
     position = checkpoint.load() if resumes else Position()
     if position.best_epoch is not None:  # it may stay the best one: found damaged now, not after the training
         ranks.on_rank_zero(check_model, folder.path)
-        ranks.on_rank_zero(folder.read_json, "best.json")
+        ranks.on_rank_zero(folder.read_best)
     ranks.on_rank_zero(folder.create, config, data.record)  # on a resume: what may differ, such as optim.epochs
     began = time.monotonic() - position.seconds
     notes = []
@@ -217,7 +217,7 @@ def _train(config: Config, folder: RunFolder, data: RunData, ranks: Ranks, resum
             if hint := collapse_hint(loss, log.epoch_mean("contrastive")):
                 log.line(hint)
         ranks.on_rank_zero(write_card, folder)
-    best = ranks.on_rank_zero(folder.read_json, "best.json")
+    best = ranks.on_rank_zero(folder.read_best)
     split = split_to_score(config, data)
     options = f" --split {shlex.quote(split)}" if split else ""
     return TrainResult(folder.path, position.epoch, position.step, best, position.seconds, ranks.main, options)

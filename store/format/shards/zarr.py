@@ -187,7 +187,7 @@ def _array_metadata(array: Array, chunk_shape: list[int], codecs: list[dict[str,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
         # "c.0.0", not "c/0/0": a folder less to flush for each array
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": 0 if array.dtype.kind == "i" else 0.0,
+        "fill_value": 0 if array.dtype.kind in "iu" else 0.0,
         "codecs": codecs,
         "attributes": {},
     }
