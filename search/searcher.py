@@ -303,15 +303,16 @@ class Searcher:
         """What each clip must score to fit a text, by the number of the clip; infinite for those not searched."""
         if by == "clip" and self.embeddings is None:
             return None
-        if by not in self._least:
-            found = (
-                part_cutoffs(self.retriever, self._clips, self._rows)
-                if self.embeddings is None or by == "moment"
-                else clip_cutoffs(self.retriever, self._clips, self.embeddings)
-            )
-            self._least[by] = np.full(len(self._allowed), np.inf, np.float32)
-            self._least[by][self._rows] = found
-        return self._least[by]
+        with self._opening:
+            if by not in self._least:
+                found = (
+                    part_cutoffs(self.retriever, self._clips, self._rows)
+                    if self.embeddings is None or by == "moment"
+                    else clip_cutoffs(self.retriever, self._clips, self.embeddings)
+                )
+                self._least[by] = np.full(len(self._allowed), np.inf, np.float32)
+                self._least[by][self._rows] = found
+            return self._least[by]
 
     @cached_property
     def _videos(self) -> NDArray[np.int64]:
