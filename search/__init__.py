@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 from supportset._lazy import lazy
 
 if TYPE_CHECKING:
+    from supportset.search.hits import Hit
     from supportset.search.retriever import Retriever
     from supportset.search.run import Run, open_run
     from supportset.search.run import search as search_clips
     from supportset.search.run_report import run_report as report_run
-    from supportset.search.searcher import Hit, Searcher
+    from supportset.search.searcher import Searcher
     from supportset.search.zero_shot import ZeroShot, open_zero_shot
 
 __all__ = [

@@ -15,7 +15,8 @@ none reaches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,11 +32,14 @@ class Moment:
         Seconds from the clip's start.
     score : float
         Of its best step, not smoothed.
+    clip_id : str
+        The clip that has this step; empty where only one clip is asked about.
     """
 
     start_s: float
     end_s: float
     score: float
+    clip_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | 
     --------
     >>> seconds = [(i, i + 1) for i in range(8)]
     >>> find_moments([0, 0, 0, 1, 1, 1, 0, 0], seconds, base=0.0, rule=Rule(smooth_s=1))
-    [Moment(start_s=3.0, end_s=6.0, score=1.0)]
+    [Moment(start_s=3.0, end_s=6.0, score=1.0, clip_id='')]
     """
     rule = rule or Rule()
     spans = np.asarray(spans, np.float64)
@@ -112,6 +116,37 @@ def find_moments(scores: ArrayLike, spans: ArrayLike, base: float, rule: Rule | 
     merged = _merge(sorted(parts), spans, rule.gap_s)
     moments = [Moment(float(spans[a, 0]), float(spans[b - 1, 1]), float(raw[a:b].max())) for a, b in merged]
     return sorted(moments, key=lambda moment: (-moment.score, moment.start_s))[: rule.most]
+
+
+def merge_moments(moments: Iterable[Moment], base: float, rule: Rule | None = None) -> list[Moment]:
+    """Merge the moments of several clips of one file.
+
+    Parameters
+    ----------
+    moments : iterable of Moment
+        In seconds of the file.
+    base : float
+        Score of unrelated footage.
+    rule : Rule, optional
+        Its ``gap_s``, ``keep`` and ``most`` hold for the file as they do for a clip.
+
+    Returns
+    -------
+    list of Moment
+        The best first. One that is made of several has the score and the clip of the best of them.
+    """
+    rule = rule or Rule()
+    joined: list[Moment] = []
+    for each in sorted(moments, key=lambda moment: (moment.start_s, moment.end_s)):
+        if joined and each.start_s - joined[-1].end_s <= rule.gap_s:
+            best = each if each.score > joined[-1].score else joined[-1]
+            end = max(each.end_s, joined[-1].end_s)
+            joined[-1] = replace(best, start_s=joined[-1].start_s, end_s=end)
+        else:
+            joined.append(each)
+    joined.sort(key=lambda moment: (-moment.score, moment.start_s))
+    least = base + rule.keep * (joined[0].score - base) if joined and joined[0].score > base else np.inf
+    return joined[:1] + [each for each in joined[1 : rule.most] if each.score >= least]
 
 
 def _side_by_side(

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from supportset.store.errors import UsageError
 
 if TYPE_CHECKING:
+    from supportset.search.media import MediaEncoder
     from supportset.search.text_weighted import TextWeighted
     from supportset.store.format.dataset import Dataset
     from supportset.store.read.aligned import AlignedFeatures
@@ -34,7 +35,7 @@ class Clips:
     protocol : str or None
         The one that a split belongs to if none is named; None: there are several to choose from.
     kept : Path
-        The file that keeps the embeddings of the clips.
+        The folder that keeps the embeddings of clips and parts.
     """
 
     dataset: Dataset
@@ -50,9 +51,12 @@ class Retriever(ABC):
     ----------
     weighting : TextWeighted or None
         How a clip's steps are weighted by each text; None: a score is the product of two embeddings.
+    media : MediaEncoder or None
+        Computes the features of files; None while the feature sets are not known.
     """
 
     weighting: TextWeighted | None = None
+    media: MediaEncoder | None = None
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -69,6 +73,20 @@ class Retriever(ABC):
     def encode_steps(self, clips: Sequence[ArrayLike]) -> NDArray[np.float32] | None:
         """Embed each step of clips: (ΣT, d) of unit length, clip after clip; None where steps have no embedding."""
         return None
+
+    def encode_media(
+        self, path: str | Path, start_s: float | None = None, end_s: float | None = None
+    ) -> NDArray[np.float32]:
+        """Embed an image or video file, or seconds of a video, as a clip of the features: (d,) of unit length.
+
+        Raises
+        ------
+        UsageError
+            See `MediaEncoder.features`; a trained run without an opened gallery, whose features are not known yet.
+        """
+        if self.media is None:
+            raise UsageError(f"query: {path}: open a gallery first: its features say how a file is encoded")
+        return self.encode_clips([self.media.features(path, start_s, end_s)])[0]
 
     @abstractmethod
     def open_clips(self, store: str | Path | None = None, dataset: str | None = None) -> Clips:
@@ -104,12 +122,18 @@ def read_blocks(
     offsets : (N + 1,) int64
         Clip ``i`` of the block has the rows ``offsets[i]:offsets[i + 1]``.
     """
-    ends = np.cumsum(features.lengths(clip_ids)) if len(clip_ids) else np.zeros(0, np.int64)
-    start = 0
-    while start < len(clip_ids):
-        room = (ends[start - 1] if start else 0) + _VALUES // features.dim
+    if len(clip_ids):
+        for block in whole_clips(features.lengths(clip_ids), _VALUES // features.dim):
+            yield block, *features.read(clip_ids[block])
+
+
+def whole_clips(lengths: NDArray[np.int64], most: int) -> Iterator[slice]:
+    """Cut clips, of (N,) steps each, into runs of no more than ``most`` steps together, and at least one clip."""
+    ends, start = np.cumsum(lengths), 0
+    while start < len(ends):
+        room = (ends[start - 1] if start else 0) + most
         stop = max(start + 1, int(np.searchsorted(ends, room, side="right")))
-        yield slice(start, stop), *features.read(clip_ids[start:stop])
+        yield slice(start, stop)
         start = stop
 
 

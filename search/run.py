@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from supportset.evaluate.ranks import unit_rows
+from supportset.search.hits import Hit
+from supportset.search.media import MediaEncoder
 from supportset.search.retriever import Clips, Retriever, check_steps
-from supportset.search.searcher import Hit, Searcher, check_query
+from supportset.search.searcher import Searcher, check_query
 from supportset.store.read.resident import thinned
 from supportset.train.open_run import open_run_on_store
 from supportset.train.run_folder import RunFolder
@@ -38,11 +40,17 @@ class Run(Retriever):
         As it was trained with.
     """
 
-    def __init__(self, path: str | Path, device: str = "auto", text_encoder: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        device: str = "auto",
+        text_encoder: str | None = None,
+        backbones: Sequence[str] = (),
+    ) -> None:
         self._folder = RunFolder(path)
         self.path, self.config = self._folder.path, self._folder.load_config()
         self._folder.model_folder()  # refuses a run that has no model yet
-        self._device, self._text_encoder = device, text_encoder
+        self._device, self._text_encoder, self._backbones = device, text_encoder, tuple(backbones)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, device={self._device!r})"
@@ -191,7 +199,8 @@ class Run(Retriever):
         """Clips of a store with features of the run's recipes; of the run's dataset by default."""
         opened = open_run_on_store(self.path, "features" if store is None else store, dataset)
         name = opened.dataset.name
-        kept = self._folder.cache / f"clips-{name}.safetensors"
+        kept = self._folder.cache / f"search-{name}"
+        self.media = MediaEncoder(opened.features.sets, self._device, self._backbones)
         return Clips(opened.dataset, opened.features, self.config.data.protocol, kept)
 
     def encode_stored(self, features: AlignedFeatures, clip_ids: Sequence[str]) -> NDArray[np.float32]:
@@ -201,7 +210,9 @@ class Run(Retriever):
         return encode_gallery(self.model, features, clip_ids, self.config.data.max_steps)
 
 
-def open_run(path: str | Path, device: str = "auto", *, text_encoder: str | None = None) -> Run:
+def open_run(
+    path: str | Path, device: str = "auto", *, text_encoder: str | None = None, backbones: Sequence[str] = ()
+) -> Run:
     """Open a trained run.
 
     Parameters
@@ -212,13 +223,16 @@ def open_run(path: str | Path, device: str = "auto", *, text_encoder: str | None
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     text_encoder : str, optional
         Where the frozen text encoder is, for a run that was trained on text features; default: as recorded.
+    backbones : sequence of str
+        Name or path of the visual encoder of each feature set, for image and video files as queries; default: as
+        recorded.
 
     Raises
     ------
     UsageError
         No run folder, or no model in it yet.
     """
-    return Run(path, device, text_encoder)
+    return Run(path, device, text_encoder, backbones)
 
 
 def search(

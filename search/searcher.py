@@ -1,78 +1,55 @@
-"""Search the clips of a store with a sentence, by any retriever."""
+"""Search the clips of a store by any retriever: texts, pictures, videos and clips as queries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from mimetypes import guess_type
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.filters import ClipColumns, Column, Filter
+from supportset.search.hits import (
+    BY,
+    GROUPS,
+    By,
+    Curve,
+    Group,
+    Hit,
+    Ranked,
+    Ranking,
+    best_of_groups,
+    best_rows,
+    members,
+)
+from supportset.search.index import Index, open_index
 from supportset.search.kept import clip_embeddings, mean_part
-from supportset.search.moments import Moment, find_moments
-from supportset.search.parts import open_index, read_parts
+from supportset.search.moments import Moment, find_moments, merge_moments
+from supportset.search.parts import Parts, read_parts
+from supportset.search.query import Term, as_query
+from supportset.search.query_encoder import Asked, QueryEncoder
 from supportset.store.errors import UsageError
-from supportset.store.files import hash_pieces
 from supportset.store.read.aligned import AlignedFeatures
 
 if TYPE_CHECKING:
     from supportset.search.retriever import Retriever
-    from supportset.search.step_index import StepIndex
-
-By = Literal["clip", "moment"]
-BY: tuple[By, ...] = ("clip", "moment")
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One clip that was found, and the moments of it that fit.
-
-    Attributes
-    ----------
-    clip_id : str
-        Of the dataset.
-    score : float
-        Cosine of text and clip, or of text and the clip's best part, from -1 to 1.
-    path : str or None
-        The clip's file, relative to the folder of videos; None where it is not known.
-    start_s, end_s : float
-        The best moment, in seconds of the file. Both are 0 for a picture.
-    moments : tuple of Moment
-        In seconds of the file, the best first: that one, and others that fit nearly as well.
-    """
-
-    clip_id: str
-    score: float
-    path: str | None
-    start_s: float
-    end_s: float
-    moments: tuple[Moment, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The hit as a JSON object."""
-        return asdict(self)
-
-
-def check_query(texts: Sequence[str], k: int) -> None:
+def check_query(queries: Sequence[Asked], k: int) -> None:
     """Refuse what cannot be searched for, before anything is loaded.
 
     Raises
     ------
     UsageError
-        A blank sentence, one that is not Unicode text, or ``k`` below 1.
+        A query that `parse_query` refuses, or ``k`` below 1.
     """
-    for text in texts:
-        if not text.strip():
-            raise UsageError(f"the query {text!r} is blank: describe a clip")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UsageError(f"the query {text!r} is not UTF-8 text: set the terminal's encoding to UTF-8") from None
+    for query in queries:
+        if isinstance(query, str):
+            as_query(query)
     if k < 1:
         raise UsageError(f"-k {k}: give at least 1")
 
@@ -80,8 +57,8 @@ def check_query(texts: Sequence[str], k: int) -> None:
 class Searcher:
     """A retriever and the embeddings of all clips of a dataset, opened once for any number of queries.
 
-    The embeddings are kept: in the run folder, or in the user's cache for a zero-shot retriever. They are used again
-    only while model, feature recipes, clips and the bytes of every clip's features are the same.
+    The embeddings are kept: in the run folder, or in the user's cache for a zero-shot retriever. That of a clip is used
+    again only while model, feature recipes and the bytes of the clip's features are the same.
 
     Parameters
     ----------
@@ -106,6 +83,8 @@ class Searcher:
         Of unit length; None where each text weights the steps of a clip.
     left_out : int
         Clips with features that are not searched, as their videos are gone.
+    encoder : QueryEncoder
+        Makes vectors of queries.
 
     Raises
     ------
@@ -136,85 +115,172 @@ class Searcher:
             raise UsageError(f"no clip of split {split!r} of protocol {protocol!r} has features to search in")
         self.left_out = len(self._of_split(features.left_out, protocol, split))
         retriever.check_text()
-        row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
-        self._rows = np.asarray([row_of[clip_id] for clip_id in self.clip_ids], np.int64)
+        self._row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
+        self._rows = np.asarray([self._row_of[clip_id] for clip_id in self.clip_ids], np.int64)
+        self._allowed = np.zeros(len(features), bool)
+        self._allowed[self._rows] = True
         self.embeddings: NDArray[np.float64] | None = None
         if retriever.weighting is None:
-            everything, self._background = clip_embeddings(retriever, clips, self._key)
-            self.embeddings = unit_rows(everything[self._rows])
-        else:
-            self._background = mean_part(retriever, features)
+            self.embeddings = unit_rows(clip_embeddings(retriever, clips)[self._rows])
+        self._background = mean_part(retriever, clips)
         self._files = self._where(features)
+        self._protocol = protocol or clips.protocol
+        starts = {clip_id: self._files[clip_id][1] for clip_id in features.clip_ids}
+        self.encoder = QueryEncoder(retriever, features, starts)
 
-    def search(self, texts: Sequence[str], k: int = 5, by: By = "clip") -> list[list[Hit]]:
-        """Find the ``k`` best clips for each sentence, the best first, and their moments.
+    def search(
+        self,
+        queries: Sequence[Asked],
+        k: int = 5,
+        by: By = "clip",
+        *,
+        where: Filter | None = None,
+        group: Group = "video",
+    ) -> list[list[Hit]]:
+        """Find the ``k`` best videos or clips for each query, the best first, and their moments.
+
+        A clip that a query names as an example of what to find is not among its hits.
 
         Parameters
         ----------
-        texts : sequence of str
+        queries : sequence of str, Query or (d,) vector
+            A text is read by `parse_query`; a vector is what `embed` gives.
         k : int
         by : {"clip", "moment"}
-            What is compared with a sentence: whole clips, as `eval` does, or the best part of each clip, which finds a
+            What is compared with a query: whole clips, as `eval` does, or the best part of each clip, which finds a
             few seconds of a long video.
+        where : Filter, optional
+            Search only the clips that fit it.
+        group : {"video", "clip"}
+            Whether clips cut from one file are one hit, with the score of the best of them and the moments of all.
 
         Raises
         ------
         UsageError
-            See `check_query`; another ``by``.
+            See `check_query`, `embed` and `ClipColumns.mask`; another ``by`` or ``group``.
         """
-        check_query(texts, k)
-        if by not in BY:
-            raise UsageError(f"by {by!r} is not one of {', '.join(BY)}")
-        queries = unit_rows(self.retriever.encode_text(texts))
-        ranked: Iterable[tuple[Sequence[str], Sequence[float]]]
+        check_query(queries, k)
+        for name, value, known in (("by", by, BY), ("group", group, GROUPS)):
+            if value not in known:
+                raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}")
+        asked = [query if isinstance(query, np.ndarray) else as_query(query) for query in queries]
+        vectors = self.encoder.encode(asked)
+        allowed = self._allowed.copy() if where is None else self._allowed & self.columns.mask(where)
+        groups = self._videos if group == "video" else np.arange(len(allowed))
+        named = [[] if isinstance(query, np.ndarray) else query.examples for query in asked]
+        found = []
+        for vector, ranking, examples in zip(vectors, self._rankings(vectors, by, allowed, k), named, strict=True):
+            without = [self._row_of[self.encoder.clip_of(term)] for term in examples]
+            rows, scores = best_of_groups(ranking, k, groups, without)
+            clips = [each[~np.isin(each, without)] for each in members(groups, allowed, rows)]
+            found.append(self._hits(vector, rows, scores, clips))
+        return found
+
+    def embed(self, query: Asked, given: Mapping[Term, NDArray[np.floating]] | None = None) -> NDArray[np.float64]:
+        """Embed a query: (d,) float64 of unit length, what `search` compares.
+
+        Parameters
+        ----------
+        query : str, Query or (d,) vector
+            A vector is scaled to unit length.
+        given : mapping of Term to (d,) vector, optional
+            Embeddings of terms that are there already, as of uploaded files.
+
+        Raises
+        ------
+        UsageError
+            See `parse_query`, `combine` and `Retriever.encode_media`; a clip without features.
+        """
+        vector: NDArray[np.float64] = self.encoder.encode([query], given)[0]
+        return vector
+
+    def curve(self, query: Asked, clip_id: str) -> Curve:
+        """Score a query over the time of one clip.
+
+        Raises
+        ------
+        UsageError
+            See `embed`; a clip that is not searched.
+        """
+        if clip_id not in self._row_of:
+            raise UsageError(f"no clip {clip_id!r} with features in dataset {self.dataset.name!r}")
+        vector = self.embed(query)
+        parts = read_parts(self.retriever, self._clips.features, [clip_id])
+        scores = cosine_scores(vector[None], unit_rows(parts.vectors))[0]
+        return Curve(self._files[clip_id][1] + parts.spans, scores, float(vector @ self._background), None)
+
+    @cached_property
+    def columns(self) -> ClipColumns:
+        """The columns that ``where`` may name."""
+        features = self._clips.features
+        paths = [self._files[clip_id][0] for clip_id in features.clip_ids]
+        return ClipColumns(self.dataset, features, paths, self._protocol)
+
+    def describe_columns(self) -> list[Column]:
+        """List the columns that ``where`` may name, with their types and, where few, their values."""
+        return self.columns.describe()
+
+    def _rankings(self, vectors: NDArray[np.float64], by: By, allowed: NDArray[np.bool_], k: int) -> Iterator[Ranking]:
+        """For each query, what gives its best m clips: rows and scores."""
         if by == "clip":
-            ranked = (self._best_clips(scores, k) for scores in self._scores(queries))
+            for scores in self._scores(vectors):
+                every = np.full(len(allowed), -np.inf, np.float32)
+                every[self._rows] = np.where(np.isfinite(scores), scores, -2.0)  # a broken embedding comes last
+                every[~allowed] = -np.inf
+                yield partial(best_rows, every, int(allowed.sum()))
         else:
-            ids = self._clips.features.clip_ids
-            allowed = np.zeros(len(ids), bool)
-            allowed[self._rows] = True
-            rows, found = self._index.search(queries, k, allowed)
-            ranked = [([ids[row] for row in best], own.tolist()) for best, own in zip(rows, found, strict=True)]
-        return [self._hits(query, *best) for query, best in zip(queries, ranked, strict=True)]
+            first = self._index.search(vectors, 2 * k, allowed)  # one scan for all queries
+            for number, vector in enumerate(vectors):
+                yield partial(self._best_by_moment, vector, allowed, (first[0][number], first[1][number]))
 
-    def _best_clips(self, scores: NDArray[np.float32], k: int) -> tuple[list[str], list[float]]:
-        scores = np.where(np.isfinite(scores), scores, -2.0)  # a broken embedding comes last
-        best = np.argsort(-scores, kind="stable")[:k]
-        return [self.clip_ids[row] for row in best], scores[best].tolist()
+    def _best_by_moment(self, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int) -> Ranked:
+        if m > len(known[0]) < allowed.sum():
+            rows, scores = self._index.search(vector[None], m, allowed)
+            return rows[0], scores[0]
+        return known[0][:m], known[1][:m]
 
-    def _hits(self, query: NDArray[np.float64], clip_ids: Sequence[str], scores: Sequence[float]) -> list[Hit]:
-        if not clip_ids:
-            return []
-        parts = read_parts(self.retriever, self._clips.features, clip_ids)
-        cosines = cosine_scores(query[None], unit_rows(parts.vectors))[0]
+    def _hits(
+        self,
+        query: NDArray[np.float64],
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        members_of: Sequence[NDArray[np.int64]],
+    ) -> list[Hit]:
+        ids = self._clips.features.clip_ids
         base = float(query @ self._background)
         hits = []
-        for number, (clip_id, score) in enumerate(zip(clip_ids, scores, strict=True)):
+        for row, score, clips in zip(rows.tolist(), scores.tolist(), members_of, strict=True):
+            moments = tuple(merge_moments(self._moments(query, [ids[each] for each in clips], base), base))
+            path, _ = self._files[ids[row]]
+            hits.append(Hit(ids[row], score, path, moments[0].start_s, moments[0].end_s, moments))
+        return hits
+
+    def _moments(self, query: NDArray[np.float64], clip_ids: Sequence[str], base: float) -> Iterator[Moment]:
+        """Moments of some clips, in seconds of their files."""
+        parts: Parts = read_parts(self.retriever, self._clips.features, clip_ids)
+        cosines = cosine_scores(query[None], unit_rows(parts.vectors))[0]
+        for number, clip_id in enumerate(clip_ids):
             own = slice(parts.offsets[number], parts.offsets[number + 1])
             path, start = self._files[clip_id]
             found = find_moments(cosines[own], parts.spans[own], base)
             if _is_picture(path, parts.spans[own]):
                 start, found = 0.0, [Moment(0.0, 0.0, found[0].score)]
-            moments = tuple(Moment(start + each.start_s, start + each.end_s, each.score) for each in found)
-            hits.append(Hit(clip_id, score, path, moments[0].start_s, moments[0].end_s, moments))
-        return hits
+            for each in found:
+                yield Moment(start + each.start_s, start + each.end_s, each.score, clip_id)
 
     @cached_property
-    def _index(self) -> StepIndex:
-        kept = self._clips.kept
-        folder = kept.with_name(kept.stem.replace("clips", "parts", 1))
-        return open_index(self.retriever, self._clips.features, folder, self._key)
+    def _videos(self) -> NDArray[np.int64]:
+        """Number of each clip's file; a clip whose file is not known is alone."""
+        number_of: dict[str, int] = {}
+        keys = ((self._files[clip_id][0], clip_id) for clip_id in self._clips.features.clip_ids)
+        numbers = [
+            number_of.setdefault(f"file {path}" if path else f"clip {clip}", len(number_of)) for path, clip in keys
+        ]
+        return np.asarray(numbers, np.int64)
 
     @cached_property
-    def _key(self) -> str:
-        """Hash of all that decides the embeddings of clips and of their parts."""
-        features = self._clips.features
-        lines = self.retriever.key()
-        for feature_set in features.sets:
-            lines.append(feature_set.card.recipe.hash)
-            for part in ("values", "timestamps"):  # times decide windows, and which steps of two sets belong together
-                lines += map(str, feature_set.checksums(features.clip_ids, part).tolist())
-        return hash_pieces(f"{line}\n".encode("utf-8", "surrogateescape") for line in [*lines, *features.clip_ids])
+    def _index(self) -> Index:
+        return open_index(self.retriever, self._clips)
 
     def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
         if self.embeddings is not None:

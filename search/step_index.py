@@ -2,18 +2,18 @@
 
 A vector v of unit length is stored as ``scale * code``, with the length of the error, ``|v - scale * code|``. By the
 inequality of Cauchy and Schwarz the exact score of a unit query differs from the coarse one by no more than that length
-(and what the query's own rounding adds). So every clip whose upper bound reaches the k-th best lower bound is scored
-exactly, and no other clip can be among the best k. The result is that of a scan in full precision, at a quarter of
-float32's bytes.
+(and what the query's own rounding adds). Clips are scored exactly, the highest upper bound first, until the k-th best
+exact score is above all other upper bounds: then no other clip can be among the best k. The result is that of a scan in
+full precision, at a quarter of float32's bytes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from typing import Any, Protocol
 
 import numkong
 import numpy as np
@@ -24,6 +24,8 @@ from supportset.store.errors import UsageError
 
 _LEVELS = 127
 _BLOCK_BYTES = 1 << 25  # of codes scanned at once by one thread
+_BOUNDS_BYTES = 1 << 28  # of bounds in memory at once
+_AT_ONCE = 32  # clips scored exactly at first
 _ROUNDING = 1e-5  # of float32 sums, in cosine
 
 
@@ -62,17 +64,27 @@ class Codes:
         return cls(values, scale.astype(np.float32), error.astype(np.float32))
 
 
+class CodedClips(Protocol):
+    """Codes of the steps of some clips: arrays by name, as `Codes` has them, and ``offsets``.
+
+    Steps ``offsets[i]:offsets[i + 1]`` are those of clip i: at least one.
+    """
+
+    def __getitem__(self, name: str, /) -> NDArray[Any]:
+        """One of the arrays: values, scale, error or offsets."""
+
+
 class StepIndex:
     """The step vectors of N clips, searched for the clips whose best step fits a query best.
 
     Parameters
     ----------
-    codes : Codes
-        Of all steps, clip after clip.
-    offsets : (N + 1,) int64
-        Steps ``offsets[i]:offsets[i + 1]`` are those of clip i: at least one.
+    segments : sequence of CodedClips
+        Codes of clips, M in all, those of the second segment after those of the first.
+    clips : (N,) int
+        Which of the M clips are searched, in the order of their numbers in results. A clip may be named twice.
     read : function
-        From clip numbers (M,), ascending, to their exact step vectors, (ΣT, d) floats of any length.
+        From clip numbers below N, (K,), ascending, to their exact step vectors, (ΣT, d) floats of any length.
     threads : int, optional
         Default: one for each core that the process may use.
 
@@ -84,19 +96,26 @@ class StepIndex:
 
     def __init__(
         self,
-        codes: Codes,
-        offsets: ArrayLike,
+        segments: Sequence[CodedClips],
+        clips: ArrayLike,
         read: Callable[[NDArray[np.int64]], NDArray[np.floating]],
         threads: int | None = None,
     ) -> None:
-        self.codes, self.offsets, self._read = codes, np.asarray(offsets, np.int64), read
-        if len(self.offsets) < 1 or self.offsets[-1] != len(codes) or (np.diff(self.offsets) < 1).any():
-            raise UsageError(f"step index: offsets do not divide {len(codes)} steps into clips of at least one step")
+        self.segments, self._read = list(segments), read
+        self.clips = np.asarray(clips, np.int64)
+        lengths = [np.diff(segment["offsets"]) for segment in self.segments]
+        for segment, each in zip(self.segments, lengths, strict=True):
+            if (each < 1).any() or segment["offsets"][-1] != len(segment["error"]):
+                raise UsageError(
+                    f"step index: offsets do not divide {len(segment['error'])} steps into clips of at least one step"
+                )
+        self._first = np.cumsum([0, *map(len, lengths)], dtype=np.int64)
+        self.lengths = np.concatenate([np.zeros(0, np.int64), *lengths])[self.clips]
         self._threads = threads or len(os.sched_getaffinity(0))
 
     def __len__(self) -> int:
         """Number of clips."""
-        return len(self.offsets) - 1
+        return len(self.clips)
 
     def search(
         self, queries: ArrayLike, k: int, allowed: NDArray[np.bool_] | None = None
@@ -124,66 +143,104 @@ class StepIndex:
         UsageError
             A query that is not finite, or of another length d than the index.
         """
-        unit = unit_rows(queries)
-        if unit.ndim != 2 or unit.shape[1] != self.codes.values.shape[1]:
-            raise UsageError(f"queries of shape {unit.shape}, not (Q, {self.codes.values.shape[1]})")
-        if not np.isfinite(unit).all():
-            raise UsageError("a query's embedding is not finite: the encoder is broken, or the query is")
-        lower, upper = self._bounds(unit)
-        shut = np.isneginf(upper[:, 0]) if len(upper) else np.zeros(0, bool)
-        if allowed is not None:
-            shut = shut | ~allowed
-        lower[shut] = upper[shut] = -np.inf
-        k = min(k, int((~shut).sum()))
-        if not k:
+        unit = self._checked(queries)
+        k = min(k, len(self) if allowed is None else int(allowed.sum()))
+        if not len(unit) or not k:
             return np.zeros((len(unit), 0), np.int64), np.zeros((len(unit), 0), np.float32)
-        clips = np.empty((len(unit), k), np.int64)
-        scores = np.empty((len(unit), k), np.float32)
-        for number, query in enumerate(unit):
-            reach = np.partition(lower[:, number], len(self) - k)[len(self) - k]
-            near = np.flatnonzero(upper[:, number] >= reach)
-            exact = self._exact(query, near)
-            best = np.argsort(-exact, kind="stable")[:k]
-            clips[number], scores[number] = near[best], exact[best]
+        clips, scores = np.empty((len(unit), k), np.int64), np.empty((len(unit), k), np.float32)
+        block = max(1, _BOUNDS_BYTES // (8 * len(self)))
+        for start in range(0, len(unit), block):
+            lower, upper = self._bounds(unit[start : start + block], allowed)
+            if start == 0:  # clips of which no step is finite are never returned
+                k = min(k, int(np.isfinite(upper[:, 0]).sum()))
+                clips, scores = clips[:, :k], scores[:, :k]
+            if not k:
+                break
+            for number, query in enumerate(unit[start : start + block]):
+                clips[start + number], scores[start + number] = self._best(query, k, lower[:, number], upper[:, number])
         return clips, scores
 
-    def _bounds(self, queries: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Bounds on the score of each clip's best step, two arrays (N, Q)."""
-        coarse = _QueryCodes.of(queries)
-        lower = np.empty((len(self), len(queries)), np.float32)
-        upper = np.empty_like(lower)
-        rows = max(1, _BLOCK_BYTES // max(1, self.codes.values.shape[1]))
-        starts = [0]
-        while starts[-1] < len(self):  # blocks of whole clips, each of at least one clip
-            end = int(np.searchsorted(self.offsets, self.offsets[starts[-1]] + rows, side="right")) - 1
-            starts.append(min(len(self), max(end, starts[-1] + 1)))
-        with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(partial(self._bound_block, coarse, lower, upper), starts[:-1], starts[1:]))
-        return lower, upper
-
-    def _bound_block(
-        self, coarse: _QueryCodes, lower: NDArray[np.float32], upper: NDArray[np.float32], first: int, last: int
-    ) -> None:
-        steps = slice(int(self.offsets[first]), int(self.offsets[last]))
-        error = self.codes.error[steps, None]
-        broken = np.isinf(error)
-        scores = coarse.scores(self.codes.values[steps], self.codes.scale[steps])
-        margin = np.where(broken, 0.0, error * coarse.length + coarse.error + _ROUNDING).astype(np.float32)
-        begins = self.offsets[first:last] - self.offsets[first]
-        for bound, out in ((scores - margin, lower), (scores + margin, upper)):
-            bound[broken[:, 0]] = -np.inf
-            out[first:last] = np.maximum.reduceat(bound, begins, axis=0)
-
-    def _exact(self, query: NDArray[np.float64], clips: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Exact score of the best step of clips, (M,)."""
+    def exact(self, query: NDArray[np.float64], clips: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Exact score of the best step of clips, (M,); their numbers ascend. -inf where no step is finite."""
         best = np.empty(len(clips), np.float32)
-        lengths = self.offsets[clips + 1] - self.offsets[clips]
-        block = np.cumsum(lengths) * self.codes.values.shape[1] * 8 // _BLOCK_BYTES
+        lengths = self.lengths[clips]
+        block = np.cumsum(lengths) * len(query) * 8 // _BLOCK_BYTES
         for part in np.split(np.arange(len(clips)), np.flatnonzero(np.diff(block)) + 1):
             scores = cosine_scores(query[None], unit_rows(self._read(clips[part])))[0]
             scores = np.where(np.isfinite(scores), scores, -np.inf)
             best[part] = np.maximum.reduceat(scores, np.cumsum(lengths[part]) - lengths[part])
         return best
+
+    def _checked(self, queries: ArrayLike) -> NDArray[np.float64]:
+        unit = unit_rows(queries)
+        dim = self.segments[0]["values"].shape[1] if self.segments else unit.shape[-1]
+        if unit.ndim != 2 or unit.shape[1] != dim:
+            raise UsageError(f"queries of shape {unit.shape}, not (Q, {dim})")
+        if not np.isfinite(unit).all():
+            raise UsageError("a query's embedding is not finite: the encoder is broken, or the query is")
+        return unit
+
+    def _best(
+        self, query: NDArray[np.float64], k: int, lower: NDArray[np.float32], upper: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Score clips exactly, the highest upper bound first, until no other can be among the best k."""
+        reach = np.partition(lower, len(self) - k)[len(self) - k]
+        near = np.flatnonzero(upper >= reach)
+        near = near[np.argsort(-upper[near], kind="stable")]
+        exact = np.empty(len(near), np.float32)
+        done, step = 0, max(k, _AT_ONCE)
+        while done < len(near):
+            if done >= k and upper[near[done]] < np.partition(exact[:done], done - k)[done - k]:
+                break
+            stop = min(len(near), done + step)
+            order = done + np.argsort(near[done:stop])
+            exact[order] = self.exact(query, near[order])
+            done, step = stop, 2 * step
+        best = np.lexsort((near[:done], -exact[:done]))[:k]
+        return near[best], exact[best]
+
+    def _bounds(
+        self, queries: NDArray[np.float64], allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Bounds on the score of each clip's best step, two arrays (N, Q); -inf where it is not allowed."""
+        coarse = _QueryCodes.of(queries)
+        lower = np.full((int(self._first[-1]), len(queries)), -np.inf, np.float32)
+        upper = lower.copy()
+        wanted = np.zeros(len(lower), bool)
+        wanted[self.clips if allowed is None else self.clips[allowed]] = True
+        blocks = self._blocks(wanted, queries.shape[1])
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(lambda block: self._bound_block(coarse, lower, upper, *block), blocks))
+        lower, upper = lower[self.clips], upper[self.clips]
+        if allowed is not None:
+            lower[~allowed] = upper[~allowed] = -np.inf
+        return lower, upper
+
+    def _blocks(self, wanted: NDArray[np.bool_], dim: int) -> Iterator[tuple[int, int, int]]:
+        """Segment, first clip and the one after the last, of blocks of whole clips with one that is wanted."""
+        for number, segment in enumerate(self.segments):
+            offsets = segment["offsets"]
+            rows, start = max(1, _BLOCK_BYTES // max(1, dim)), 0
+            while start < len(offsets) - 1:
+                stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + rows, side="right")) - 1)
+                if wanted[self._first[number] + start : self._first[number] + stop].any():
+                    yield number, start, stop
+                start = stop
+
+    def _bound_block(
+        self, coarse: _QueryCodes, lower: NDArray[np.float32], upper: NDArray[np.float32], number: int, *clips: int
+    ) -> None:
+        segment, (first, last) = self.segments[number], clips
+        offsets = segment["offsets"][first : last + 1]
+        steps = slice(int(offsets[0]), int(offsets[-1]))
+        error = segment["error"][steps, None]
+        broken = np.isinf(error)
+        scores = coarse.scores(segment["values"][steps], segment["scale"][steps])
+        margin = np.where(broken, 0.0, error * coarse.length + coarse.error + _ROUNDING).astype(np.float32)
+        place = slice(int(self._first[number]) + first, int(self._first[number]) + last)
+        for bound, out in ((scores - margin, lower), (scores + margin, upper)):
+            bound[broken[:, 0]] = -np.inf
+            out[place] = np.maximum.reduceat(bound, offsets[:-1] - offsets[0], axis=0)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from supportset.evaluate.ranks import unit_rows
 from supportset.evaluate.scores import Embeddings, Matrix, Similarity
 from supportset.evaluate.scoring import PLAIN, Scoring, expected_clips
 from supportset.evaluate.splits import default_split, only_protocol, read_split
+from supportset.search.media import MediaEncoder
 from supportset.search.retriever import Clips, Retriever, check_steps
 from supportset.search.searcher import Searcher
 from supportset.search.stored_text import stored_embeddings
@@ -61,6 +62,7 @@ class ZeroShot(Retriever):
         templates: Sequence[str] = (),
         weighting: TextWeighted | None = None,
         device: str = "auto",
+        backbone: str | None = None,
     ) -> None:
         self.dataset, self._card, self.weighting = dataset, features.card, weighting
         self.features = AlignedFeatures([features], dataset.gone)
@@ -70,6 +72,8 @@ class ZeroShot(Retriever):
                 f"template {wrong[0]!r}: put {PLACE} once, in the place of the text, as 'a video of {PLACE}'"
             )
         self._encoder, self._device = encoder, device
+        visual = backbone or encoder
+        self.media = MediaEncoder([features], device, [visual] if visual else [])
 
     def __repr__(self) -> str:
         return f"ZeroShot({self.dataset.name}/{self._card.recipe.folder}, {self.weighting})"
@@ -167,7 +171,7 @@ class ZeroShot(Retriever):
             self.dataset,
             self.features,
             protocols[0] if len(protocols) == 1 else None,
-            cache_folder() / "search" / f"clips-{self.dataset.name}-{place}.safetensors",
+            cache_folder() / "search" / f"{self.dataset.name}-{place}",
         )
 
     def open_gallery(self, *, protocol: str | None = None, split: str | None = None) -> Searcher:
@@ -277,6 +281,7 @@ def open_zero_shot(
     pooling: Pooling = "mean",
     temperature: float | None = None,
     device: str = "auto",
+    backbone: str | None = None,
 ) -> ZeroShot:
     """Open a feature set for retrieval without training.
 
@@ -296,6 +301,8 @@ def open_zero_shot(
         Of the weights; default 0.1.
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    backbone : str, optional
+        Name or path of the visual encoder, for image and video files as queries; default: ``encoder``, or as recorded.
 
     Raises
     ------
@@ -318,4 +325,5 @@ def open_zero_shot(
         templates=templates,
         weighting=None if pooling == "mean" else TextWeighted(TEMPERATURE if temperature is None else temperature),
         device=device,
+        backbone=backbone,
     )

@@ -85,6 +85,7 @@ class AnnotatedDataset:
             clips=found.clips,
             captions=found.captions,
             splits=found.splits,
+            attributes=found.attributes,
             protocols=found.protocols,
             sources=found.sources,
             origin=self.origin,

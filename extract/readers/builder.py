@@ -69,6 +69,15 @@ class SplitRow:
     caption_id: str | None = None
 
 
+@dataclass(frozen=True)
+class AttributeRow:
+    """One further value of a clip, for filters."""
+
+    clip_id: str
+    name: str
+    value: str
+
+
 # Protocol name -> split name -> number of clips that the split must have (None: any number).
 Protocols = dict[str, dict[str, int | None]]
 
@@ -79,8 +88,8 @@ class Annotations:
 
     Attributes
     ----------
-    clips, captions, splits : list
-        The rows of the three tables, in the annotation's order.
+    clips, captions, splits, attributes : list
+        The rows of the tables, in the annotation's order.
     protocols : dict
         Splits, and the number of clips that each must have.
     sources : list of Path
@@ -92,6 +101,7 @@ class Annotations:
     clips: list[ClipRow] = field(default_factory=list)
     captions: list[CaptionRow] = field(default_factory=list)
     splits: list[SplitRow] = field(default_factory=list)
+    attributes: list[AttributeRow] = field(default_factory=list)
     protocols: Protocols = field(default_factory=dict)
     sources: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -210,6 +220,10 @@ class Builder:
         else:
             self._rows.add(row)
             self._out.splits.append(SplitRow(*row))
+
+    def attribute(self, clip_id: str, name: str, value: str) -> None:
+        """Add a further value of a clip that was added before."""
+        self._out.attributes.append(AttributeRow(clip_id, name, value))
 
     def find_list(
         self,

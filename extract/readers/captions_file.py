@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
+from datetime import time as dt_time
 from pathlib import Path
 from reprlib import repr as brief  # a value may have megabytes
 from typing import Any
@@ -21,7 +24,7 @@ COLUMNS = {
     "end": ("end", "end_s"),
     "split": ("split",),
 }
-FORM = "columns path (or video, file, clip_id) and caption (or text), optionally start, end (seconds) and split"
+FORM = "columns path (or video, file, clip_id) and caption (or text), optionally start, end (seconds), split, others"
 MOST_ROWS = 20_000_000  # of Parquet, where a small file can hold any number
 MOST_CHARACTERS = 131_072  # of a caption or a name: what CSV allows
 
@@ -36,15 +39,21 @@ class Row:
     start_s: float | None
     end_s: float | None
     split: str | None
+    others: tuple[tuple[str, str], ...] = ()  # values of further columns, by name
 
 
 @dataclass
 class CaptionsFile:
-    """Usable rows, the ``faults`` (``line 7: …``) of the others, the columns that are read, and the ``unused`` ones."""
+    """Usable rows, and the ``faults`` (``line 7: …``) of the others.
+
+    The columns that are read, ``further`` ones that are kept for filters, and the ``unused``: without a name, of a name
+    that occurs twice, or a second name for what is read.
+    """
 
     rows: list[Row] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     used: list[str] = field(default_factory=list)
+    further: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
 
@@ -64,19 +73,23 @@ def read_captions(path: Path) -> CaptionsFile:
     result = CaptionsFile()
     records: list[tuple[str, dict[str, Any] | str]] = []
     seen: set[str] = set()
+    twice: set[str] = set()
     for place, names, values in _RECORDS[path.suffix.lower()](path):
         names = [name.strip().lower() for name in names]
         repeated = next((name for name in _KNOWN if names.count(name) > 1), None)
         if repeated is not None:
             raise UsageError(f"{path}: {place}: column {repeated!r} occurs twice, compared without case: keep one")
         seen.update(names)
+        twice.update(name for name, count in Counter(names).items() if count > 1)
         if isinstance(values, str):
             records.append((place, values))
         elif values is not None:
             records.append((place, dict(zip(names, values, strict=True))))
     found = {kind: [name for name in names if name in seen] for kind, names in COLUMNS.items()}
     columns = {kind: names[0] for kind, names in found.items() if names}
-    result.used, result.unused = list(columns.values()), sorted(seen - set(columns.values()))
+    result.used = list(columns.values())
+    result.further = sorted(seen - twice - {*_KNOWN, ""})
+    result.unused = sorted(seen - {*result.used, *result.further})
     for kind in ("file", "text"):
         if seen and kind not in columns:
             wanted = ", ".join(COLUMNS[kind])
@@ -86,7 +99,8 @@ def read_captions(path: Path) -> CaptionsFile:
             if isinstance(record, str):
                 raise _FaultError(record)
             cells = {kind: record[name] for kind, name in columns.items() if not _is_empty(record.get(name))}
-            result.rows.append(_row(place, cells))
+            others = [(name, _told(record[name])) for name in result.further if not _is_empty(record.get(name))]
+            result.rows.append(replace(_row(place, cells), others=tuple(others)))
         except _FaultError as fault:
             result.faults.append(f"{place}: {fault}")
     return result
@@ -97,6 +111,22 @@ def _is_empty(value: Any) -> bool:
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _told(value: Any) -> str:
+    """A value as text: dates as ISO 8601, lists and objects as JSON."""
+    if isinstance(value, str):
+        text = value.strip()
+    elif isinstance(value, date | dt_time):
+        text = value.isoformat()
+    else:
+        try:
+            text = json.dumps(value, ensure_ascii=False, default=str)
+        except (RecursionError, ValueError):
+            raise _FaultError("holds a value that is nested too deeply") from None
+    if len(text) > MOST_CHARACTERS:
+        raise _FaultError(f"a value has {len(text):,} characters, more than {MOST_CHARACTERS:,}")
+    return text.encode("utf-8", "replace").decode()
 
 
 def _row(place: str, record: dict[str, Any]) -> Row:

@@ -20,7 +20,18 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import Folder, StorePath, hash_file, hash_parts, open_folder, store_path
 from supportset.store.format.card import check_format, load_json
 from supportset.store.format.row_hash import hash_rows
-from supportset.store.format.tables import TABLES, Rows, as_table, read_table, to_parquet, validate, with_all_splits
+from supportset.store.format.tables import (
+    ALL_TABLES,
+    ATTRIBUTES,
+    OPTIONAL,
+    TABLES,
+    Rows,
+    as_table,
+    read_table,
+    to_parquet,
+    validate,
+    with_all_splits,
+)
 
 FORMAT = "supportset-dataset"
 FORMAT_VERSION = 1
@@ -53,6 +64,8 @@ class Dataset:
     captions : pyarrow.Table
     splits : pyarrow.Table
         Columns as in ``docs/store-format.md``.
+    attributes : pyarrow.Table
+        Further values of clips by name, for filters; often empty.
     gone : frozenset of str
         Clips that an extraction run did not find any more, though feature sets hold features of them: search,
         evaluation and training leave them out.
@@ -65,6 +78,7 @@ class Dataset:
         self.clips = tables["clips"]
         self.captions = tables["captions"]
         self.splits = tables["splits"]
+        self.attributes = tables.get("attributes", ATTRIBUTES.empty_table())
 
     def protocols(self) -> list[str]:
         """Return the names of the protocols, in the reader's order."""
@@ -148,6 +162,7 @@ def write_dataset(
     sources: Iterable[Path],
     origin: Mapping[str, str] | None = None,
     gone: Iterable[str] | None = None,
+    attributes: Rows = (),
 ) -> Dataset:
     """Write a dataset's tables, or do nothing where they hold the same already.
 
@@ -177,6 +192,8 @@ def write_dataset(
         Where the rows are from; recorded.
     gone : iterable of str, optional
         Clips whose videos are gone; by default those that the dataset has recorded.
+    attributes : pyarrow.Table or iterable of rows, optional
+        Further values of clips by name, for filters.
 
     Returns
     -------
@@ -190,7 +207,9 @@ def write_dataset(
     """
     if not name or "/" in name or name.startswith("."):
         raise UsageError(f"dataset name {name!r} is not the name of a folder: use letters, digits, - and _")
-    tables = {key: as_table(key, rows) for key, rows in (("clips", clips), ("captions", captions), ("splits", splits))}
+    given = {"clips": clips, "captions": captions, "splits": splits, "attributes": attributes}
+    tables = {key: as_table(key, rows) for key, rows in given.items()}
+    tables = {key: table for key, table in tables.items() if key in TABLES or len(table)}
     sizes = with_all_splits(protocols, tables["splits"])
     validate(name, tables)
     contents = {key: hash_rows(table) for key, table in tables.items()}
@@ -222,8 +241,9 @@ def write_dataset(
             if folder.read(DATASET) == commit:  # else another writer committed later, and the plain names are its
                 folder.put({f"{key}.parquet": [files[key]]})
     if folder.read(DATASET) == commit and _settled(folder, contents):
+        unnamed = [f"{key}.parquet" for key in OPTIONAL if key not in files]
         for other in folder.names():
-            if other.startswith(tuple(f".{key}." for key in TABLES)):
+            if other in unnamed or other.startswith(tuple(f".{key}." for key in ALL_TABLES)):
                 folder.remove(other)
     return Dataset(name, info, tables)
 
@@ -248,7 +268,8 @@ def open_dataset(root: str | StorePath, name: str) -> Dataset:
         info = load_json(folder, DATASET, "not a dataset")
         check_format(info, FORMAT, FORMAT_VERSION, f"{folder}/{DATASET}")
         try:
-            contents = {key: info["tables"][key]["content"] for key in TABLES}
+            present = [*TABLES, *(key for key in OPTIONAL if key in info["tables"])]
+            contents = {key: info["tables"][key]["content"] for key in present}
             {protocol: dict(splits) for protocol, splits in info["protocols"].items()}
             if not _is_list_of_ids(info.get("gone", [])):
                 raise TypeError("a list of clips in 'gone'")
@@ -292,7 +313,7 @@ def dataset_faults(root: str | StorePath, name: str) -> Iterator[tuple[str, str]
     hashed = "hash" in info or any("xxh3" in info["tables"][key] for key in TABLES)  # else from before 0.2.0
     if hashed and (info.get("hash") != _hash_of(info) or folder.read(DATASET) != _file_of(info)):
         yield DATASET, "its content differs from what was written"
-    for key in TABLES:
+    for key in (key for key in ALL_TABLES if key in info["tables"]):
         facts = info["tables"][key]
         content = folder.read(f"{key}.parquet")
         if content is None:

@@ -1,4 +1,4 @@
-"""Columns, checks and Parquet form of a dataset's three tables."""
+"""Columns, checks and Parquet form of a dataset's tables."""
 
 from __future__ import annotations
 
@@ -41,13 +41,22 @@ SPLITS = pa.schema(
         pa.field("caption_id", pa.string()),  # null: all official captions of the clip
     ]
 )
+ATTRIBUTES = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("value", pa.string(), nullable=False),
+    ]
+)
 TABLES = {"clips": CLIPS, "captions": CAPTIONS, "splits": SPLITS}
+OPTIONAL = {"attributes": ATTRIBUTES}  # written where it has rows
+ALL_TABLES = TABLES | OPTIONAL
 
 Rows: TypeAlias = Any  # a pyarrow.Table, or an iterable of dicts or of dataclasses
 
 
 def as_table(key: str, rows: Rows) -> pa.Table:
-    schema = TABLES[key]
+    schema = ALL_TABLES[key]
     try:
         if not isinstance(rows, pa.Table):
             rows = [_as_dict(row) for row in rows]
@@ -108,6 +117,11 @@ def validate(name: str, tables: Mapping[str, pa.Table]) -> None:
         "split holds a clip that is not in the table of clips",
         [clip for clip in splits["clip_id"].to_pylist() if clip not in known],
     )
+    if "attributes" in tables:
+        attributes = tables["attributes"]["clip_id"].to_pylist()
+        refuse(
+            "attribute of a clip that is not in the table of clips", [each for each in attributes if each not in known]
+        )
     about = dict(
         zip(
             caption_ids,
@@ -154,7 +168,7 @@ def read_table(folder: Folder, name: str, key: str, content: str) -> pa.Table | 
         return None
     try:
         table = open_parquet(data).read(use_threads=False)
-        table = table.select(TABLES[key].names).replace_schema_metadata(None)
+        table = table.select(ALL_TABLES[key].names).replace_schema_metadata(None)
         reason = "" if hash_rows(table) == content else "its rows are not those it was written with"
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]

@@ -11,12 +11,12 @@ from supportset.store.errors import UsageError
 from supportset.store.files import StorePath, open_folder, store_path
 from supportset.store.format.card import CARD
 from supportset.store.format.dataset import DATASET, list_datasets
-from supportset.store.format.tables import TABLES
+from supportset.store.format.tables import ALL_TABLES
 from supportset.store.format.thumbnails import has_thumbnails, thumbnails_path
 from supportset.store.maintain.orphans import find_orphans
 from supportset.store.read.catalog import FEATURES, FeatureSetInfo, list_feature_sets
 
-_STAGED = re.compile(rf"\.(?:{'|'.join(TABLES)})\.[0-9a-f]{{32}}\.parquet")
+_STAGED = re.compile(rf"\.(?:{'|'.join(ALL_TABLES)})\.[0-9a-f]{{32}}\.parquet")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def remove_dataset(root: str | StorePath, name: str) -> Removal:
 
 def _tables(path: StorePath) -> list[str]:
     """The store's files in a dataset's folder, the committing one first."""
-    known = {DATASET, *(f"{key}.parquet" for key in TABLES)}
+    known = {DATASET, *(f"{key}.parquet" for key in ALL_TABLES)}
     there = [file for file in open_folder(path).names() if file in known or _STAGED.fullmatch(file)]
     return sorted(there, key=lambda file: (file != DATASET, file))
 

@@ -25,7 +25,7 @@ from supportset.store.format.index import (
     shard_of,
 )
 from supportset.store.format.manifest import Entry, entry_name, read_entry
-from supportset.store.format.tables import TABLES
+from supportset.store.format.tables import ALL_TABLES
 from supportset.store.format.thumbnails import has_thumbnails, thumbnails_path
 from supportset.store.maintain.file_check import FileCheck
 from supportset.store.maintain.orphans import SHARDS, find_orphans
@@ -129,7 +129,7 @@ def verify_dataset(root: str | StorePath, name: str) -> VerifyReport:
             report.problems.append(Problem("table", f"{folder}/{DATASET}", says, fix, harmless=True))
     except SupportsetError as error:
         report.problems.append(Problem.of_error("table", folder, error))
-    report.bytes = sum(folder.size(file) or 0 for file in (DATASET, *(f"{key}.parquet" for key in TABLES)))
+    report.bytes = sum(folder.size(file) or 0 for file in (DATASET, *(f"{key}.parquet" for key in ALL_TABLES)))
     report.seconds = round(time.monotonic() - started, 3)
     return report
 

@@ -23,16 +23,21 @@ SCENE_S = 12  # seconds of a scene; a step a second
 SCENES = 40
 
 
+def films_recipe(dim: int = DIM) -> Recipe:
+    """The recipe of features that no encoder made."""
+    return Recipe(
+        kind="video", backbone="planted:scenes", weights="", weights_hash="xxh3-128:0", transform={},
+        sampling={"fps": 1.0}, layer="pooled", pooling="none", dim=dim, dtype="float16",
+    )  # fmt: skip
+
+
 def make_films(
     root: Path, films: int = 5, scenes: int = 8, start_s: float = 0.0, step_s: float = 1.0
 ) -> dict[str, tuple[str, float]]:
     """Write films of scenes 0 to 39; return the film and the start of each scene, in seconds of the file."""
     rng = np.random.default_rng(3)
     topics = rng.normal(size=(SCENES, DIM))
-    recipe = Recipe(
-        kind="video", backbone="planted:scenes", weights="", weights_hash="xxh3-128:0", transform={},
-        sampling={"fps": 1.0}, layer="pooled", pooling="none", dim=DIM, dtype="float16",
-    )  # fmt: skip
+    recipe = films_recipe()
     ids = [f"film{number}" for number in range(films)]
     rows = [{"clip_id": film, "path": f"{film}.mp4", "start_s": start_s, "end_s": start_s + 96.0} for film in ids]
     write_dataset(root, "films", clips=rows, captions=[], splits=[], protocols={}, sources=[])
@@ -47,6 +52,26 @@ def make_films(
             spans = np.stack([seconds[:-1], seconds[1:]], axis=1)
             writer.add(film, values, spans, source=Source(f"{film}.mp4", 1, 1))
     return where
+
+
+def make_cuts(root: Path, files: int = 8) -> None:
+    """Write the same scenes as clips of one scene each, cut from files of equal length, in random order."""
+    rng = np.random.default_rng(3)
+    topics = rng.normal(size=(SCENES, DIM))
+    recipe, scenes = films_recipe(), SCENES // files
+    rows = [
+        {"clip_id": f"scene{scene}", "path": f"file{scene // scenes}.mp4", "start_s": SCENE_S * (scene % scenes),
+         "end_s": SCENE_S * (scene % scenes + 1)}
+        for scene in rng.permutation(SCENES).tolist()
+    ]  # fmt: skip
+    write_dataset(root, "films", clips=rows, captions=[], splits=[], protocols={}, sources=[])
+    with FeatureWriter(feature_set_path(root, "films", recipe), FeatureCard(recipe)) as writer:
+        for row in rows:
+            topic = topics[int(row["clip_id"].removeprefix("scene"))]
+            values = (topic + 0.7 * rng.normal(size=(SCENE_S, DIM))).astype(np.float16)
+            seconds = np.arange(SCENE_S + 1.0)
+            spans = np.stack([seconds[:-1], seconds[1:]], axis=1)
+            writer.add(row["clip_id"], values, spans, source=Source(row["path"], 1, 1))
 
 
 class Planted(Retriever):
@@ -77,9 +102,7 @@ class Planted(Retriever):
 
         info = locate_feature_set(self.store, "films/planted", "video")
         features = AlignedFeatures([FeatureSet.open(info.path)])
-        return Clips(
-            open_dataset(self.store, "films"), features, None, self.store / "cache" / "clips-films.safetensors"
-        )
+        return Clips(open_dataset(self.store, "films"), features, None, self.store / "cache")
 
     def check_text(self) -> None:
         pass

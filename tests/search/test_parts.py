@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,12 +9,10 @@ import numpy as np
 import pytest
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
-from supportset.search import parts
 from supportset.search.moments import find_moments
-from supportset.search.parts import encode_parts, open_index, read_parts, windows
+from supportset.search.parts import encode_parts, windows
 from supportset.search.searcher import Searcher, _is_picture
 from supportset.store.errors import UsageError
-from supportset.store.read.aligned import AlignedFeatures
 from tests.search.films import SCENE_S, Planted, make_films
 
 
@@ -82,70 +79,6 @@ def test_scores_of_windows_become_scores_of_the_time_between_their_edges() -> No
     assert best.score == 1.0  # of 12 to 16 s, which one window covers
 
 
-def test_the_index_is_kept_mapped_and_made_again_when_it_is_another_or_damaged(
-    films: tuple[Path, dict[str, tuple[str, float]]], tmp_path: Path
-) -> None:
-    root, _ = films
-    retriever = Planted(root, False)
-    features = retriever.open_clips().features
-    query = retriever.encode_text(["9"])
-    index = open_index(retriever, features, tmp_path / "parts", "key")
-    found = index.search(query, 3)
-    exact = cosine_scores(unit_rows(query), unit_rows(read_parts(retriever, features, features.clip_ids).vectors))[0]
-    best = np.maximum.reduceat(exact, index.offsets[:-1])
-    np.testing.assert_array_equal(found[0][0], np.argsort(-best, kind="stable")[:3])
-    np.testing.assert_allclose(found[1][0], np.sort(best)[::-1][:3], atol=1e-6)
-    assert isinstance(index.codes.values, np.memmap)
-
-    def builds(key: str) -> bool:
-        retriever.encoded = 0
-        again = open_index(retriever, features, tmp_path / "parts", key)
-        built = retriever.encoded
-        np.testing.assert_array_equal(again.search(query, 3)[0], found[0])
-        return built > 0
-
-    assert not builds("key")
-    assert builds("another key")
-    codes = tmp_path / "parts" / "values"
-    codes.write_bytes(codes.read_bytes()[:-1])
-    assert builds("another key")
-    codes.write_bytes(bytes([codes.read_bytes()[0] ^ 64]) + codes.read_bytes()[1:])
-    assert builds("another key")
-    about = tmp_path / "parts" / "index.json"
-    for damaged in ("[]", "{}", "null", about.read_text().replace('"dim": 32', '"dim": 16'), "\udc80"):
-        about.write_bytes(damaged.encode("utf-8", "surrogateescape"))
-        assert builds("another key")
-    assert [path.name for path in tmp_path.iterdir()] == ["parts"]
-
-
-def test_an_index_that_another_process_replaces_meanwhile_is_in_memory(
-    films: tuple[Path, dict[str, tuple[str, float]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build = parts._build
-
-    def overtaken(retriever: Planted, features: AlignedFeatures, folder: Path, key: str) -> None:
-        build(retriever, features, folder, key)
-        build(retriever, features, folder, "the key of another process")
-
-    monkeypatch.setattr(parts, "_build", overtaken)
-    retriever = Planted(films[0], True)
-    index = open_index(retriever, retriever.open_clips().features, tmp_path / "parts", "key")
-    assert index.search(retriever.encode_text(["9"]), 1)[0].tolist() == [[1]]
-
-
-def test_what_a_killed_process_left_is_removed_and_what_another_writes_now_is_not(
-    films: tuple[Path, dict[str, tuple[str, float]]], tmp_path: Path
-) -> None:
-    for name in (".tmp-0-parts", ".tmp-1-parts", ".tmp-2-other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "values").write_bytes(b"1")
-    for name in (".tmp-0-parts", ".tmp-2-other"):
-        os.utime(tmp_path / name, (0, 0))
-    retriever = Planted(films[0], True)
-    open_index(retriever, retriever.open_clips().features, tmp_path / "parts", "key")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-1-parts", ".tmp-2-other", "parts"]
-
-
 def test_windows_of_steps_in_disorder_begin_before_they_end() -> None:
     spans = seconds(20)[::-1]
     cut = encode_parts(Planted(Path(), False), [np.ones((20, 32))], [spans])
@@ -161,17 +94,6 @@ def test_other_times_of_the_same_features_make_other_windows(tmp_path: Path) -> 
     found = Searcher(Planted(tmp_path, False)).search(["9"], 5, "moment")
     shutil.rmtree(tmp_path / "cache")
     assert found == Searcher(Planted(tmp_path, False)).search(["9"], 5, "moment")
-
-
-def test_an_index_that_cannot_be_written_is_in_memory(
-    films: tuple[Path, dict[str, tuple[str, float]]], tmp_path: Path
-) -> None:
-    root, _ = films
-    retriever = Planted(root, True)
-    features = retriever.open_clips().features
-    (tmp_path / "file").touch()
-    index = open_index(retriever, features, tmp_path / "file" / "parts", "key")
-    assert index.search(retriever.encode_text(["9"]), 1)[0].tolist() == [[1]]
 
 
 def test_clips_of_one_step_are_parts_themselves() -> None:

@@ -120,7 +120,7 @@ def test_card_in_the_text_is_one_that_we_would_write() -> None:
 
 def test_columns_and_keys_are_all_described() -> None:
     names = set(index.SCHEMA.names) | set(index.ShardIndex("0" * 16, "zarr", "").to_json())
-    for schema in tables.TABLES.values():
+    for schema in tables.ALL_TABLES.values():
         names |= set(schema.names)
     for name in (*names, index.FORMAT, dataset.FORMAT, index.METADATA_HASH.decode(), tables.CONTENT.decode()):
         assert f"`{name}`" in TEXT, f"{name} is not described in docs/store-format.md"

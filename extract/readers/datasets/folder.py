@@ -101,6 +101,8 @@ def _rows(build: Builder, path: Path) -> list[Row]:
         build.note(f"{len(captions.faults)} rows of {origin} left out: {_some(captions.faults)}")
     if captions.unused:
         build.note(f"columns {', '.join(captions.unused)} of {origin} are not used ({', '.join(captions.used)} are)")
+    if captions.further:
+        build.note(f"columns {', '.join(captions.further)} of {origin} are kept for filters of a search")
     textless = [row.place for row in captions.rows if row.text is None]
     if textless:
         build.note(f"{len(textless)} rows of {origin} have no caption: {_some(textless)}")
@@ -182,6 +184,8 @@ class _Clips:
 
     def _describe(self, clip: str, rows: list[Row]) -> None:
         """Add the captions of one clip, and its splits besides ``all``."""
+        for name, value in dict.fromkeys(pair for row in rows for pair in row.others):
+            self._build.attribute(clip, name, value)
         splits = sorted({row.split for row in rows if row.split} - {"all"})
         if len(splits) > 1:
             self._build.problem(f"clips are in several splits, as {' and '.join(splits)}: by caption", clip)

@@ -78,6 +78,7 @@ def stored(annotations: Annotations, root: Path) -> Dataset:
         clips=annotations.clips,
         captions=annotations.captions,
         splits=annotations.splits,
+        attributes=annotations.attributes,
         protocols=annotations.protocols,
         sources=annotations.sources,
     )

@@ -17,6 +17,7 @@ from PIL import Image
 from supportset.extract.readers import captions_file, get_reader
 from supportset.extract.readers.annotate import read_dataset
 from supportset.store.errors import UsageError
+from supportset.store.format.dataset import open_dataset
 from tests.extract.readers.forms import assert_consistent, members, paths, sizes, stored, texts, touch, write
 
 READER = get_reader("folder")
@@ -309,6 +310,29 @@ def test_whole_file_beside_its_segments(folder: Path) -> None:
     assert {row.source for row in data.clips if row.path == "talk.mkv"} == {"talk.mkv"}, "one group"
 
 
+def test_further_columns_are_kept_for_filters(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"path": "talk", "caption": "one", "genre": "news ", "year": 2001, "tags": ["a", "b"], "live": True},
+        {"path": "talk", "caption": "two", "genre": "news", "year": None, "tags": float("nan")},
+        {"path": "plain", "genre": "sport"},  # without a caption
+        {"path": "absent", "caption": "three", "genre": "film"},
+    ]
+    write_rows(folder, "jsonl", rows)
+    data = READER.read(folder)
+    found = {(row.clip_id, row.name, row.value) for row in data.attributes}
+    assert found == {
+        ("talk", "genre", "news"), ("talk", "year", "2001"), ("talk", "tags", '["a", "b"]'), ("talk", "live", "true"),
+        ("plain", "genre", "sport"), ("absent", "genre", "film"),
+    }  # fmt: skip
+    assert len(data.attributes) == len(found), "a value that several rows have is kept once"
+    dataset = stored(data, tmp_path)
+    assert dataset.attributes["value"].to_pylist() == [row.value for row in data.attributes]
+    assert open_dataset(tmp_path, dataset.name).attributes == dataset.attributes
+    write_rows(folder, "jsonl", [{"path": "talk", "caption": "one"}])
+    assert not len(stored(READER.read(folder), tmp_path).attributes)
+    assert not list(tmp_path.glob("*/attributes.parquet")), "a table that is named no more is removed"
+
+
 def test_several_rows_of_one_absent_file_are_one_clip(folder: Path) -> None:
     rows = [{"path": name, "caption": name} for name in ("gone.mp4", "gone", "plain.mov")]
     write_rows(folder, "jsonl", rows)
@@ -320,7 +344,7 @@ def test_several_rows_of_one_absent_file_are_one_clip(folder: Path) -> None:
 def test_unused_columns_and_files_are_told(folder: Path) -> None:
     write(folder / "captions.jsonl", '{"path": "plain", "captoin": "x", "text": "y"}\n')
     notes = READER.read(folder).notes
-    assert notes == [left_out(folder), "columns captoin of captions.jsonl are not used (path, text are)"]
+    assert notes == [left_out(folder), "columns captoin of captions.jsonl are kept for filters of a search"]
     (folder / "captions.jsonl").rename(folder / "captions.tsv")
     assert READER.read(folder).notes == [
         "captions.tsv is not read; captions are read from captions.csv, captions.jsonl, captions.parquet",

@@ -1,0 +1,10 @@
+"""Indexes over the parts of all clips of a library. `open_index` opens one by its name.
+
+All answer the same call, ``search(queries, k, allowed)``, with exact scores.
+"""
+
+from __future__ import annotations
+
+from supportset.search.index.registry import INDEXES, Index, open_index
+
+__all__ = ["INDEXES", "Index", "open_index"]
