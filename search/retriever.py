@@ -92,6 +92,10 @@ class Retriever(ABC):
     def open_clips(self, store: str | Path | None = None, dataset: str | None = None) -> Clips:
         """Open a dataset of a store; by default the one that the retriever belongs to."""
 
+    def reopened(self) -> Retriever:
+        """The same model on the store as it is now."""
+        return self
+
     @abstractmethod
     def check_text(self) -> None:
         """Load what reads text, so that an error is raised before clips are embedded."""

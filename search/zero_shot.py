@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -173,6 +174,13 @@ class ZeroShot(Retriever):
             protocols[0] if len(protocols) == 1 else None,
             cache_folder() / "search" / f"{self.dataset.name}-{place}",
         )
+
+    def reopened(self) -> ZeroShot:
+        """The same model on the features as they are now; what is loaded is used again."""
+        path, again = self.features.sets[0].path, copy(self)
+        again.dataset = open_dataset(path.parent.parent.parent, self.dataset.name)
+        again.features = AlignedFeatures([FeatureSet.open(path, check=True)], again.dataset.gone)
+        return again
 
     def open_gallery(self, *, protocol: str | None = None, split: str | None = None) -> Searcher:
         """Embed the clips, or find their embeddings in the user's cache.
