@@ -7,6 +7,7 @@ import secrets
 import socket
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -99,6 +100,8 @@ def serve(app: FastAPI, listening: socket.socket, *, open_url: str | None = None
     import uvicorn
 
     logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
+    if not verbose:  # failed requests are logged where they fail; what is left are requests that a stop ends
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -111,4 +114,5 @@ def serve(app: FastAPI, listening: socket.socket, *, open_url: str | None = None
     )
     if open_url is not None:
         webbrowser.open(open_url)  # the socket listens already: the request waits
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # uvicorn has stopped by then
+        uvicorn.Server(config).run(sockets=[listening])
