@@ -113,5 +113,6 @@ def test_addresses_are_ones_to_click() -> None:
     listening = serving.listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
     assert serving.address(listening, "0.0.0.0", "a-token") == f"http://127.0.0.1:{port}/?token=a-token"
+    assert serving.address(listening, "::", None) == f"http://[::1]:{port}/"
     assert serving.address(listening, "::1", None) == f"http://[::1]:{port}/"
     listening.close()
