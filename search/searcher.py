@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.cutoff import FIRST, clip_cutoffs, part_cutoffs
 from supportset.search.filters import ClipColumns, Column, Filter
 from supportset.search.hits import (
     BY,
@@ -25,12 +26,13 @@ from supportset.search.hits import (
     best_of_groups,
     best_rows,
     members,
+    with_fits,
 )
 from supportset.search.index import Index, open_index
 from supportset.search.kept import clip_embeddings, mean_part
 from supportset.search.moments import Moment, find_moments, merge_moments
 from supportset.search.parts import Parts, read_parts
-from supportset.search.query import Term, as_query
+from supportset.search.query import Query, Term, as_query
 from supportset.search.query_encoder import Asked, QueryEncoder
 from supportset.store.errors import UsageError
 from supportset.store.read.aligned import AlignedFeatures
@@ -130,6 +132,7 @@ class Searcher:
             self.embeddings = unit_rows(clip_embeddings(retriever, clips)[self._rows])
         self._background = mean_part(retriever, clips)
         self._files = self._where(features)
+        self._least: dict[By, NDArray[np.float32]] = {}
         self._protocol = protocol or clips.protocol
         starts = {clip_id: self._files[clip_id][1] for clip_id in features.clip_ids}
         self.encoder = QueryEncoder(retriever, features, starts)
@@ -178,11 +181,15 @@ class Searcher:
         groups = self._videos if group == "video" else np.arange(len(allowed))
         named = [[] if isinstance(query, np.ndarray) else query.examples for query in asked]
         found = []
-        for vector, ranking, examples in zip(vectors, self._rankings(vectors, by, allowed, k), named, strict=True):
+        rankings = self._rankings(vectors, by, allowed, k)
+        for query, vector, ranking, examples in zip(asked, vectors, rankings, named, strict=True):
             without = [self._row_of[self.encoder.clip_of(term)] for term in examples]
             rows, scores = best_of_groups(ranking, k, groups, without)
             clips = [each[~np.isin(each, without)] for each in members(groups, allowed, rows)]
-            found.append(self._hits(vector, rows, scores, clips))
+            hits = self._hits(vector, rows, scores, clips)
+            if _is_text(query) and (least := self._cutoffs(by)) is not None:
+                hits = with_fits(hits, least[rows].tolist(), FIRST)
+            found.append(hits)
         return found
 
     def embed(self, query: Asked, given: Mapping[Term, NDArray[np.floating]] | None = None) -> NDArray[np.float64]:
@@ -216,7 +223,9 @@ class Searcher:
         vector = self.embed(query, given)
         parts = read_parts(self.retriever, self._clips.features, [clip_id])
         scores = cosine_scores(vector[None], unit_rows(parts.vectors))[0]
-        return Curve(self._files[clip_id][1] + parts.spans, scores, float(vector @ self._background), None)
+        least = self._cutoffs("moment") if not isinstance(query, np.ndarray) and _is_text(as_query(query)) else None
+        cutoff = None if least is None else float(least[self._row_of[clip_id]])
+        return Curve(self._files[clip_id][1] + parts.spans, scores, float(vector @ self._background), cutoff)
 
     @cached_property
     def columns(self) -> ClipColumns:
@@ -277,6 +286,20 @@ class Searcher:
             for each in found:
                 yield Moment(start + each.start_s, start + each.end_s, each.score, clip_id)
 
+    def _cutoffs(self, by: By) -> NDArray[np.float32] | None:
+        """What each clip must score to fit a text, by the number of the clip; infinite for those not searched."""
+        if by == "clip" and self.embeddings is None:
+            return None
+        if by not in self._least:
+            found = (
+                part_cutoffs(self.retriever, self._clips, self._rows)
+                if self.embeddings is None or by == "moment"
+                else clip_cutoffs(self.retriever, self._clips, self.embeddings)
+            )
+            self._least[by] = np.full(len(self._allowed), np.inf, np.float32)
+            self._least[by][self._rows] = found
+        return self._least[by]
+
     @cached_property
     def _videos(self) -> NDArray[np.int64]:
         """Number of each clip's file; a clip whose file is not known is alone."""
@@ -318,6 +341,11 @@ class Searcher:
             extracted, _ = where.get(row["clip_id"], (None, 0.0))
             where[row["clip_id"]] = row["path"] or extracted, row["start_s"] or 0.0
         return where
+
+
+def _is_text(query: Query | NDArray[np.floating]) -> bool:
+    """Whether a query is one text, which the background texts can be compared with."""
+    return isinstance(query, Query) and [term.kind for term in query.terms] == ["text"]
 
 
 def _is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:

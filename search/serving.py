@@ -31,9 +31,12 @@ def build_app(
     status: Callable[[], Mapping[str, Any]] | None = None,
 ) -> FastAPI:
     """The REST interface and the page of some libraries; see `supportset.search.server.app.create_app`."""
+    from supportset.search.page.routes import add_page
     from supportset.search.server.app import create_app
 
-    return create_app(libraries, token=token, limits=limits, status=status)
+    app = create_app(libraries, token=token, limits=limits, status=status)
+    add_page(app)
+    return app
 
 
 def needs_token(host: str) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,7 +27,9 @@ from supportset.search.server.service import Service
 from supportset.search.server.uploads import Uploads
 from supportset.search.server.work import Busy, Work
 from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.user_cache import cache_folder
 
+_ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"()]+/)+([^\s/:;,'\"()]*)")
 _STATUS_OF = {"missing": 404, "busy": 503, "killed": 503, "full": 507}  # of a `MediaError`; else 502
 _log = logging.getLogger(__name__)
 
@@ -88,6 +93,13 @@ def create_app(
     return app
 
 
+def without_paths(message: str) -> str:
+    """A message in which only the last part of an absolute path is left: a client need not know where things lie."""
+    for folder in (str(cache_folder()), tempfile.gettempdir(), str(Path.cwd()), str(Path.home())):
+        message = message.replace(f"{folder}/", "") if len(folder) > 1 else message
+    return _ABSOLUTE.sub(r"\1", message)
+
+
 async def _failed(request: Request, error: Exception) -> Response:
     match error:
         case NotFound():
@@ -98,7 +110,7 @@ async def _failed(request: Request, error: Exception) -> Response:
             headers = {"retry-after": "5"} if error.kind in ("busy", "killed") else None
             return refusal(_STATUS_OF.get(error.kind, 502), f"the file cannot be shown: {error}", headers)
         case UsageError():
-            return refusal(400, str(error))
+            return refusal(400, without_paths(str(error)))
     _log.error("%s %s: %s", request.method, request.url.path, error)
     return refusal(500, "the features of this library cannot be read: the server's log has the reason")
 

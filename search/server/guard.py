@@ -116,8 +116,8 @@ class Guard:
         if self._token is None:
             if _name(host) not in _LOOPBACK:
                 return refusal(421, "this server answers only under the name 127.0.0.1 or localhost")
-        elif (answer := self._check_token(scope, headers)) is not None:
-            return answer
+        elif (answer := self._check_token(scope, headers)) is not None and not scope["path"].startswith("/static/"):
+            return answer  # the page that asks for the token has its style and scripts
         most = self._limits.upload_bytes if _is_upload(scope) else self._limits.body_bytes
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most:

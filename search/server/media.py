@@ -53,6 +53,7 @@ class Media:
         )
         self._conversions = Conversions(cache_folder() / "converted-videos", bounds)
         self._looking = MediaProcess(_FACTS_MEMORY, 0)
+        self._judging = MediaProcess(limits.memory_bytes, 0)  # of uploads: what they break is not the other one
         self._lock = threading.Lock()
         self._facts: OrderedDict[tuple[str, int, int], tuple[Facts, float]] = OrderedDict()
 
@@ -137,20 +138,18 @@ class Media:
             No image or video, or one that is too large.
         """
         limits = self._limits
-        with MediaProcess(limits.memory_bytes, 0) as process:
-            try:
-                found = process.ask(
-                    "upload", limits.upload_seconds, source=str(file), pixels=limits.upload_pixels,
-                    seconds=limits.upload_video_seconds,
-                )  # fmt: skip
-            except MediaError as error:
-                raise UsageError(f"the file cannot be searched by: {error}") from None
+        options = {"pixels": limits.upload_pixels, "seconds": limits.upload_video_seconds}
+        try:
+            found = self._judging.ask("upload", limits.upload_seconds, source=str(file), **options)
+        except MediaError as error:
+            raise UsageError(f"the file cannot be searched by: {error}") from None
         return ("video" if found["kind"] == "video" else "image"), base64.b64decode(found["preview"])
 
     def close(self) -> None:
         """End all processes."""
         self._conversions.close()
         self._looking.close()
+        self._judging.close()
 
     def _remember(self, file: Path, facts: Facts, seconds: float) -> None:
         try:
