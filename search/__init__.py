@@ -7,6 +7,7 @@ from supportset._lazy import lazy
 if TYPE_CHECKING:
     from supportset.search.filters import Filter, parse_filter
     from supportset.search.hits import Curve, Hit
+    from supportset.search.library import Library
     from supportset.search.query import Query, Term, parse_query
     from supportset.search.retriever import Retriever
     from supportset.search.run import Run, open_run
@@ -19,6 +20,7 @@ __all__ = [
     "Curve",
     "Filter",
     "Hit",
+    "Library",
     "Query",
     "Retriever",
     "Run",

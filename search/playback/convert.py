@@ -86,7 +86,7 @@ def encode_part(source: Path, target: Path, start_s: float, end_s: float | None)
         audio = _audio(container)
         if place is not None:
             container.seek(place, stream=stream, backward=True)
-        picture = _Picture(out, stream, start_s)
+        picture, held = _Picture(out, stream), list[Any]()
         sound = None if audio is None else _Sound(out, audio, zero, (start_s, end_s))
         rate = stream.average_rate or Fraction(25)
         due, open_streams = zero, {stream.index} | ({audio.index} if audio is not None else set())
@@ -97,7 +97,7 @@ def encode_part(source: Path, target: Path, start_s: float, end_s: float | None)
                 if end_s is not None and packet.dts is not None and packet.dts * audio.time_base - zero > end_s:
                     open_streams.discard(audio.index)
                 elif audio.index in open_streams:
-                    sound.take(packet)
+                    held.append(packet)
             elif stream.index in open_streams:
                 for frame in _decode(packet):
                     due = frame.pts * stream.time_base if frame.pts is not None else due
@@ -106,6 +106,10 @@ def encode_part(source: Path, target: Path, start_s: float, end_s: float | None)
                         open_streams.discard(stream.index)
                     elif seconds + 1 / rate > start_s:
                         picture.take(frame, max(0.0, float(seconds) - start_s))
+            if sound is not None and picture.frames:  # the file's header is written with all streams
+                for each in held:
+                    sound.take(each)
+                held = []
             if not open_streams:
                 break
         if picture.frames == 0:
@@ -179,7 +183,7 @@ def _decode(packet: Any) -> list[Any]:
 class _Picture:
     """Frames into an H.264 stream."""
 
-    def __init__(self, out: Any, stream: Any, start_s: float) -> None:
+    def __init__(self, out: Any, stream: Any) -> None:
         self._out, self._source = out, stream
         self._stream: Any = None
         self._form: tuple[Any, ...] = ()
@@ -258,6 +262,7 @@ class _Sound:
             self._stream: Any = out.add_stream_from_template(source)
         else:
             self._stream = out.add_stream("aac", rate=_SOUND_RATE, layout="stereo")
+            self._stream.codec_context.open()  # the header needs what it decides
             self._resampler = av.AudioResampler("fltp", "stereo", _SOUND_RATE, frame_size=1024)
 
     def take(self, packet: Any) -> None:

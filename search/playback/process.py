@@ -50,6 +50,12 @@ class MediaProcess:
         self._link: Connection | None = None
         self._killed = False
 
+    @property
+    def pid(self) -> int | None:
+        """Number of the process; None while there is none."""
+        process = self._process
+        return None if process is None else process.pid
+
     def ask(self, job: str, seconds: float, /, **options: Any) -> Any:
         """Do one job; others wait.
 

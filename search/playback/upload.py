@@ -43,8 +43,11 @@ def prepare_upload(source: str, pixels: int, seconds: float) -> dict[str, Any]:
     """
     path = Path(source)
     if is_image(path):
-        with Image.open(path) as image:
-            _check(*image.size, pixels)
+        try:
+            with Image.open(path) as image:
+                _check(*image.size, pixels)
+        except Image.DecompressionBombError as error:
+            raise UsageError(str(error)) from None
         kind, picture = "image", read_image(path)[0]
     else:
         with open_video(path) as (container, stream):

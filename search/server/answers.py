@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+Span = Annotated[list[float], Field(min_length=2, max_length=2, description="Start and end.")]
+
 
 class Playback(BaseModel):
     """How a browser shows a clip's file."""
@@ -44,6 +46,7 @@ class HitAnswer(BaseModel):
     thumbnail: str | None = Field(description="Path of a picture of the best moment; null: there is none.")
     playback: Playback | None = Field(description="Null: the file is not there.")
     fits: bool | None = Field(None, description="Whether the score is above the cut-off; null: not calibrated.")
+    cutoff: float | None = Field(None, description="What it must score to fit; null: not calibrated.")
 
 
 class SearchAnswer(BaseModel):
@@ -90,7 +93,7 @@ class ClipAnswer(BaseModel):
     captions: list[str]
     splits: list[str] = Field(description="As `protocol/split`.")
     duration_s: float | None = Field(description="Of the clip, by its features; null: it has none.")
-    thumbnails: list[tuple[float, float]] = Field(description="Times of its pictures, seconds from the clip's start.")
+    thumbnails: list[Span] = Field(description="Times of its pictures, seconds from the clip's start.")
     playback: Playback | None
 
 
@@ -98,7 +101,7 @@ class CurveAnswer(BaseModel):
     """The scores of one clip over time."""
 
     clip_id: str
-    spans: list[tuple[float, float]] = Field(description="Seconds of the file.")
+    spans: list[Span] = Field(description="Seconds of the file.")
     scores: list[float]
     base: float = Field(description="What unrelated footage of the library scores.")
     cutoff: float | None = Field(description="Scores above it fit; null: not calibrated.")

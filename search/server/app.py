@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,7 +28,10 @@ from supportset.search.server.service import Service
 from supportset.search.server.uploads import Uploads
 from supportset.search.server.work import Busy, Work
 from supportset.store.errors import SupportsetError, UsageError
+from supportset.store.user_cache import cache_folder
 
+_ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"()]+/)+([^\s/:;,'\"()]*)")
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,}")
 _STATUS_OF = {"missing": 404, "busy": 503, "killed": 503, "full": 507}  # of a `MediaError`; else 502
 _log = logging.getLogger(__name__)
 
@@ -63,9 +70,14 @@ def create_app(
         raise UsageError(f"libraries need different names, at least one: {', '.join(names) or 'there is none'}")
     limits = limits or Limits()
 
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise UsageError("the token is too weak: give at least 8 characters, of A-Z a-z 0-9 . _ ~ -")
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        looking = asyncio.create_task(_keep_fresh(libraries, limits.refresh_seconds))
         yield
+        looking.cancel()
         app.state.work.close()
         app.state.service.media.close()
 
@@ -88,6 +100,29 @@ def create_app(
     return app
 
 
+async def _keep_fresh(libraries: Sequence[Library], seconds: float) -> None:
+    """Look now and then whether a store has changed; say it once where one cannot be opened any more."""
+    said: dict[str, str] = {}
+    while True:
+        await asyncio.sleep(seconds)
+        for library in libraries:
+            try:
+                await asyncio.to_thread(library.refresh)
+            except Exception as error:  # whatever a damaged store raises: what is open stays in use
+                if library.ready and said.get(library.name) != str(error):
+                    _log.warning("%s: the store cannot be opened again: %s", library.name, error)
+                said[library.name] = str(error)
+            else:
+                said.pop(library.name, None)
+
+
+def without_paths(message: str) -> str:
+    """A message in which only the last part of an absolute path is left: a client need not know where things lie."""
+    for folder in (str(cache_folder()), tempfile.gettempdir(), str(Path.cwd()), str(Path.home())):
+        message = message.replace(f"{folder}/", "") if len(folder) > 1 else message
+    return _ABSOLUTE.sub(r"\1", message)
+
+
 async def _failed(request: Request, error: Exception) -> Response:
     match error:
         case NotFound():
@@ -98,7 +133,7 @@ async def _failed(request: Request, error: Exception) -> Response:
             headers = {"retry-after": "5"} if error.kind in ("busy", "killed") else None
             return refusal(_STATUS_OF.get(error.kind, 502), f"the file cannot be shown: {error}", headers)
         case UsageError():
-            return refusal(400, str(error))
+            return refusal(400, without_paths(str(error)))
     _log.error("%s %s: %s", request.method, request.url.path, error)
     return refusal(500, "the features of this library cannot be read: the server's log has the reason")
 

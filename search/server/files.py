@@ -28,9 +28,9 @@ _BYTES: dict[int | str, dict[str, Any]] = {
 files = APIRouter(prefix="/media", responses=ERRORS, tags=["files"])
 
 
-@files.api_route(
+@files.head("/{library}/video/{clip_id:path}", include_in_schema=False)
+@files.get(
     "/{library}/video/{clip_id:path}",
-    methods=["GET", "HEAD"],
     summary="The file of a clip",
     response_class=Response,
     responses=_BYTES,
@@ -52,7 +52,7 @@ async def video(
         try:
             shown = await _patiently(request, *await work.run(media.begin, file, wanted))
         except MediaError as error:
-            if wanted.job == "copy" and error.kind == "failed":
+            if wanted.job == "copy" and error.kind in ("failed", "died", "timeout", "memory"):
                 await work.run(media.cannot_copy, file)
             raise
     try:
@@ -78,9 +78,9 @@ async def _patiently(request: Request, future: Future[Path], leave: Callable[[],
             waited.exception()  # looked at, whether or not it is raised
 
 
-@files.api_route(
+@files.head("/{library}/thumbnail/{clip_id:path}", include_in_schema=False)
+@files.get(
     "/{library}/thumbnail/{clip_id:path}",
-    methods=["GET", "HEAD"],
     summary="A picture of a clip",
     response_class=Response,
     responses=_JPEG,

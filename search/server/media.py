@@ -26,6 +26,7 @@ _LEAD = 2.0  # seconds that are shown before a moment
 _PATIENCE = 5.0  # seconds to look into one file
 _FACTS_MEMORY = 2 * 2**30
 _REMEMBERED = 20_000  # files
+_MOST_COPIED = 2**30  # bytes of a file that is copied as a whole: a larger one is encoded in parts, which begins sooner
 _AGAIN_SECONDS = 60.0  # after which a file is looked into again that a process died of
 _PLAIN = (".mp4", ".m4v", ".webm")  # taken as they are where a file cannot be looked into
 
@@ -53,6 +54,7 @@ class Media:
         )
         self._conversions = Conversions(cache_folder() / "converted-videos", bounds)
         self._looking = MediaProcess(_FACTS_MEMORY, 0)
+        self._judging = MediaProcess(limits.memory_bytes, 0)  # of uploads: what they break is not the other one
         self._lock = threading.Lock()
         self._facts: OrderedDict[tuple[str, int, int], tuple[Facts, float]] = OrderedDict()
 
@@ -123,6 +125,8 @@ class Media:
                 return known[0]
         try:
             found, seconds = Facts(**self._looking.ask("facts", _PATIENCE, path=str(file))), float("inf")
+            if found.how == "copied" and key[1] > min(_MOST_COPIED, self._limits.cache_bytes // 4):
+                found = replace(found, how="converted")
         except MediaError as error:
             found, seconds = _guess(file), _AGAIN_SECONDS if error.kind in ("died", "timeout") else float("inf")
         self._remember(file, found, seconds)
@@ -137,20 +141,18 @@ class Media:
             No image or video, or one that is too large.
         """
         limits = self._limits
-        with MediaProcess(limits.memory_bytes, 0) as process:
-            try:
-                found = process.ask(
-                    "upload", limits.upload_seconds, source=str(file), pixels=limits.upload_pixels,
-                    seconds=limits.upload_video_seconds,
-                )  # fmt: skip
-            except MediaError as error:
-                raise UsageError(f"the file cannot be searched by: {error}") from None
+        options = {"pixels": limits.upload_pixels, "seconds": limits.upload_video_seconds}
+        try:
+            found = self._judging.ask("upload", limits.upload_seconds, source=str(file), **options)
+        except MediaError as error:
+            raise UsageError(f"the file cannot be searched by: {error}") from None
         return ("video" if found["kind"] == "video" else "image"), base64.b64decode(found["preview"])
 
     def close(self) -> None:
         """End all processes."""
         self._conversions.close()
         self._looking.close()
+        self._judging.close()
 
     def _remember(self, file: Path, facts: Facts, seconds: float) -> None:
         try:

@@ -17,7 +17,6 @@ from supportset.search.filters import parse_filter
 from supportset.search.library import Library, NotFound
 from supportset.search.moments import Moment
 from supportset.search.query import Query, Term, parse_query
-from supportset.search.retriever import Retriever
 from supportset.search.searcher import Hit, Searcher
 from supportset.search.server.answers import (
     ClipAnswer,
@@ -265,6 +264,7 @@ class Service:
             thumbnail=moments[0].thumbnail,
             playback=self.playback(library.name, moments[0].clip_id, hit.start_s),
             fits=hit.fits,
+            cutoff=hit.cutoff,
         )
 
     def _moment(self, library: Library, moment: Moment, clip_id: str) -> MomentAnswer:
@@ -292,6 +292,6 @@ def _describe(library: Library) -> LibraryAnswer:
         left_out=searcher.left_out,
         columns=[ColumnAnswer.model_validate(each.to_json()) for each in searcher.describe_columns()],
         ready=True,
-        media_queries=type(searcher.retriever).encode_media is not Retriever.encode_media,
+        media_queries=searcher.retriever.media is not None,
         thumbnails=library.thumbnails is not None,
     )

@@ -74,7 +74,7 @@ def test_what_fits_is_told_in_words_and_in_json(text: str, root: Path) -> None:
     [
         (['"a" + b'], "cannot be read at '+ b'"),
         (["--not", "people"], "give a RUN and a QUERY"),
-        (["a", "--where", "camera = 1"], "no column 'camera'; there are split, folder, name, date, duration, caption_id"),
+        (["a", "--where", "camera = 1"], "no column 'camera'; there are split, folder, name, date, duration"),
         (["a", "--where", "duration"], "write COLUMN OPERATOR VALUE"),
         (["--image", "absent.jpg"], "absent.jpg: no such file"),
         (["--like", "absent"], "no clip 'absent' with features"),
