@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     show_default=True,
     help="Clips cut from one video are one hit, or each is its own.",
 )
-@click.option("--all", "every", is_flag=True, help="List the best also where none fits.")
 @click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
 @click.option("--protocol", help="Search one split only: its protocol.")
 @click.option("--split", help="Search one split only: its name.")
@@ -88,7 +87,6 @@ def search_command(
     by: By,
     index: str,
     group: Group,
-    every: bool,
     dataset: str | None,
     protocol: str | None,
     split: str | None,
@@ -105,6 +103,8 @@ def search_command(
     QUERY is a text, taken as it is. A combination joins terms with + or -, each a text in double quotes, image:FILE,
     video:FILE or moment:CLIP_ID[@START-END], after an optional weight: '"beach" + 0.5*image:photo.jpg - "people"'. A
     text that begins with a double quote or such a term has quotes, too. --image, --video, --like and --not add terms.
+
+    A score with a question mark is no better than those of unrelated texts; if all are, a line says so.
     """
     from supportset.search.filters import parse_filter
     from supportset.search.query import Query, Term, parse_moment, parse_query
@@ -124,6 +124,7 @@ def search_command(
 
     if by == "clip" and check_index(index) != "exact":
         raise UsageError(f"--index {index} needs --by moment")
+    from supportset.search.hits import nothing_fits
     from supportset.search.searcher import Searcher, check_query
 
     check_query([query], k)
@@ -151,6 +152,7 @@ def search_command(
                 "query": str(query),
                 "where": str(conditions),
                 "left_out": searcher.left_out,
+                "nothing_fits": nothing_fits(hits),
                 "hits": [hit.to_json() for hit in hits],
                 "retriever": retriever.describe(),
                 "index": searcher.index(index).describe() if by == "moment" else None,
@@ -159,10 +161,16 @@ def search_command(
         return
     if searcher.left_out:
         click.echo(f"note: {searcher.left_out:,} clips are left out, as their videos are gone", err=True)
+    if nothing_fits(hits):
+        among = f" where {printable(str(conditions))}" if where else ""
+        rest = "; the best are no better than those of unrelated texts" if hits else ""
+        click.echo(f"nothing in this library fits {printable(str(query))!r}{among}{rest}")
     for place, hit in enumerate(hits, 1):
         path = printable(hit.path) if hit.path else "(file not known)"
         moments = ", ".join(_times(moment.start_s, moment.end_s) for moment in hit.moments if moment.end_s)
-        click.echo(f"{place:>3}  {hit.score:6.3f}  {printable(hit.clip_id)}  {path}" + (moments and f"  {moments}"))
+        doubt = "?" if hit.fits is False else " "
+        line = f"{place:>3}  {hit.score:6.3f}{doubt} {printable(hit.clip_id)}  {path}"
+        click.echo(line + (moments and f"  {moments}"))
 
 
 def _split_words(
