@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -31,7 +31,8 @@ from supportset.search.hits import (
     with_fits,
 )
 from supportset.search.index import Index, check_index, open_index
-from supportset.search.kept import clip_embeddings, mean_part
+from supportset.search.index.exact import WholeClipIndex
+from supportset.search.kept import mean_part
 from supportset.search.moments import merge_moments
 from supportset.search.parts import read_parts
 from supportset.search.query import Query, Term, as_query
@@ -86,8 +87,6 @@ class Searcher:
         The tables.
     clip_ids : list of str
         The clips that are searched.
-    embeddings : (N, d) float64 or None
-        Of unit length; None where each text weights the steps of a clip.
     features : AlignedFeatures
         The features of those clips and of others.
     left_out : int
@@ -128,9 +127,7 @@ class Searcher:
         self._rows = np.asarray([self._row_of[clip_id] for clip_id in self.clip_ids], np.int64)
         self._allowed = np.zeros(len(features), bool)
         self._allowed[self._rows] = True
-        self.embeddings: NDArray[np.float64] | None = None
-        if retriever.weighting is None:
-            self.embeddings = unit_rows(clip_embeddings(retriever, clips)[self._rows])
+        self._whole = WholeClipIndex(retriever, clips) if retriever.weighting is None else None
         self._background = mean_part(retriever, clips)
         self._files = clip_files(self.dataset, features)
         self._least: dict[By, NDArray[np.float32]] = {}
@@ -243,6 +240,14 @@ class Searcher:
                 self._indexes[name] = open_index(self.retriever, self._clips, name)
             return self._indexes[name]
 
+    @property
+    def embeddings(self) -> NDArray[np.float64] | None:
+        """Embeddings of the clips that are searched, (N, d) of unit length, read anew.
+
+        None where each text weights the steps of a clip.
+        """
+        return None if self._whole is None else np.concatenate(list(self._whole.blocks(self._rows)))
+
     @cached_property
     def columns(self) -> ClipColumns:
         """The columns that ``where`` may name."""
@@ -258,17 +263,18 @@ class Searcher:
         self, vectors: NDArray[np.float64], by: By, allowed: NDArray[np.bool_], k: int, index: str
     ) -> Iterator[Ranking]:
         """For each query, what gives its best m clips: rows and scores."""
-        if by == "clip":
-            for scores in self._scores(vectors):
+        if by == "clip" and self._whole is None:
+            assert self.retriever.weighting is not None
+            for scores in self.retriever.weighting.scores(vectors, self._clips.features, self.clip_ids):
                 every = np.full(len(allowed), -np.inf, np.float32)
-                every[self._rows] = np.where(np.isfinite(scores), scores, -2.0)  # a broken embedding comes last
+                every[self._rows] = np.where(np.isfinite(scores), scores, -2.0)  # a broken score comes last
                 every[~allowed] = -np.inf
                 yield partial(best_rows, every, int(allowed.sum()))
-        else:
-            parts = self.index(index)
-            first = parts.search(vectors, 2 * k, allowed)  # one scan for all queries
-            for number, vector in enumerate(vectors):
-                yield partial(_best_by_moment, parts, vector, allowed, (first[0][number], first[1][number]))
+            return
+        searched = self._whole if by == "clip" and self._whole is not None else self.index(index)
+        first = searched.search(vectors, 2 * k, allowed)  # one scan for all queries
+        for number, vector in enumerate(vectors):
+            yield partial(_best_of, searched, vector, allowed, (first[0][number], first[1][number]))
 
     def _hits(
         self,
@@ -289,14 +295,14 @@ class Searcher:
 
     def _cutoffs(self, by: By) -> NDArray[np.float32] | None:
         """What each clip must score to fit a text, by the number of the clip; infinite for those not searched."""
-        if by == "clip" and self.embeddings is None:
+        if by == "clip" and self._whole is None:
             return None
         with self._opening:
             if by not in self._least:
                 found = (
                     part_cutoffs(self.retriever, self._clips, self._rows)
-                    if self.embeddings is None or by == "moment"
-                    else clip_cutoffs(self.retriever, self._clips, self.embeddings)
+                    if self._whole is None or by == "moment"
+                    else clip_cutoffs(self.retriever, self._clips, self._whole.blocks(self._rows))
                 )
                 self._least[by] = np.full(len(self._allowed), np.inf, np.float32)
                 self._least[by][self._rows] = found
@@ -312,16 +318,8 @@ class Searcher:
         ]
         return np.asarray(numbers, np.int64)
 
-    def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
-        if self.embeddings is not None:
-            return (cosine_scores(query[None], self.embeddings)[0] for query in queries)
-        assert self.retriever.weighting is not None
-        return self.retriever.weighting.scores(queries, self._clips.features, self.clip_ids)
 
-
-def _best_by_moment(
-    index: Index, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int
-) -> Ranked:
+def _best_of(index: Index, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int) -> Ranked:
     if m > len(known[0]) < allowed.sum():
         rows, scores = index.search(vector[None], m, allowed)
         return rows[0], scores[0]
