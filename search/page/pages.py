@@ -188,8 +188,8 @@ def _facts(clip: ClipAnswer) -> list[tuple[str, str]]:
         facts.append(("Length", clock(clip.duration_s)))
     if clip.start_s is not None and clip.end_s is not None:
         facts.append(("Part of the file", span(clip.start_s, clip.end_s)))
-    if clip.splits:
-        facts.append(("Splits", ", ".join(clip.splits)))
+    if splits := [each for each in clip.splits if not each.endswith("/all")]:
+        facts.append(("Splits", ", ".join(splits)))
     if clip.playback is not None and clip.playback.how != "as it is":
         facts.append(("Shown", clip.playback.how + " for the browser"))
     known = [(name, value) for name, value in clip.columns.items() if value is not None]
