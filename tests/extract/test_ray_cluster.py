@@ -20,7 +20,18 @@ from supportset.store.errors import SupportsetError, UsageError
 from tests.extract.fakes import dataset_of
 from tests.extract.plugin import ROOT, install
 from tests.extract.test_extraction_process import settings_of
-from tests.extract.test_sharing import COUNT, SPANS, check, films, paths, processes_of, run, sealed, wait_for
+from tests.extract.test_sharing import (
+    COUNT,
+    SPANS,
+    check,
+    check_thumbnails,
+    films,
+    paths,
+    processes_of,
+    run,
+    sealed,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -73,9 +84,10 @@ def test_lost_workers_lose_nothing(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    summary = run(tmp_path, films, backbone="fake:0.2", ray="local", device="auto", clips_per_shard=1)
+    summary = run(tmp_path, films, backbone="fake:0.2", ray="local", device="auto", clips_per_shard=1, thumbnails=3)
     thread.join()
     check(tmp_path, summary)
+    check_thumbnails(tmp_path, summary)
     told = capsys.readouterr().err
     assert "was lost:" in told
     assert "killed by signal 9" in told

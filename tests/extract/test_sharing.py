@@ -21,10 +21,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from supportset.extract.backbones import load_backbone
+from supportset.extract.decode.clips import decode_clip
 from supportset.extract.decode.sampling import Sampling
+from supportset.extract.decode.thumbnails import encode, spread
 from supportset.extract.progress.summary import Summary
 from supportset.store.errors import UsageError
 from supportset.store.read.feature_set import FeatureSet
+from supportset.store.read.thumbnails import Thumbnails
 from tests.extract.fakes import dataset_of, expected_features
 from tests.extract.films import write_video
 from tests.extract.plugin import ROOT, install
@@ -102,6 +105,19 @@ def check(tmp_path: Path, summary: Summary) -> None:
         np.testing.assert_allclose(stored.read_timestamps([clip]), times)
 
 
+def check_thumbnails(tmp_path: Path, summary: Summary) -> None:
+    """Every clip has the thumbnails of its steps, at most three, taken while its features were computed."""
+    found = Thumbnails.open(summary.path)
+    assert found is not None
+    assert sorted(found.clip_ids) == sorted(paths())
+    assert summary.thumbnails is None, "nothing was made afterwards"
+    for clip in ("c00", "c01", f"c{COUNT - 1:02}"):
+        steps = list(decode_clip(tmp_path / "videos" / str(paths()[clip]), *SPANS.get(clip, (None,) * 2), SAMPLING))
+        chosen = [steps[number] for number in spread(len(steps), 3)]
+        assert found.spans(clip).tolist() == [[step.start_s, step.end_s] for step in chosen]
+        assert [found.read(clip, step.start_s) for step in chosen] == [encode(step.frames[0]) for step in chosen]
+
+
 def processes_of(pid: int) -> list[psutil.Process]:
     """The extraction processes that a process has started."""
     found = []
@@ -146,8 +162,9 @@ def killing_one(tmp_path: Path) -> Iterator[None]:
 
 def test_a_killed_process_loses_nothing(tmp_path: Path, films: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with killing_one(tmp_path):
-        summary = run(tmp_path, films, backbone="fake:0.1", clips_per_shard=2)
+        summary = run(tmp_path, films, backbone="fake:0.1", clips_per_shard=2, thumbnails=3)
     check(tmp_path, summary)
+    check_thumbnails(tmp_path, summary)
     told = capsys.readouterr().err
     assert "killed by signal 9 (perhaps by the system, which was out of memory)" in told
     assert "a new process replaces it" in told
