@@ -22,7 +22,7 @@ from tests.search.page.conftest import serving
 from tests.search.page.films import make_folder
 
 QUERY = "a+purple+heart+on+grass"
-FILMS = 24
+FILMS = 12
 PLAYS = "const v = document.querySelector('video'); return v && v.readyState > 3 && !v.seeking"
 
 
