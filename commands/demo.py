@@ -89,9 +89,16 @@ def demo_command(out: Path, config: str, device: str) -> None:
     click.echo(f"  {'in all':<9} {sum(stages.seconds.values()):6.1f} s")
     for name, place in (("videos", data), ("features", store), ("run", run), ("picture", picture)):
         click.echo(f"{name:<9} {place}")
+    click.echo("\n".join(f"{what}: {program()} {words}" for what, words in next_commands(run, store).items()))
+
+
+def next_commands(run: Path, store: Path) -> dict[str, str]:
+    """What to do with the run: a search on the terminal, and the page."""
     where, features = shlex.quote(str(run)), shlex.quote(str(store))
-    click.echo(f'try: {program()} search {where} "two red balls roll to the left" --store {features}')
-    click.echo(f"on a page: {program()} serve {where} --store {features} --open")
+    return {
+        "try": f'search {where} "two red balls roll to the left" --store {features}',
+        "on a page": f"serve {where} --store {features} --open",
+    }
 
 
 def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, Any], device: str) -> Path:

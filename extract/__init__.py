@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from supportset.extract.text.encoders.base import TextEncoder
     from supportset.extract.text.encoders.registry import load_text_encoder
     from supportset.extract.text.run import extract_text as extract_text_features
+    from supportset.extract.thumbnails import make_thumbnails
 
 __all__ = [
     "AnnotatedDataset",
@@ -30,6 +31,7 @@ __all__ = [
     "get_reader",
     "load_backbone",
     "load_text_encoder",
+    "make_thumbnails",
     "read_dataset",
 ]
 

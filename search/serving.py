@@ -70,7 +70,10 @@ def listen(host: str = HOST, port: int = PORT) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=512)
+        listening = socket.create_server((host, port), family=family, backlog=512)
+        # asyncio does not set it on connections of such a socket: each answer would wait 40 ms for an acknowledgement
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except OSError as error:
         reason = error.strerror or str(error)
         raise SupportsetError(f"cannot listen on {host} port {port}: {reason}; --port 0 takes any free port") from None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from supportset.store.read.catalog import find_feature_set as open_features
     from supportset.store.read.feature_set import FeatureSet
     from supportset.store.read.resident import ResidentFeatures
+    from supportset.store.read.thumbnails import Thumbnails
     from supportset.store.transfer.exporting import export_features
     from supportset.store.transfer.importing import import_features
     from supportset.store.write.writer import FeatureWriter, Source
@@ -29,6 +30,7 @@ __all__ = [
     "ResidentFeatures",
     "Source",
     "SupportsetError",
+    "Thumbnails",
     "UsageError",
     "export_features",
     "feature_set_path",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.extract import crowd, memory, overlap
+from benchmarks.extract import crowd, memory, overlap, thumbnails
 from benchmarks.extract import device as device_rates
 from benchmarks.extract.plan import QUICK, Plan, Sizes
 from benchmarks.report import Figure
@@ -18,11 +18,12 @@ FIGURES: dict[str, Callable[[Plan], Figure]] = {
     "b": memory.measure,
     "c": device_rates.measure,
     "d": crowd.measure,
+    "e": thumbnails.measure,
 }
 
 
 @click.command(help="Measure extraction beside its own stages and beside the usual loop, all in one run.")
-@figure_options("extract", "a overlap, b memory, c device, d crowd", "3; 1", "some 2 GB")
+@figure_options("extract", "a overlap, b memory, c device, d crowd, e thumbnails", "3; 1", "some 2 GB")
 @click.option("--device", default="auto", show_default=True, help="Of figure c: auto, cpu or cuda.")
 def main(only: str | None, quick: bool, rounds: int | None, device: str, folder: Path | None, out: Path | None) -> None:
     """Run the figures one after another."""

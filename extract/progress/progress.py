@@ -46,7 +46,7 @@ class Progress:
         Receives all events; closed at the end.
     observer : callable, optional
         Takes ``"start", {"file"}`` when a file is given to a decode worker of this process, ``"clip", {"clip_id",
-        "status", "message"}`` for each finished clip, and ``"note", {"text"}`` for what is told in a line; from any
+        "status", "message"}`` for each finished clip, and ``"note", {"text"}`` for a line to the user; from any
         thread.
     """
 

@@ -52,7 +52,7 @@ class Refreshing:
             began = time.monotonic()
             try:
                 self._refresh(self._features)
-            except Exception as error:  # a server goes on with what it has
+            except Exception as error:  # a server continues with what it has
                 self._failed(f"the search could not be refreshed: {error or type(error).__name__}")
             if not first:  # which loads a model
                 self._stopped.wait(min(_SHARE * (time.monotonic() - began), _LONGEST))

@@ -248,4 +248,4 @@ def _ends_early(path: Path) -> bool:
 
 def _for_serve(message: str) -> str:
     """The message of ``extract`` in the words of ``serve``."""
-    return f"{message.removesuffix(NO_DOWNLOAD)}; `serve --encoder` takes that name"
+    return f"{message.removesuffix(NO_DOWNLOAD)}, with --encoder"

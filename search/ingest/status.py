@@ -1,4 +1,4 @@
-"""What the status page tells of a folder that is kept in the store."""
+"""What the status page shows of a folder that is kept in the store."""
 
 from __future__ import annotations
 

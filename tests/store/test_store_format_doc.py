@@ -12,10 +12,12 @@ import pytest
 from supportset.store.format import dataset, index, tables
 from supportset.store.format.card import FeatureCard
 from supportset.store.format.dataset import write_dataset
+from supportset.store.format.thumbnails import thumbnails_path
 from supportset.store.read.catalog import feature_set_path
 from supportset.store.read.feature_set import FeatureSet
 from supportset.store.write.writer import FeatureWriter
 from tests.store.samples import FORMATS, card, clip, clips, recipe, write
+from tests.store.test_thumbnails import pictures, write_thumbnails
 
 TEXT = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -34,6 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         made = recipe(weights=shard_format)
         path = feature_set_path(root, "msrvtt", made)
         write(path, clips(5), card=FeatureCard(made), shard_format=shard_format)
+        write_thumbnails(path, {"clip0": pictures(1, 2), "clip1": pictures(2, 2)}, shard_format)
     rows = [{"clip_id": clip_id} for clip_id in clips(5)]
     write_dataset(root, "msrvtt", clips=rows, captions=[], splits=[], protocols={}, sources=[])
     monkeypatch.chdir(tmp_path)
@@ -46,7 +49,7 @@ def run(code: str) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("words", ["zarr.open_group", "h5py.File"])
+@pytest.mark.parametrize("words", ["*/shards/*.zarr", "h5py.File"])
 def test_plain_array_libraries(root: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(example(words).strip().splitlines()) == 5
     names = run(example(words))
@@ -56,6 +59,23 @@ def test_plain_array_libraries(root: Path, words: str, capsys: pytest.CaptureFix
     assert (names["start"], names["stop"]) == tuple(offsets[3:5])
     values, times = clip(3)
     assert capsys.readouterr().out.strip() == f"{values} {times}"
+
+
+def test_first_thumbnail(root: Path) -> None:
+    code = example("first.jpg")
+    assert len(code.strip().splitlines()) == 5
+    run(code)
+    assert Path("first.jpg").read_bytes() == pictures(1, 2)[0].jpeg
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whole_reader_reads_thumbnails(root: Path, name: str) -> None:
+    path = thumbnails_path(feature_set_path(root, "msrvtt", recipe(weights=name)))
+    read = run(example("def read_feature_set"))["read_feature_set"](path)
+    assert sorted(read) == ["clip0", "clip1"]
+    values, times = read["clip1"]
+    stored = pictures(2, 2)
+    assert values[times[:, 0] == stored[1].start_s].tobytes().rstrip(b"\0") == stored[1].jpeg
 
 
 def test_plain_pyarrow(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +107,7 @@ def test_whole_reader(root: Path) -> None:
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
 
 
 def test_card_in_the_text_is_one_that_we_would_write() -> None:
