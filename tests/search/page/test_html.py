@@ -271,6 +271,15 @@ def test_the_status_page_has_progress_and_failures(world: World) -> None:
         assert text in page.texts, text
     live = next(div for div in page.all("div") if div.get("id") == "live")
     assert (live["hx-get"], live["hx-trigger"]) == ("/status/live", "every 2s")
+    start = read(client, "/")
+    assert "Extracting: 5 of 8 clips, 2 min left" in start.texts
+    polled = next(div for div in start.all("div") if div.get("class") == "news")
+    assert (polled["hx-get"], polled["hx-trigger"]) == (f"/status/line?found={ALL}", "every 3s")
+    assert [link["class"] for link in read(client, str(polled["hx-get"])).all("a")] == ["now"]
+    assert f"Show the {ALL} that can be searched" in read(client, "/status/line?found=0").texts
+    assert "Show what is new" in read(client, "/status/line?found=3").texts
+    state |= {"phase": "idle"}
+    assert read(client, str(polled["hx-get"])).all("a") == []
     state |= {"phase": "waiting", "message": "the disk is not mounted", "rate": None, "left_s": None, "failures": []}
     assert "The disk is not mounted".lower() in " ".join(read(client, "/status/live").texts).lower()
 
