@@ -151,6 +151,8 @@ def serve_command(
         token = serving.make_token()
     app = serving.build_app(libraries, token=token, status=None if ingest is None else ingest.status)
     url = serving.address(listening, host, token)
+    if host == "0.0.0.0" and (name := serving.network_name()) is not None:
+        click.echo(f"from other machines: {serving.address(listening, name, token)}", err=True)
     click.echo(url)
     with sigterm_interrupts(), ingest or nullcontext():
         serving.serve(app, listening, open_url=url if open_page else None, verbose=verbose)

@@ -6,6 +6,7 @@ from supportset._lazy import lazy
 
 if TYPE_CHECKING:
     from supportset.search.hits import Hit
+    from supportset.search.library import Library
     from supportset.search.retriever import Retriever
     from supportset.search.run import Run, open_run
     from supportset.search.run import search as search_clips
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Hit",
+    "Library",
     "Retriever",
     "Run",
     "Searcher",

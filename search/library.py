@@ -172,7 +172,9 @@ class Library:
                     raise
                 self._opened = None  # all videos are gone
                 return True
-            searcher.search(["a video"], 1, "moment")  # loads what the first search needs, and shows that it works
+            with self.encoding:
+                vector = searcher.embed("a video")
+            searcher.search([vector], 1, "moment")  # loads what the first search needs, and shows that it works
             self._opened = _Opened(searcher, Thumbnails.open(searcher.features.sets[0].path), _stamp(searcher))
             return True
 

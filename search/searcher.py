@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from mimetypes import guess_type
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.clip_files import clip_files
 from supportset.search.cutoff import FIRST, clip_cutoffs, part_cutoffs
 from supportset.search.filters import ClipColumns, Column, Filter
 from supportset.search.hits import (
@@ -28,14 +30,13 @@ from supportset.search.hits import (
     members,
     with_fits,
 )
-from supportset.search.index import Index, open_index
+from supportset.search.index import Index, check_index, open_index
 from supportset.search.kept import clip_embeddings, mean_part
 from supportset.search.moments import Moment, find_moments, merge_moments
 from supportset.search.parts import Parts, read_parts
 from supportset.search.query import Query, Term, as_query
 from supportset.search.query_encoder import Asked, QueryEncoder
 from supportset.store.errors import UsageError
-from supportset.store.read.aligned import AlignedFeatures
 
 if TYPE_CHECKING:
     from supportset.search.retriever import Retriever
@@ -131,9 +132,11 @@ class Searcher:
         if retriever.weighting is None:
             self.embeddings = unit_rows(clip_embeddings(retriever, clips)[self._rows])
         self._background = mean_part(retriever, clips)
-        self._files = self._where(features)
+        self._files = clip_files(self.dataset, features)
         self._least: dict[By, NDArray[np.float32]] = {}
         self._protocol = protocol or clips.protocol
+        self._indexes: dict[str, Index] = {}
+        self._opening = Lock()
         starts = {clip_id: self._files[clip_id][1] for clip_id in features.clip_ids}
         self.encoder = QueryEncoder(retriever, features, starts)
 
@@ -145,6 +148,7 @@ class Searcher:
         *,
         where: Filter | None = None,
         group: Group = "video",
+        index: str = "exact",
         given: Mapping[Term, NDArray[np.floating]] | None = None,
     ) -> list[list[Hit]]:
         """Find the ``k`` best videos or clips for each query, the best first, and their moments.
@@ -163,25 +167,30 @@ class Searcher:
             Search only the clips that fit it.
         group : {"video", "clip"}
             Whether clips cut from one file are one hit, with the score of the best of them and the moments of all.
+        index : str
+            With ``by="moment"``, what finds the best parts: see `open_index`.
         given : mapping of Term to (d,) vector, optional
             Embeddings of terms that are there already, as for `embed`.
 
         Raises
         ------
         UsageError
-            See `check_query`, `embed` and `ClipColumns.mask`; another ``by`` or ``group``.
+            See `check_query`, `embed` and `ClipColumns.mask`; another ``by``, ``group`` or ``index``.
         """
         check_query(queries, k)
         for name, value, known in (("by", by, BY), ("group", group, GROUPS)):
             if value not in known:
                 raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}")
+        check_index(index)
+        if by == "clip" and index != "exact":
+            raise UsageError(f"index {index} is of parts of clips: rank by moment, or take the exact one")
         asked = [query if isinstance(query, np.ndarray) else as_query(query) for query in queries]
         vectors = self.encoder.encode(asked, given)
         allowed = self._allowed.copy() if where is None else self._allowed & self.columns.mask(where)
         groups = self._videos if group == "video" else np.arange(len(allowed))
         named = [[] if isinstance(query, np.ndarray) else query.examples for query in asked]
         found = []
-        rankings = self._rankings(vectors, by, allowed, k)
+        rankings = self._rankings(vectors, by, allowed, k, index)
         for query, vector, ranking, examples in zip(asked, vectors, rankings, named, strict=True):
             without = [self._row_of[self.encoder.clip_of(term)] for term in examples]
             rows, scores = best_of_groups(ranking, k, groups, without)
@@ -227,6 +236,13 @@ class Searcher:
         cutoff = None if least is None else float(least[self._row_of[clip_id]])
         return Curve(self._files[clip_id][1] + parts.spans, scores, float(vector @ self._background), cutoff)
 
+    def index(self, name: str = "exact") -> Index:
+        """Open an index over the parts of all clips, once: see `open_index`."""
+        with self._opening:
+            if name not in self._indexes:
+                self._indexes[name] = open_index(self.retriever, self._clips, name)
+            return self._indexes[name]
+
     @cached_property
     def columns(self) -> ClipColumns:
         """The columns that ``where`` may name."""
@@ -238,7 +254,9 @@ class Searcher:
         """List the columns that ``where`` may name, with their types and, where few, their values."""
         return self.columns.describe()
 
-    def _rankings(self, vectors: NDArray[np.float64], by: By, allowed: NDArray[np.bool_], k: int) -> Iterator[Ranking]:
+    def _rankings(
+        self, vectors: NDArray[np.float64], by: By, allowed: NDArray[np.bool_], k: int, index: str
+    ) -> Iterator[Ranking]:
         """For each query, what gives its best m clips: rows and scores."""
         if by == "clip":
             for scores in self._scores(vectors):
@@ -247,15 +265,10 @@ class Searcher:
                 every[~allowed] = -np.inf
                 yield partial(best_rows, every, int(allowed.sum()))
         else:
-            first = self._index.search(vectors, 2 * k, allowed)  # one scan for all queries
+            parts = self.index(index)
+            first = parts.search(vectors, 2 * k, allowed)  # one scan for all queries
             for number, vector in enumerate(vectors):
-                yield partial(self._best_by_moment, vector, allowed, (first[0][number], first[1][number]))
-
-    def _best_by_moment(self, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int) -> Ranked:
-        if m > len(known[0]) < allowed.sum():
-            rows, scores = self._index.search(vector[None], m, allowed)
-            return rows[0], scores[0]
-        return known[0][:m], known[1][:m]
+                yield partial(_best_by_moment, parts, vector, allowed, (first[0][number], first[1][number]))
 
     def _hits(
         self,
@@ -290,15 +303,16 @@ class Searcher:
         """What each clip must score to fit a text, by the number of the clip; infinite for those not searched."""
         if by == "clip" and self.embeddings is None:
             return None
-        if by not in self._least:
-            found = (
-                part_cutoffs(self.retriever, self._clips, self._rows)
-                if self.embeddings is None or by == "moment"
-                else clip_cutoffs(self.retriever, self._clips, self.embeddings)
-            )
-            self._least[by] = np.full(len(self._allowed), np.inf, np.float32)
-            self._least[by][self._rows] = found
-        return self._least[by]
+        with self._opening:
+            if by not in self._least:
+                found = (
+                    part_cutoffs(self.retriever, self._clips, self._rows)
+                    if self.embeddings is None or by == "moment"
+                    else clip_cutoffs(self.retriever, self._clips, self.embeddings)
+                )
+                self._least[by] = np.full(len(self._allowed), np.inf, np.float32)
+                self._least[by][self._rows] = found
+            return self._least[by]
 
     @cached_property
     def _videos(self) -> NDArray[np.int64]:
@@ -309,10 +323,6 @@ class Searcher:
             number_of.setdefault(f"file {path}" if path else f"clip {clip}", len(number_of)) for path, clip in keys
         ]
         return np.asarray(numbers, np.int64)
-
-    @cached_property
-    def _index(self) -> Index:
-        return open_index(self.retriever, self._clips)
 
     def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
         if self.embeddings is not None:
@@ -332,15 +342,14 @@ class Searcher:
         among = set(clip_ids)
         return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
 
-    def _where(self, features: AlignedFeatures) -> dict[str, tuple[str | None, float]]:
-        """File of each clip, where the last run found it or as it was extracted, and where the clip begins in it."""
-        rows = features.sets[0].rows().select(["clip_id", "source_path"]).to_pydict()
-        where: dict[str, tuple[str | None, float]]
-        where = {clip: (path, 0.0) for clip, path in zip(rows["clip_id"], rows["source_path"], strict=True)}
-        for row in self.dataset.clips.select(["clip_id", "path", "start_s"]).to_pylist():
-            extracted, _ = where.get(row["clip_id"], (None, 0.0))
-            where[row["clip_id"]] = row["path"] or extracted, row["start_s"] or 0.0
-        return where
+
+def _best_by_moment(
+    index: Index, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int
+) -> Ranked:
+    if m > len(known[0]) < allowed.sum():
+        rows, scores = index.search(vector[None], m, allowed)
+        return rows[0], scores[0]
+    return known[0][:m], known[1][:m]
 
 
 def _is_text(query: Query | NDArray[np.floating]) -> bool:

@@ -7,6 +7,7 @@ import secrets
 import socket
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -69,7 +70,10 @@ def listen(host: str = HOST, port: int = PORT) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=512)
+        listening = socket.create_server((host, port), family=family, backlog=512)
+        # asyncio does not set it on connections of such a socket: each answer would wait 40 ms for an acknowledgement
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except OSError as error:
         reason = error.strerror or str(error)
         raise SupportsetError(f"cannot listen on {host} port {port}: {reason}; --port 0 takes any free port") from None
@@ -78,9 +82,20 @@ def listen(host: str = HOST, port: int = PORT) -> socket.socket:
 def address(listening: socket.socket, host: str, token: str | None) -> str:
     """The URL of the page."""
     port = listening.getsockname()[1]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     query = f"?{urlencode({'token': token})}" if token else ""
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/{query}"
+
+
+def network_name() -> str | None:
+    """This machine's address in its network, as a route to elsewhere shows it; None without a network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+        try:
+            unused.connect(("192.0.2.1", 9))  # of documentation; nothing is sent
+        except OSError:
+            return None
+        name: str = unused.getsockname()[0]
+        return name
 
 
 def serve(app: FastAPI, listening: socket.socket, *, open_url: str | None = None, verbose: bool = False) -> None:
@@ -99,6 +114,8 @@ def serve(app: FastAPI, listening: socket.socket, *, open_url: str | None = None
     import uvicorn
 
     logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
+    if not verbose:  # failed requests are logged where they fail; what is left are requests that a stop ends
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -111,4 +128,5 @@ def serve(app: FastAPI, listening: socket.socket, *, open_url: str | None = None
     )
     if open_url is not None:
         webbrowser.open(open_url)  # the socket listens already: the request waits
-    uvicorn.Server(config).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # uvicorn has stopped by then
+        uvicorn.Server(config).run(sockets=[listening])

@@ -143,7 +143,7 @@ class StepIndex:
         UsageError
             A query that is not finite, or of another length d than the index.
         """
-        unit = self._checked(queries)
+        unit = self.check_queries(queries)
         k = min(k, len(self) if allowed is None else int(allowed.sum()))
         if not len(unit) or not k:
             return np.zeros((len(unit), 0), np.int64), np.zeros((len(unit), 0), np.float32)
@@ -171,7 +171,8 @@ class StepIndex:
             best[part] = np.maximum.reduceat(scores, np.cumsum(lengths[part]) - lengths[part])
         return best
 
-    def _checked(self, queries: ArrayLike) -> NDArray[np.float64]:
+    def check_queries(self, queries: ArrayLike) -> NDArray[np.float64]:
+        """Scale queries to unit length; UsageError for those that `search` refuses."""
         unit = unit_rows(queries)
         dim = self.segments[0]["values"].shape[1] if self.segments else unit.shape[-1]
         if unit.ndim != 2 or unit.shape[1] != dim:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from supportset.search.kept import kept_parts
-from supportset.search.kept.rows import with_repair
+from supportset.search.kept.rows import KeptRows, with_repair
 from supportset.search.parts import read_parts
 from supportset.search.step_index import StepIndex
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ExactIndex:
-    """`StepIndex` over the kept codes of all parts; exact vectors are read from the store.
+    """`StepIndex` over the kept codes of all parts (``steps``); exact vectors are read from the store.
 
     A file that is damaged, or that another process removed, is noticed when it is first used: then the codes are
     opened again, and what is missing is computed.
@@ -27,11 +27,12 @@ class ExactIndex:
     def __init__(self, retriever: Retriever, clips: Clips) -> None:
         self._retriever, self._clips = retriever, clips
         self.notes: tuple[str, ...] = ()
-        self._index = with_repair(self._open)
+        self.kept: KeptRows
+        self.steps = with_repair(self._open)
 
     def __len__(self) -> int:
         """Number of clips."""
-        return len(self._index)
+        return len(self.steps)
 
     def describe(self) -> dict[str, Any]:
         """What it is, as JSON."""
@@ -45,9 +46,9 @@ class ExactIndex:
         def act(in_memory: bool) -> Found:
             nonlocal tried
             if tried:
-                self._index = self._open(in_memory)
+                self.steps = self._open(in_memory)
             tried = True
-            return self._index.search(queries, k, allowed)
+            return self.steps.search(queries, k, allowed)
 
         return with_repair(act)
 
@@ -56,7 +57,11 @@ class ExactIndex:
         ids = self._clips.features.clip_ids
         return read_parts(self._retriever, self._clips.features, [ids[number] for number in numbers]).vectors
 
+    def score(self, query: NDArray[np.float64], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Exact scores of clips, (M,), whose numbers ascend, for a query of unit length."""
+        return self.steps.exact(query, numbers)
+
     def _open(self, in_memory: bool) -> StepIndex:
-        kept = kept_parts(self._retriever, self._clips, in_memory)
-        self.notes = kept.notes
-        return StepIndex(kept.segments, kept.clips, self.read)
+        self.kept = kept_parts(self._retriever, self._clips, in_memory)
+        self.notes = self.kept.notes
+        return StepIndex(self.kept.segments, self.kept.clips, self.read)

@@ -13,7 +13,7 @@ _TICKS = 9
 
 
 def draw(
-    spans: Sequence[tuple[float, float]], scores: Sequence[float], base: float, cutoff: float | None, at_s: float
+    spans: Sequence[Sequence[float]], scores: Sequence[float], base: float, cutoff: float | None, at_s: float
 ) -> dict[str, Any]:
     """Place a curve: what the template ``curve.html.j2`` writes, without its moments.
 

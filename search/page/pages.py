@@ -41,7 +41,7 @@ def search(service: Service, asked: Asked) -> dict[str, Any]:
         "page": asked.address(k=min(asked.k + FIRST, MOST)),
         "fragment": asked.address("/results", k=min(asked.k + FIRST, MOST)),
     }
-    nothing = "The nearest score below the cut-off, which unrelated queries reach, too."
+    nothing = "What comes nearest scores no higher than unrelated queries do."
     return content | {
         "hits": cards,
         "fitting": fitting,

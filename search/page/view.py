@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -30,24 +30,27 @@ def video_page(library: str, clip_id: str, query: str = "", at_s: float | None =
 
 
 class Scale:
-    """Scores as shares of a bar: from a little below the lowest that is shown, to the best.
+    """Scores as shares of a bar: from 0, or the lowest that is shown, to the best.
 
     Parameters
     ----------
-    scores : sequence of float
-    cutoff : float or None
+    known : iterable of float or None
+        All scores and cut-offs that are shown.
     """
 
-    def __init__(self, scores: Sequence[float], cutoff: float | None) -> None:
-        known = [*scores, *([] if cutoff is None else [cutoff])] or [0.0]
-        self._low, self._cutoff = min(0.0, *known), cutoff
-        self._room = (max(known) - self._low) or 1.0
+    def __init__(self, known: Iterable[float | None]) -> None:
+        scores = [each for each in known if each is not None] or [0.0]
+        self._low = min(0.0, *scores)
+        self._room = (max(scores) - self._low) or 1.0
 
-    def of(self, score: float) -> dict[str, Any]:
+    def of(self, score: float, cutoff: float | None) -> dict[str, Any]:
         """What the macro ``score`` writes."""
-        cut = None if self._cutoff is None else self._share(self._cutoff)
-        words = None if self._cutoff is None else f"cut-off {self._cutoff:.3f}"
-        return {"score": f"{score:.3f}", "share": self._share(score), "cut": cut, "cut_words": words}
+        return {
+            "score": f"{score:.3f}",
+            "share": self._share(score),
+            "cut": None if cutoff is None else self._share(cutoff),
+            "cut_words": None if cutoff is None else f"fits above {cutoff:.3f}",
+        }
 
     def _share(self, score: float) -> float:
         return round(100 * min(max((score - self._low) / self._room, 0.0), 1.0), 1)
@@ -55,7 +58,7 @@ class Scale:
 
 def hit_cards(answer: SearchAnswer, asked: Asked, clips: dict[str, ClipAnswer], can_like: bool) -> list[Card]:
     """The cards of a search's hits."""
-    scale = Scale([hit.score for hit in answer.hits], getattr(answer, "cutoff", None))
+    scale = Scale(each for hit in answer.hits for each in (hit.score, hit.cutoff))
     return [_hit_card(answer.library, hit, asked, clips[hit.clip_id], scale, can_like) for hit in answer.hits]
 
 
@@ -68,21 +71,22 @@ def _hit_card(library: str, hit: HitAnswer, asked: Asked, clip: ClipAnswer, scal
         "fits": hit.fits,
         "page": video_page(library, hit.clip_id, asked.text, hit.start_s),
         "thumbnail": hit.thumbnail or card["thumbnail"],
-        "moments": [_moment(library, moment, clip, asked.text, scale) for moment in hit.moments],
+        "moments": [_moment(library, moment, clip, asked.text, scale, hit.cutoff) for moment in hit.moments],
     }
     if any(moment.clip_id != hit.clip_id for moment in hit.moments):
         found["duration"] = None  # of several clips of a file: how long it is, is not known
-    return (
-        card | player(library, hit.clip_id, hit.playback) | scale.of(hit.score) | like(asked, library, example) | found
-    )
+    shown = player(library, hit.clip_id, hit.playback) | scale.of(hit.score, hit.cutoff)
+    return card | shown | like(asked, library, example) | found
 
 
-def _moment(library: str, moment: MomentAnswer, clip: ClipAnswer, query: str, scale: Scale) -> dict[str, Any]:
+def _moment(
+    library: str, moment: MomentAnswer, clip: ClipAnswer, query: str, scale: Scale, cutoff: float | None
+) -> dict[str, Any]:
     first, duration = clip.start_s or 0.0, clip.duration_s or 0.0
     x = 100 * (moment.start_s - first) / duration if duration else 0.0
     width = 100 * (moment.end_s - moment.start_s) / duration if duration else 0.0
     x = min(max(x, 0.0), 99.0)
-    return scale.of(moment.score) | {
+    return scale.of(moment.score, cutoff) | {
         "time": span(moment.start_s, moment.end_s),
         "thumbnail": moment.thumbnail,
         "start": clock(moment.start_s),
@@ -163,9 +167,9 @@ def curve(
 ) -> dict[str, Any]:
     """The curve of a video and the moments in it."""
     drawn = curves.draw(answer.spans, answer.scores, answer.base, answer.cutoff, at_s)
-    scale, x = Scale(answer.scores, answer.cutoff), drawn["x"]
+    scale, x = Scale([*answer.scores, answer.cutoff]), drawn["x"]
     found = [
-        scale.of(each.score)
+        scale.of(each.score, answer.cutoff)
         | {
             "start_s": round(each.start_s, 2),
             "time": span(each.start_s, each.end_s),
@@ -178,7 +182,7 @@ def curve(
     ]
     best = max(answer.scores)
     told = "; ".join(f"{each['time']}, score {each['score']}" for each in found)
-    fits = None if answer.cutoff is None else best >= answer.cutoff
+    fits = None if answer.cutoff is None else best > answer.cutoff
     words = {None: f"best score {best:.3f}", True: "the best fits", False: "nothing here fits"}[fits]
     said = (
         f"Scores of {clip.clip_id} for “{query}” from {clock(drawn['from_s'])} to {clock(drawn['to_s'])}. Best: {told}."

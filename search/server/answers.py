@@ -46,6 +46,7 @@ class HitAnswer(BaseModel):
     thumbnail: str | None = Field(description="Path of a picture of the best moment; null: there is none.")
     playback: Playback | None = Field(description="Null: the file is not there.")
     fits: bool | None = Field(None, description="Whether the score is above the cut-off; null: not calibrated.")
+    cutoff: float | None = Field(None, description="What it must score to fit; null: not calibrated.")
 
 
 class SearchAnswer(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import tempfile
@@ -30,6 +31,7 @@ from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.user_cache import cache_folder
 
 _ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"()]+/)+([^\s/:;,'\"()]*)")
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,}")
 _STATUS_OF = {"missing": 404, "busy": 503, "killed": 503, "full": 507}  # of a `MediaError`; else 502
 _log = logging.getLogger(__name__)
 
@@ -68,9 +70,14 @@ def create_app(
         raise UsageError(f"libraries need different names, at least one: {', '.join(names) or 'there is none'}")
     limits = limits or Limits()
 
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise UsageError("the token is too weak: give at least 8 characters, of A-Z a-z 0-9 . _ ~ -")
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        looking = asyncio.create_task(_keep_fresh(libraries, limits.refresh_seconds))
         yield
+        looking.cancel()
         app.state.work.close()
         app.state.service.media.close()
 
@@ -91,6 +98,22 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_middleware(Guard, limits=limits, token=token)
     return app
+
+
+async def _keep_fresh(libraries: Sequence[Library], seconds: float) -> None:
+    """Look now and then whether a store has changed; say it once where one cannot be opened any more."""
+    said: dict[str, str] = {}
+    while True:
+        await asyncio.sleep(seconds)
+        for library in libraries:
+            try:
+                await asyncio.to_thread(library.refresh)
+            except Exception as error:  # whatever a damaged store raises: what is open stays in use
+                if library.ready and said.get(library.name) != str(error):
+                    _log.warning("%s: the store cannot be opened again: %s", library.name, error)
+                said[library.name] = str(error)
+            else:
+                said.pop(library.name, None)
 
 
 def without_paths(message: str) -> str:

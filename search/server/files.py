@@ -52,7 +52,7 @@ async def video(
         try:
             shown = await _patiently(request, *await work.run(media.begin, file, wanted))
         except MediaError as error:
-            if wanted.job == "copy" and error.kind == "failed":
+            if wanted.job == "copy" and error.kind in ("failed", "died", "timeout", "memory"):
                 await work.run(media.cannot_copy, file)
             raise
     try:

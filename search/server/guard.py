@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from supportset.search.server.limits import CHEAP, COSTLY, USUAL, Limits, Rate
 
-COOKIE = "supportset-token"
+COOKIE = "supportset-token"  # and the port: servers on other ports have other tokens
 UPLOADS = {"/api/uploads", "/api/search/file"}
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -73,6 +73,9 @@ class Guard:
                 await refused(scope, receive, send_guarded)
             else:
                 await self._app(scope, self._bounded(scope, receive), send_guarded)
+        except asyncio.CancelledError:  # the server stops
+            if not begun:
+                await refusal(503, "the server stops")(scope, receive, send_guarded)
         except OSError as error:
             if begun:  # the client is gone, or the file was cut while it was sent
                 return
@@ -140,12 +143,12 @@ class Guard:
             rest = urlencode([(name, value) for name, value in query if name != "token"])
             path = "/" + scope["raw_path"].decode("latin-1").partition("?")[0].lstrip("/")
             answer = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
-            answer.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", max_age=30 * 86400)
+            answer.set_cookie(_cookie_name(scope), self._token, httponly=True, samesite="strict", max_age=30 * 86400)
             return answer
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._is_token(bearer.strip()):
             return None
-        if self._is_token(_cookie(headers)):
+        if self._is_token(_cookie(headers, _cookie_name(scope))):
             return None
         needs = "a token is needed: open the address that serve printed, or send 'Authorization: Bearer TOKEN'"
         return refusal(401, needs, {"www-authenticate": "Bearer"})
@@ -178,9 +181,13 @@ def _name(host: str) -> str:
         return ""
 
 
-def _cookie(headers: Headers) -> str:
+def _cookie_name(scope: Scope) -> str:
+    return f"{COOKIE}-{(scope.get('server') or ('', 0))[1]}"
+
+
+def _cookie(headers: Headers, name: str) -> str:
     try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        found = SimpleCookie(headers.get("cookie", "")).get(name)
     except CookieError:
         return ""
     return found.value if found is not None else ""

@@ -20,8 +20,10 @@ class Limits:
     seconds : float
         Time of one answer; a search that takes longer is refused with 503.
     rate, burst : float
-        Requests a second of one client, on average, and at once; more are refused with 429. Small files count as a
-        tenth, uploads and conversions as `COSTLY`.
+        Requests a second of one client, on average, and at once; more are refused with 429. A file counts as a tenth of
+        a request, an upload as five.
+    refresh_seconds : float
+        Between two looks whether stores have changed.
     body_bytes : int
         A JSON request.
     upload_bytes, upload_pixels : int
@@ -45,6 +47,7 @@ class Limits:
     seconds: float = 60.0
     rate: float = 20.0
     burst: float = 100.0
+    refresh_seconds: float = 30.0
     body_bytes: int = 64 * 2**10
     upload_bytes: int = 64 * 2**20
     upload_pixels: int = 100_000_000

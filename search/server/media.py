@@ -26,6 +26,7 @@ _LEAD = 2.0  # seconds that are shown before a moment
 _PATIENCE = 5.0  # seconds to look into one file
 _FACTS_MEMORY = 2 * 2**30
 _REMEMBERED = 20_000  # files
+_MOST_COPIED = 2**30  # bytes of a file that is copied as a whole: a larger one is encoded in parts, which begins sooner
 _AGAIN_SECONDS = 60.0  # after which a file is looked into again that a process died of
 _PLAIN = (".mp4", ".m4v", ".webm")  # taken as they are where a file cannot be looked into
 
@@ -124,6 +125,8 @@ class Media:
                 return known[0]
         try:
             found, seconds = Facts(**self._looking.ask("facts", _PATIENCE, path=str(file))), float("inf")
+            if found.how == "copied" and key[1] > min(_MOST_COPIED, self._limits.cache_bytes // 4):
+                found = replace(found, how="converted")
         except MediaError as error:
             found, seconds = _guess(file), _AGAIN_SECONDS if error.kind in ("died", "timeout") else float("inf")
         self._remember(file, found, seconds)

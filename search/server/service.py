@@ -264,6 +264,7 @@ class Service:
             thumbnail=moments[0].thumbnail,
             playback=self.playback(library.name, moments[0].clip_id, hit.start_s),
             fits=hit.fits,
+            cutoff=hit.cutoff,
         )
 
     def _moment(self, library: Library, moment: Moment, clip_id: str) -> MomentAnswer:

@@ -39,7 +39,7 @@ class Work:
         Raises
         ------
         Busy
-            Too many calls wait, or this one takes too long. A call that has begun goes on and keeps its thread.
+            Too many calls wait, or this one takes too long. A call that has begun is not stopped, and keeps its thread.
         """
         with self._lock:
             if self._held >= self._limits.running + self._limits.waiting:

@@ -112,7 +112,7 @@ def test_the_codes_are_mapped_and_made_again_by_another_model(tmp_path: Path) ->
     clips = clips_of(retriever, tmp_path / "kept")
     index = open_index(retriever, clips)
     assert isinstance(index, ExactIndex)
-    assert isinstance(index._index.segments[0]["values"], np.memmap)
+    assert isinstance(index.steps.segments[0]["values"], np.memmap)
     retriever.encoded = 0
     open_index(retriever, clips)
     assert not retriever.encoded
@@ -167,5 +167,6 @@ def test_an_index_that_cannot_be_written_is_in_memory_and_says_so(tmp_path: Path
 
 
 def test_an_unknown_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="index 'flat' is not one of exact"):
-        open_index(Planted(tmp_path, True), None, "flat")  # type: ignore[arg-type]
+    for name in ("flat", "exact:1", "lancedb", "lancedb:"):
+        with pytest.raises(UsageError, match=f"index '{name}' is not one of exact, usearch or lancedb:URL"):
+            open_index(Planted(tmp_path, True), None, name)  # type: ignore[arg-type]

@@ -169,7 +169,9 @@ def test_what_scores_below_the_cut_off_is_behind_a_disclosure(app: FastAPI, clie
     service = app.state.service
     answer = service.search(read_asked([("q", "ball")]).query(), pages.SearchOptions())
     for fits, notice in ((0, True), (2, False), (ALL, False)):
-        hits = [hit.model_copy(update={"fits": number < fits}) for number, hit in enumerate(answer.hits)]
+        hits = [
+            hit.model_copy(update={"fits": number < fits, "cutoff": 0.25}) for number, hit in enumerate(answer.hits)
+        ]
         with pytest.MonkeyPatch.context() as patch:
             told = answer.model_copy(update={"hits": hits, "nothing_fits": not fits})
             patch.setattr(service, "search", lambda query, options, told=told: told)
@@ -180,6 +182,26 @@ def test_what_scores_below_the_cut_off_is_behind_a_disclosure(app: FastAPI, clie
         ]
         assert ("Nothing in this library fits “ball”" in page.texts) is notice
         assert len([each for each in page.all("li") if each.get("class") == "hit below"]) == ALL - fits
+        assert page.texts.count(", fits above 0.250") >= ALL
+        assert len([each for each in page.all("line") if each.get("class") == "cut"]) >= ALL
+
+
+def test_a_token_is_asked_for_on_a_page(world: World) -> None:
+    app = create_app([world.library()], token="secret")
+    add_page(app)
+    client = TestClient(app, base_url="http://127.0.0.1")
+    refused = client.get("/?q=ball", headers={"accept": "text/html"})
+    assert (refused.status_code, refused.headers["content-type"]) == (401, "text/html; charset=utf-8")
+    assert refused.headers["content-security-policy"].startswith("default-src 'self'")
+    page = Read(refused.text)
+    assert [field["name"] for field in page.all("input")] == ["token"]
+    for each in [*(link["href"] for link in page.all("link")), *(script["src"] for script in page.all("script"))]:
+        assert client.get(str(each)).status_code == 200
+    assert client.get("/static/../api/libraries").status_code in (401, 404)
+    assert client.get("/api/libraries", headers={"accept": "text/html"}).json()["error"].startswith("a token")
+    assert client.get("/?token=secret", headers={"accept": "text/html"}).status_code == 200
+    nowhere = client.get("/nowhere", headers={"accept": "text/html"})
+    assert (nowhere.status_code, "Nothing is here" in Read(nowhere.text).texts) == (404, True)
 
 
 def test_a_library_without_thumbnails_shows_times_and_no_broken_picture(app: FastAPI, client: TestClient) -> None:

@@ -199,6 +199,15 @@ def test_clips_of_all_kinds_are_played(films: Path, library: Library, open_clien
     assert (broken.status_code, list(broken.json())) == (404, ["error"])
 
 
+def test_a_file_that_the_folder_cannot_keep_is_not_copied(tmp_path: Path, library: Library, open_client: Open) -> None:
+    library.videos = tmp_path
+    shutil.copy(write_video(tmp_path / "a.mkv"), tmp_path / "clip0.mp4")
+    size = (tmp_path / "clip0.mp4").stat().st_size
+    for kept, how in ((4 * size, "copied"), (4 * size - 4, "converted")):
+        client = open_client(limits=Limits(cache_bytes=kept))
+        assert client.get("/api/libraries/films/playback/clip0").json()["how"] == how
+
+
 def test_too_many_conversions_are_refused(films: Path, library: Library, open_client: Open, tmp_path: Path) -> None:
     client: TestClient = open_client(limits=Limits(conversions=1, waiting=0))
     library.videos = tmp_path
