@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from mimetypes import guess_type
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
-from supportset.search.clip_files import clip_files
+from supportset.search.clip_files import clip_files, clips_of_split
+from supportset.search.clip_moments import moments_of_clips
 from supportset.search.cutoff import FIRST, clip_cutoffs, part_cutoffs
 from supportset.search.filters import ClipColumns, Column, Filter
 from supportset.search.hits import (
@@ -32,8 +32,8 @@ from supportset.search.hits import (
 )
 from supportset.search.index import Index, check_index, open_index
 from supportset.search.kept import clip_embeddings, mean_part
-from supportset.search.moments import Moment, find_moments, merge_moments
-from supportset.search.parts import Parts, read_parts
+from supportset.search.moments import merge_moments
+from supportset.search.parts import read_parts
 from supportset.search.query import Query, Term, as_query
 from supportset.search.query_encoder import Asked, QueryEncoder
 from supportset.store.errors import UsageError
@@ -118,11 +118,11 @@ class Searcher:
         if not len(features):
             told = f"; the videos of {len(features.left_out):,} clips are gone" if features.left_out else ""
             raise NoClips(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
-        self.clip_ids = self._of_split(features.clip_ids, protocol, split)
+        self.clip_ids = clips_of_split(clips, features.clip_ids, protocol, split)
         if not self.clip_ids:
             protocol = protocol or clips.protocol
             raise UsageError(f"no clip of split {split!r} of protocol {protocol!r} has features to search in")
-        self.left_out = len(self._of_split(features.left_out, protocol, split))
+        self.left_out = len(clips_of_split(clips, features.left_out, protocol, split))
         retriever.check_text()
         self._row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self._rows = np.asarray([self._row_of[clip_id] for clip_id in self.clip_ids], np.int64)
@@ -279,25 +279,13 @@ class Searcher:
     ) -> list[Hit]:
         ids = self._clips.features.clip_ids
         base = float(query @ self._background)
+        find = partial(moments_of_clips, self.retriever, self._clips.features, self._files)
         hits = []
         for row, score, clips in zip(rows.tolist(), scores.tolist(), members_of, strict=True):
-            moments = tuple(merge_moments(self._moments(query, [ids[each] for each in clips], base), base))
+            moments = tuple(merge_moments(find(query, [ids[each] for each in clips], base), base))
             path, _ = self._files[ids[row]]
             hits.append(Hit(ids[row], score, path, moments[0].start_s, moments[0].end_s, moments))
         return hits
-
-    def _moments(self, query: NDArray[np.float64], clip_ids: Sequence[str], base: float) -> Iterator[Moment]:
-        """Moments of some clips, in seconds of their files."""
-        parts: Parts = read_parts(self.retriever, self._clips.features, clip_ids)
-        cosines = cosine_scores(query[None], unit_rows(parts.vectors))[0]
-        for number, clip_id in enumerate(clip_ids):
-            own = slice(parts.offsets[number], parts.offsets[number + 1])
-            path, start = self._files[clip_id]
-            found = find_moments(cosines[own], parts.spans[own], base)
-            if _is_picture(path, parts.spans[own]):
-                start, found = 0.0, [Moment(0.0, 0.0, found[0].score)]
-            for each in found:
-                yield Moment(start + each.start_s, start + each.end_s, each.score, clip_id)
 
     def _cutoffs(self, by: By) -> NDArray[np.float32] | None:
         """What each clip must score to fit a text, by the number of the clip; infinite for those not searched."""
@@ -330,18 +318,6 @@ class Searcher:
         assert self.retriever.weighting is not None
         return self.retriever.weighting.scores(queries, self._clips.features, self.clip_ids)
 
-    def _of_split(self, clip_ids: list[str], protocol: str | None, split: str | None) -> list[str]:
-        if protocol is None and split is None:
-            return clip_ids
-        if split is None:
-            raise UsageError(f"--protocol {protocol} needs a --split to search in")
-        tables, protocol = self.dataset, protocol or self._clips.protocol
-        if protocol is None:
-            known = ", ".join(tables.protocols()) or "none"
-            raise UsageError(f"--split {split} needs a --protocol: dataset {tables.name!r} has {known}")
-        among = set(clip_ids)
-        return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
-
 
 def _best_by_moment(
     index: Index, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int
@@ -355,9 +331,3 @@ def _best_by_moment(
 def _is_text(query: Query | NDArray[np.floating]) -> bool:
     """Whether a query is one text, which the background texts can be compared with."""
     return isinstance(query, Query) and [term.kind for term in query.terms] == ["text"]
-
-
-def _is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:
-    """Whether a clip is a still picture, whose steps are stored as one second."""
-    kind = guess_type(path or "")[0] or ""
-    return kind.startswith("image/") and bool((spans == (0.0, 1.0)).all())
