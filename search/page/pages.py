@@ -7,7 +7,7 @@ from typing import Any
 
 from supportset.search.library import Library, NotReady
 from supportset.search.moments import find_moments
-from supportset.search.page import finding, view
+from supportset.search.page import finding, status, view
 from supportset.search.page.asked import FIRST, MOST, Asked
 from supportset.search.page.times import clock, span
 from supportset.search.server.answers import ClipAnswer, MomentAnswer, SearchOptions
@@ -27,7 +27,8 @@ def search(service: Service, asked: Asked) -> dict[str, Any]:
     library = service.library(asked.library or None)
     content = _frame(service, library, asked)
     if not asked.something:
-        return content | _start(service, library, asked)
+        line = status.line(service)
+        return content | _start(service, library, asked) | {"news": line | {"known": line["found"]}}
     where = finding.conditions(asked, content["columns"])
     answer = service.search(asked.query(), SearchOptions(library=library.name, k=asked.k, by=asked.by, where=where))
     clips = {hit.clip_id: service.clip(library.name, hit.clip_id) for hit in answer.hits}
@@ -115,6 +116,7 @@ def _frame(service: Service, library: Library, asked: Asked) -> dict[str, Any]:
         "more": None,
         "suggestions": [],
         "samples": [],
+        "news": {"extracts": False},
     }
 
 
@@ -188,8 +190,8 @@ def _facts(clip: ClipAnswer) -> list[tuple[str, str]]:
         facts.append(("Length", clock(clip.duration_s)))
     if clip.start_s is not None and clip.end_s is not None:
         facts.append(("Part of the file", span(clip.start_s, clip.end_s)))
-    if clip.splits:
-        facts.append(("Splits", ", ".join(clip.splits)))
+    if splits := [each for each in clip.splits if not each.endswith("/all")]:
+        facts.append(("Splits", ", ".join(splits)))
     if clip.playback is not None and clip.playback.how != "as it is":
         facts.append(("Shown", clip.playback.how + " for the browser"))
     known = [(name, value) for name, value in clip.columns.items() if value is not None]

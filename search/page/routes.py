@@ -80,6 +80,12 @@ async def status_live(service: Ask, work: Run) -> HTMLResponse:
     return _page("live.html.j2", await work.run(status.status, service))
 
 
+@_router.get("/status/line")
+async def status_line(service: Ask, work: Run, found: int = 0) -> HTMLResponse:
+    """What the first page says of an extraction; ``found`` is how many clips that page knows."""
+    return _page("line.html.j2", await work.run(status.line, service) | {"known": found})
+
+
 def _error_page(status: int, head: str, words: str) -> str:
     content = {"title": head, "here": "", "version": __version__, "static": _static, "status": status}
     return _templates().get_template("problem.html.j2").render(content | {"problem": {"head": head, "words": words}})

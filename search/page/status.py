@@ -24,6 +24,21 @@ def status(service: Service) -> dict[str, Any]:
     }
 
 
+def line(service: Service) -> dict[str, Any]:
+    """What the first page says of an extraction that runs, in one line; empty where none does."""
+    told = service.status()
+    state = told.extraction or {}
+    words = ""
+    if state.get("clips") and state.get("phase") == "extracting":
+        left_s = state.get("left_s")
+        words = f"Extracting: {state['done']:,} of {state['clips']:,} clips" + (
+            f", {lasting(left_s)} left" if left_s else ""
+        )
+    elif state and state.get("phase") != "idle":
+        words = str(state.get("message") or f"Extraction: {state['phase']}")
+    return {"line": words, "found": sum(each.clips for each in told.libraries), "extracts": told.extraction is not None}
+
+
 def _library(told: LibraryAnswer) -> dict[str, Any]:
     encoder = told.retriever
     tiles = [

@@ -23,7 +23,7 @@ _CLOCK = Fraction(1, 90_000)  # of encoded frames
 _SHORT_SIDE, _LONG_SIDE = 720, 1600  # pixels of an encoded video
 _COPIED_SOUND = {"aac", "mp3", "opus", "flac"}
 _SOUND_RATE = 48_000
-_ENCODER = {"preset": "superfast", "crf": "24"}
+_ENCODER = {"preset": "ultrafast", "crf": "23"}
 _KEY_FRAMES = 48  # frames from one to the next, at most: jumps inside the part are fast
 _MARGINS = (0, 10, 30)  # seconds
 PICTURE_SIDE = 2560  # pixels of a converted picture
@@ -224,7 +224,7 @@ class _Picture:
             chain = [*turn, ("scale", size)]
         else:
             width, height = _size(frame.width, frame.height, self._source.sample_aspect_ratio)
-            chain = [("scale", f"{width}:{height}"), *(self._turn or [])]
+            chain = [("scale", f"{width}:{height}:flags=bilinear"), *(self._turn or [])]
         graph = av.filter.Graph()
         source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_CLOCK)
         nodes = [graph.add(*each) for each in (*chain, ("setsar", "1"), ("format", "yuv420p"))]

@@ -20,7 +20,7 @@ from supportset.search.server.limits import Limits
 from supportset.store.errors import UsageError
 from supportset.store.user_cache import cache_folder
 
-PART_STEP, PART_LENGTH = 15, 30  # seconds: a part begins every so many, and lasts so long
+PART_STEP, PART_LENGTH = 10, 20  # seconds: a part begins every so many, and lasts so long
 WHOLE_SECONDS = 60.0  # a video that is converted as a whole
 _LEAD = 2.0  # seconds that are shown before a moment
 _PATIENCE = 5.0  # seconds to look into one file

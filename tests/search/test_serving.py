@@ -33,6 +33,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plant(root / "features", f"hf:{root / 'tiny'}")
     for clip in TEXTS:
         write_video(root / f"{clip}.mp4", 25)
+    os.truncate(root / "clip1.mp4", 50_000_000)  # more than a socket holds
     return root
 
 
@@ -72,6 +73,10 @@ def test_it_prints_its_address_and_ends_soon_though_a_client_is_connected(films:
         assert (status, json.loads(content)[0]["clips"]) == (200, len(TEXTS))
         assert ask(f"{url}media/films/video/clip0", Range="bytes=0-3") == (206, (films / "clip0.mp4").read_bytes()[:4])
         assert ask(url)[0] == 200  # the page
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/")))) as gone:
+            gone.sendall(b"GET /media/films/video/clip1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert gone.recv(12) == b"HTTP/1.1 200"
+        assert ask(f"{url}api/status")[0] == 200
         with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/")))) as idle:
             idle.sendall(b"POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n")
             time.sleep(0.2)

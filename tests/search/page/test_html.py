@@ -187,7 +187,7 @@ def test_what_scores_below_the_cut_off_is_behind_a_disclosure(app: FastAPI, clie
 
 
 def test_a_token_is_asked_for_on_a_page(world: World) -> None:
-    app = create_app([world.library()], token="secret")
+    app = create_app([world.library()], token="a-secret-word")
     add_page(app)
     client = TestClient(app, base_url="http://127.0.0.1")
     refused = client.get("/?q=ball", headers={"accept": "text/html"})
@@ -199,7 +199,7 @@ def test_a_token_is_asked_for_on_a_page(world: World) -> None:
         assert client.get(str(each)).status_code == 200
     assert client.get("/static/../api/libraries").status_code in (401, 404)
     assert client.get("/api/libraries", headers={"accept": "text/html"}).json()["error"].startswith("a token")
-    assert client.get("/?token=secret", headers={"accept": "text/html"}).status_code == 200
+    assert client.get("/?token=a-secret-word", headers={"accept": "text/html"}).status_code == 200
     nowhere = client.get("/nowhere", headers={"accept": "text/html"})
     assert (nowhere.status_code, "Nothing is here" in Read(nowhere.text).texts) == (404, True)
 
@@ -271,6 +271,15 @@ def test_the_status_page_has_progress_and_failures(world: World) -> None:
         assert text in page.texts, text
     live = next(div for div in page.all("div") if div.get("id") == "live")
     assert (live["hx-get"], live["hx-trigger"]) == ("/status/live", "every 2s")
+    start = read(client, "/")
+    assert "Extracting: 5 of 8 clips, 2 min left" in start.texts
+    polled = next(div for div in start.all("div") if div.get("class") == "news")
+    assert (polled["hx-get"], polled["hx-trigger"]) == (f"/status/line?found={ALL}", "every 3s")
+    assert [link["class"] for link in read(client, str(polled["hx-get"])).all("a")] == ["now"]
+    assert f"Show the {ALL} that can be searched" in read(client, "/status/line?found=0").texts
+    assert "Show what is new" in read(client, "/status/line?found=3").texts
+    state |= {"phase": "idle"}
+    assert read(client, str(polled["hx-get"])).all("a") == []
     state |= {"phase": "waiting", "message": "the disk is not mounted", "rate": None, "left_s": None, "failures": []}
     assert "The disk is not mounted".lower() in " ".join(read(client, "/status/live").texts).lower()
 

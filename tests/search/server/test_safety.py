@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -97,6 +97,15 @@ def test_bodies_are_bounded(open_client: Open) -> None:
     assert client.post("/api/search", content=unannounced()).status_code == 413  # type: ignore[arg-type]
     assert client.post("/api/uploads", files={"file": b"a" * 6000}).status_code == 413
     assert client.post("/api/uploads", files={"file": b"a" * 2000}).status_code == 400
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(library: Library) -> None:
+    async def send_half() -> tuple[int, dict[str, str], bytes]:
+        app = create_app([library], limits=Limits(upload_seconds=0.2))
+        return await get(app, "/api/search", "POST", [{"type": "http.request", "body": b"{", "more_body": True}])
+
+    status, _, content = asyncio.run(send_half())
+    assert (status, json.loads(content)) == (408, {"error": "the body did not arrive in time"})
 
 
 def test_uploads_are_judged_by_their_content(client: TestClient, open_client: Open, tmp_path: Path) -> None:
@@ -243,17 +252,19 @@ _PATHS = st.one_of(
 )
 
 
-async def get(app: Any, target: str) -> tuple[int, dict[str, str], bytes]:
+async def get(
+    app: Any, target: str, method: str = "GET", body: Sequence[Any] = ({"type": "http.request", "more_body": False},)
+) -> tuple[int, dict[str, str], bytes]:
     """Ask for a target exactly as it stands in a request: clients tidy dots and slashes."""
     path, _, query = target.partition("?")
     scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": method,
         "scheme": "http", "path": unquote(path), "raw_path": path.encode(), "query_string": query.encode(),
         "root_path": "", "headers": [(b"host", b"127.0.0.1:8765")], "client": ("127.0.0.1", 5),
         "server": ("127.0.0.1", 8765),
     }  # fmt: skip
     sent: list[Any] = []
-    waiting = [{"type": "http.request", "body": b"", "more_body": False}]
+    waiting = [*body]
 
     async def receive() -> Any:
         if waiting:
