@@ -39,7 +39,7 @@ _ALIKE = 0.9  # cosine of a run's first part and the others
 _LONGEST = 64  # parts of a run
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 64
-_EXPANSION_SEARCH = 256
+_EXPANSION_SEARCH = 1024
 _FEW = 4096  # nodes that are all compared: a small graph may have some that no link leads to
 _CANDIDATES = 8  # clips compared by all their parts, for each that is wanted
 _LARGEST_SHARE = 1 / 4  # of all nodes that graphs are asked for; more is a scan's work
@@ -182,7 +182,7 @@ class UsearchIndex:
         return about
 
     def _about(self) -> dict[str, Any]:
-        key = key_of(self._retriever, self._clips.features)
+        key = f"{key_of(self._retriever, self._clips.features)}, {_ALIKE} {_EXPANSION_SEARCH} {_CANDIDATES}"
         return {"key": key, "k": min(_RECALL_AT, len(self)), "parts": int(self.exact.steps.lengths.sum())}
 
     def _sample(self) -> tuple[NDArray[np.float64], str]:
