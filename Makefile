@@ -23,7 +23,7 @@ INSTALL_lowest       := $(PIP_INSTALL) uv && $(PY) -m uv pip install --quiet --p
 # One thread a test process: the processes share the cores.
 PYTEST   := OMP_NUM_THREADS=1 $(PY) -m pytest -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-fast extract train bench bench-store bench-extract bench-train bench-eval bench-docs lint format docs docs-site dist clean
+.PHONY: help setup demo test test-fast extract train bench bench-store bench-extract bench-train bench-eval bench-search bench-docs lint format docs docs-site dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ extract: $(READY)  ## Extract features: make extract DATASET=msrvtt [DATA=data/m
 train: $(READY)  ## Train on extracted features: make train CONFIG=configs/paper-msrvtt.toml [ARGS="seed=1"]
 	$(PY) cli.py train "$(CONFIG)" --store "$(STORE)" $(ARGS)
 
-bench: bench-store bench-extract bench-train bench-eval  ## Run all benchmarks
+bench: bench-store bench-extract bench-train bench-eval bench-search  ## Run all benchmarks
 
 bench-store: $(READY)  ## Measure the feature store beside named alternatives: 10 minutes, 12 GB [ARGS="--only a,c --folder DIR"]
 	$(PY) -m benchmarks.store $(ARGS)
@@ -69,6 +69,11 @@ bench-eval: $(READY)  ## Measure scoring beside the scorers of other libraries: 
 	@$(PY) -c 'from importlib.util import find_spec as f; raise SystemExit(not (f("torchmetrics") and f("sentence_transformers")))' \
 	  || $(INSTALL_tested) torchmetrics sentence-transformers || echo "Without a package registry: measured beside what is installed."
 	$(PY) -m benchmarks.evaluate $(ARGS)
+
+bench-search: $(READY)  ## Measure search beside other indexes, the page, a new file: an hour, 35 GB [ARGS="--only a,b,c"]
+	@$(PY) -c 'from importlib.util import find_spec as f; raise SystemExit(not all(map(f, ("faiss", "usearch", "lancedb"))))' \
+	  || $(INSTALL_tested) faiss-cpu usearch lancedb || echo "Without a package registry: measured beside what is installed."
+	$(PY) -m benchmarks.search $(ARGS)
 
 bench-docs: $(READY)  ## Write the last results into docs/benchmarks.md
 	$(PY) -m benchmarks.document

@@ -54,6 +54,7 @@ def demo_command(out: Path, config: str, device: str) -> None:
     from supportset.evaluate.evaluation import describe
     from supportset.extract.backbones import load_backbone
     from supportset.extract.decode.sampling import Sampling
+    from supportset.extract.decode.thumbnails import MOST
     from supportset.extract.options import Execution
     from supportset.extract.readers.annotate import read_dataset
     from supportset.extract.run import extract
@@ -69,7 +70,8 @@ def demo_command(out: Path, config: str, device: str) -> None:
         tables = world.write(store, replace=True)
     with stages.stage("extract", "frozen EfficientNet-Lite0 (ImageNet weights) over 4 frames a clip, into shards"):
         backbone = load_backbone("efficientnet_lite:0")
-        extract(tables, store, data, backbone, Sampling(frames=4), execution=Execution(device=device))
+        execution = Execution(device=device, thumbnails=MOST)
+        extract(tables, store, data, backbone, Sampling(frames=4), execution=execution)
     with stages.stage("train", "the support-set bottleneck and the text encoder, from the shards alone"):
         train(settings, store, run, device=device)
     with stages.stage("evaluate", "held-out clips, in combinations that training has not shown"):
@@ -87,8 +89,16 @@ def demo_command(out: Path, config: str, device: str) -> None:
     click.echo(f"  {'in all':<9} {sum(stages.seconds.values()):6.1f} s")
     for name, place in (("videos", data), ("features", store), ("run", run), ("picture", picture)):
         click.echo(f"{name:<9} {place}")
+    click.echo("\n".join(f"{what}: {program()} {words}" for what, words in next_commands(run, store).items()))
+
+
+def next_commands(run: Path, store: Path) -> dict[str, str]:
+    """What to do with the run: a search on the terminal, and the page."""
     where, features = shlex.quote(str(run)), shlex.quote(str(store))
-    click.echo(f'try: {program()} search {where} "two red balls roll to the left" --store {features}')
+    return {
+        "try": f'search {where} "two red balls roll to the left" --store {features}',
+        "on a page": f"serve {where} --store {features} --open",
+    }
 
 
 def _picture(run: Path, store: Path, videos: Path, out: Path, result: dict[str, Any], device: str) -> Path:

@@ -26,6 +26,8 @@ VERBS = {
     "caption": "supportset.commands.caption",
     "report": "supportset.commands.report",
     "search": "supportset.commands.search",
+    "index": "supportset.commands.index",
+    "serve": "supportset.commands.serve",
     "store": "supportset.commands.store",
     "configs": "supportset.commands.configs",
     "datasets": "supportset.commands.known",

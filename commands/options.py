@@ -38,6 +38,14 @@ json_option: Callable[[Any], Any] = click.option(
     is_flag=True,
     help="Print one JSON object on standard output, the rest on standard error.",
 )
+index_option: Callable[[Any], Any] = click.option(
+    "--index",
+    default="exact",
+    show_default=True,
+    metavar="NAME",
+    help="Of the parts of clips: exact; usearch, approximate, for more than a million; lancedb:URL, a table in a "
+    "folder or an object store.",
+)
 device_option: Callable[[Any], Any] = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
 )

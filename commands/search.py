@@ -10,6 +10,7 @@ import click
 from supportset.commands.options import (
     check_mode,
     device_option,
+    index_option,
     json_option,
     pairing_of,
     print_json,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Compare QUERY with whole clips, as eval does, or with the best part of each: a few seconds of a long video.",
 )
+@index_option
 @click.option(
     "--group",
     type=click.Choice(["video", "clip"]),
@@ -54,7 +56,6 @@ if TYPE_CHECKING:
     show_default=True,
     help="Clips cut from one video are one hit, or each is its own.",
 )
-@click.option("--all", "every", is_flag=True, help="List the best also where none fits.")
 @click.option("--dataset", help="Another dataset of the store, with features of the same recipe.  [default: the run's]")
 @click.option("--protocol", help="Search one split only: its protocol.")
 @click.option("--split", help="Search one split only: its name.")
@@ -84,8 +85,8 @@ def search_command(
     without: tuple[str, ...],
     where: tuple[str, ...],
     by: By,
+    index: str,
     group: Group,
-    every: bool,
     dataset: str | None,
     protocol: str | None,
     split: str | None,
@@ -102,6 +103,8 @@ def search_command(
     QUERY is a text, taken as it is. A combination joins terms with + or -, each a text in double quotes, image:FILE,
     video:FILE or moment:CLIP_ID[@START-END], after an optional weight: '"beach" + 0.5*image:photo.jpg - "people"'. A
     text that begins with a double quote or such a term has quotes, too. --image, --video, --like and --not add terms.
+
+    A score with a question mark is no better than those of unrelated texts; if all are, a line says so.
     """
     from supportset.search.filters import parse_filter
     from supportset.search.query import Query, Term, parse_moment, parse_query
@@ -117,6 +120,11 @@ def search_command(
     check_mode(run, zero_shot, {"dataset": dataset}, pairing)
     query = Query((*(parse_query(text).terms if text is not None else ()), *added))
     conditions = parse_filter(where)
+    from supportset.search.index import check_index
+
+    if by == "clip" and check_index(index) != "exact":
+        raise UsageError(f"--index {index} needs --by moment")
+    from supportset.search.hits import nothing_fits
     from supportset.search.searcher import Searcher, check_query
 
     check_query([query], k)
@@ -134,24 +142,35 @@ def search_command(
 
         retriever = Run(str(run), device, encoder, backbones)
     searcher = Searcher(retriever, None if zero_shot else store, dataset=dataset, protocol=protocol, split=split)
-    hits = searcher.search([query], k, by, where=conditions, group=group)[0]
+    hits = searcher.search([query], k, by, where=conditions, group=group, index=index)[0]
+    notes = searcher.index(index).notes if by == "moment" else ()
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
     if as_json:
         print_json(
             {
                 "query": str(query),
                 "where": str(conditions),
                 "left_out": searcher.left_out,
+                "nothing_fits": nothing_fits(hits),
                 "hits": [hit.to_json() for hit in hits],
                 "retriever": retriever.describe(),
+                "index": searcher.index(index).describe() if by == "moment" else None,
             }
         )
         return
     if searcher.left_out:
         click.echo(f"note: {searcher.left_out:,} clips are left out, as their videos are gone", err=True)
+    if nothing_fits(hits):
+        among = f" where {printable(str(conditions))}" if where else ""
+        rest = "; the best are no better than those of unrelated texts" if hits else ""
+        click.echo(f"nothing in this library fits {printable(str(query))!r}{among}{rest}")
     for place, hit in enumerate(hits, 1):
         path = printable(hit.path) if hit.path else "(file not known)"
         moments = ", ".join(_times(moment.start_s, moment.end_s) for moment in hit.moments if moment.end_s)
-        click.echo(f"{place:>3}  {hit.score:6.3f}  {printable(hit.clip_id)}  {path}" + (moments and f"  {moments}"))
+        doubt = "?" if hit.fits is False else " "
+        line = f"{place:>3}  {hit.score:6.3f}{doubt} {printable(hit.clip_id)}  {path}"
+        click.echo(line + (moments and f"  {moments}"))
 
 
 def _split_words(

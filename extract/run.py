@@ -21,7 +21,7 @@ from supportset.extract.processes.extraction import OnlyChunk, Settings, run_ext
 from supportset.extract.processes.ray_cluster import check_ray_options
 from supportset.extract.processes.sharing import share_among_devices, share_on_ray
 from supportset.extract.progress.interrupted import Interrupted, sigterm_interrupts
-from supportset.extract.progress.progress import Progress
+from supportset.extract.progress.progress import Observer, Progress
 from supportset.extract.progress.run_log import RunLog
 from supportset.extract.progress.summary import Summary, count_statuses, exit_code
 from supportset.extract.thumbnails import make_thumbnails
@@ -49,6 +49,7 @@ def extract(
     execution: Execution | None = None,
     *,
     progress: bool = True,
+    observer: Observer | None = None,
 ) -> Summary:
     """Extract the features of a dataset's clips that the store does not have yet.
 
@@ -71,6 +72,9 @@ def extract(
     execution : Execution, optional
     progress : bool
         Whether a live line, or log lines, appear on standard error.
+    observer : callable, optional
+        Takes what happens, event by event; see :class:`supportset.extract.progress.progress.Progress`. Then no log of
+        the run is written: a server makes many short runs.
 
     Returns
     -------
@@ -101,7 +105,8 @@ def extract(
         use = estimate(work.tasks, videos_root, backbone, sampling, execution.dtype, execution.thumbnails)
         check_disk(use, path, execution.max_disk)
         settings = Settings(root, dataset.name, videos_root, sampling, execution, clips=len(work.tasks), cores=cores())
-        with Progress(len(work.tasks), quiet=not progress, log=RunLog(path)) as shown, sigterm_interrupts():
+        shown = Progress(len(work.tasks), quiet=not progress, log=None if observer else RunLog(path), observer=observer)
+        with shown, sigterm_interrupts():
             card = make_card(recipe, ", ".join(devices), execution.precision, backbone.given, execution.decoder)
             shown.begin(
                 _announcement(dataset, path, clips, work, use),

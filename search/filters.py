@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -146,6 +147,10 @@ class ClipColumns:
 
     def describe(self) -> list[Column]:
         """List the columns that have values, with their types and, where few, their values."""
+        return self._described
+
+    @cached_property
+    def _described(self) -> list[Column]:
         found = []
         for name in self.names:
             column = self._column(name)

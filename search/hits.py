@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -36,7 +36,10 @@ class Hit:
     moments : tuple of Moment
         In seconds of the file, the best first: that one, and others that fit nearly as well.
     fits : bool or None
-        Whether the score is above what unrelated queries reach; None where that is not known.
+        Whether it fits the query, by the rule of `supportset.search.cutoff`; None where that is not known: for other
+        queries than one text, and for whole clips that each text weights.
+    cutoff : float or None
+        The score above which it fits, if one of the best five hits is above its own; None where ``fits`` is.
     """
 
     clip_id: str
@@ -46,6 +49,7 @@ class Hit:
     end_s: float
     moments: tuple[Moment, ...]
     fits: bool | None = None
+    cutoff: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The hit as a JSON object."""
@@ -76,6 +80,22 @@ class Curve:
     def to_json(self) -> dict[str, Any]:
         """The curve as a JSON object."""
         return asdict(self) | {"spans": self.spans.tolist(), "scores": self.scores.tolist()}
+
+
+def nothing_fits(hits: Sequence[Hit]) -> bool | None:
+    """Whether no hit fits the query, or there is none; None where that is not known."""
+    if any(hit.fits is None for hit in hits):
+        return None
+    return not any(hit.fits for hit in hits)
+
+
+def with_fits(hits: Sequence[Hit], cutoffs: Sequence[float], first: int) -> list[Hit]:
+    """Say of each hit whether it fits: above its cut-off, if one of the ``first`` hits is."""
+    fits = [hit.score > cutoff for hit, cutoff in zip(hits, cutoffs, strict=True)]
+    some = any(fits[:first])
+    return [
+        replace(hit, fits=some and own, cutoff=cutoff) for hit, own, cutoff in zip(hits, fits, cutoffs, strict=True)
+    ]
 
 
 def best_rows(scores: NDArray[np.float32], most: int, m: int) -> Ranked:

@@ -64,7 +64,7 @@ class Retriever(ABC):
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts: (N, d) of unit length."""
+        """Embed texts: (N, d) of unit length. Safe from several threads."""
 
     @abstractmethod
     def encode_clips(self, clips: Sequence[ArrayLike]) -> NDArray[np.float32]:
@@ -91,6 +91,10 @@ class Retriever(ABC):
     @abstractmethod
     def open_clips(self, store: str | Path | None = None, dataset: str | None = None) -> Clips:
         """Open a dataset of a store; by default the one that the retriever belongs to."""
+
+    def reopened(self) -> Retriever:
+        """The same model on the store as it is now."""
+        return self
 
     @abstractmethod
     def check_text(self) -> None:

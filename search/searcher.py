@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from mimetypes import guess_type
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.clip_files import clip_files, clips_of_split
+from supportset.search.clip_moments import moments_of_clips
+from supportset.search.cutoff import FIRST, clip_cutoffs, part_cutoffs
 from supportset.search.filters import ClipColumns, Column, Filter
 from supportset.search.hits import (
     BY,
@@ -25,15 +28,16 @@ from supportset.search.hits import (
     best_of_groups,
     best_rows,
     members,
+    with_fits,
 )
-from supportset.search.index import Index, open_index
-from supportset.search.kept import clip_embeddings, mean_part
-from supportset.search.moments import Moment, find_moments, merge_moments
-from supportset.search.parts import Parts, read_parts
-from supportset.search.query import Term, as_query
+from supportset.search.index import Index, check_index, open_index
+from supportset.search.index.exact import WholeClipIndex
+from supportset.search.kept import mean_part
+from supportset.search.moments import merge_moments
+from supportset.search.parts import read_parts
+from supportset.search.query import Query, Term, as_query
 from supportset.search.query_encoder import Asked, QueryEncoder
 from supportset.store.errors import UsageError
-from supportset.store.read.aligned import AlignedFeatures
 
 if TYPE_CHECKING:
     from supportset.search.retriever import Retriever
@@ -52,6 +56,10 @@ def check_query(queries: Sequence[Asked], k: int) -> None:
             as_query(query)
     if k < 1:
         raise UsageError(f"-k {k}: give at least 1")
+
+
+class NoClips(UsageError):  # noqa: N818 - named for what it tells
+    """A dataset has nothing to search, or nothing any more."""
 
 
 class Searcher:
@@ -79,8 +87,8 @@ class Searcher:
         The tables.
     clip_ids : list of str
         The clips that are searched.
-    embeddings : (N, d) float64 or None
-        Of unit length; None where each text weights the steps of a clip.
+    features : AlignedFeatures
+        The features of those clips and of others.
     left_out : int
         Clips with features that are not searched, as their videos are gone.
     encoder : QueryEncoder
@@ -105,26 +113,27 @@ class Searcher:
         self.retriever = retriever
         self._clips = clips = retriever.open_clips(store, dataset)
         self.dataset = clips.dataset
-        features = clips.features
+        self.features = features = clips.features
         if not len(features):
             told = f"; the videos of {len(features.left_out):,} clips are gone" if features.left_out else ""
-            raise UsageError(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
-        self.clip_ids = self._of_split(features.clip_ids, protocol, split)
+            raise NoClips(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
+        self.clip_ids = clips_of_split(clips, features.clip_ids, protocol, split)
         if not self.clip_ids:
             protocol = protocol or clips.protocol
             raise UsageError(f"no clip of split {split!r} of protocol {protocol!r} has features to search in")
-        self.left_out = len(self._of_split(features.left_out, protocol, split))
+        self.left_out = len(clips_of_split(clips, features.left_out, protocol, split))
         retriever.check_text()
         self._row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self._rows = np.asarray([self._row_of[clip_id] for clip_id in self.clip_ids], np.int64)
         self._allowed = np.zeros(len(features), bool)
         self._allowed[self._rows] = True
-        self.embeddings: NDArray[np.float64] | None = None
-        if retriever.weighting is None:
-            self.embeddings = unit_rows(clip_embeddings(retriever, clips)[self._rows])
+        self._whole = WholeClipIndex(retriever, clips) if retriever.weighting is None else None
         self._background = mean_part(retriever, clips)
-        self._files = self._where(features)
+        self._files = clip_files(self.dataset, features)
+        self._least: dict[By, NDArray[np.float32]] = {}
         self._protocol = protocol or clips.protocol
+        self._indexes: dict[str, Index] = {}
+        self._opening = Lock()
         starts = {clip_id: self._files[clip_id][1] for clip_id in features.clip_ids}
         self.encoder = QueryEncoder(retriever, features, starts)
 
@@ -136,6 +145,8 @@ class Searcher:
         *,
         where: Filter | None = None,
         group: Group = "video",
+        index: str = "exact",
+        given: Mapping[Term, NDArray[np.floating]] | None = None,
     ) -> list[list[Hit]]:
         """Find the ``k`` best videos or clips for each query, the best first, and their moments.
 
@@ -153,27 +164,38 @@ class Searcher:
             Search only the clips that fit it.
         group : {"video", "clip"}
             Whether clips cut from one file are one hit, with the score of the best of them and the moments of all.
+        index : str
+            With ``by="moment"``, what finds the best parts: see `open_index`.
+        given : mapping of Term to (d,) vector, optional
+            Embeddings of terms that are there already, as for `embed`.
 
         Raises
         ------
         UsageError
-            See `check_query`, `embed` and `ClipColumns.mask`; another ``by`` or ``group``.
+            See `check_query`, `embed` and `ClipColumns.mask`; another ``by``, ``group`` or ``index``.
         """
         check_query(queries, k)
         for name, value, known in (("by", by, BY), ("group", group, GROUPS)):
             if value not in known:
                 raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}")
+        check_index(index)
+        if by == "clip" and index != "exact":
+            raise UsageError(f"index {index} is of parts of clips: rank by moment, or take the exact one")
         asked = [query if isinstance(query, np.ndarray) else as_query(query) for query in queries]
-        vectors = self.encoder.encode(asked)
+        vectors = self.encoder.encode(asked, given)
         allowed = self._allowed.copy() if where is None else self._allowed & self.columns.mask(where)
         groups = self._videos if group == "video" else np.arange(len(allowed))
         named = [[] if isinstance(query, np.ndarray) else query.examples for query in asked]
         found = []
-        for vector, ranking, examples in zip(vectors, self._rankings(vectors, by, allowed, k), named, strict=True):
+        rankings = self._rankings(vectors, by, allowed, k, index)
+        for query, vector, ranking, examples in zip(asked, vectors, rankings, named, strict=True):
             without = [self._row_of[self.encoder.clip_of(term)] for term in examples]
             rows, scores = best_of_groups(ranking, k, groups, without)
             clips = [each[~np.isin(each, without)] for each in members(groups, allowed, rows)]
-            found.append(self._hits(vector, rows, scores, clips))
+            hits = self._hits(vector, rows, scores, clips)
+            if _is_text(query) and (least := self._cutoffs(by)) is not None:
+                hits = with_fits(hits, least[rows].tolist(), FIRST)
+            found.append(hits)
         return found
 
     def embed(self, query: Asked, given: Mapping[Term, NDArray[np.floating]] | None = None) -> NDArray[np.float64]:
@@ -194,7 +216,7 @@ class Searcher:
         vector: NDArray[np.float64] = self.encoder.encode([query], given)[0]
         return vector
 
-    def curve(self, query: Asked, clip_id: str) -> Curve:
+    def curve(self, query: Asked, clip_id: str, given: Mapping[Term, NDArray[np.floating]] | None = None) -> Curve:
         """Score a query over the time of one clip.
 
         Raises
@@ -204,10 +226,27 @@ class Searcher:
         """
         if clip_id not in self._row_of:
             raise UsageError(f"no clip {clip_id!r} with features in dataset {self.dataset.name!r}")
-        vector = self.embed(query)
+        vector = self.embed(query, given)
         parts = read_parts(self.retriever, self._clips.features, [clip_id])
         scores = cosine_scores(vector[None], unit_rows(parts.vectors))[0]
-        return Curve(self._files[clip_id][1] + parts.spans, scores, float(vector @ self._background), None)
+        least = self._cutoffs("moment") if not isinstance(query, np.ndarray) and _is_text(as_query(query)) else None
+        cutoff = None if least is None else float(least[self._row_of[clip_id]])
+        return Curve(self._files[clip_id][1] + parts.spans, scores, float(vector @ self._background), cutoff)
+
+    def index(self, name: str = "exact") -> Index:
+        """Open an index over the parts of all clips, once: see `open_index`."""
+        with self._opening:
+            if name not in self._indexes:
+                self._indexes[name] = open_index(self.retriever, self._clips, name)
+            return self._indexes[name]
+
+    @property
+    def embeddings(self) -> NDArray[np.float64] | None:
+        """Embeddings of the clips that are searched, (N, d) of unit length, read anew.
+
+        None where each text weights the steps of a clip.
+        """
+        return None if self._whole is None else np.concatenate(list(self._whole.blocks(self._rows)))
 
     @cached_property
     def columns(self) -> ClipColumns:
@@ -220,24 +259,22 @@ class Searcher:
         """List the columns that ``where`` may name, with their types and, where few, their values."""
         return self.columns.describe()
 
-    def _rankings(self, vectors: NDArray[np.float64], by: By, allowed: NDArray[np.bool_], k: int) -> Iterator[Ranking]:
+    def _rankings(
+        self, vectors: NDArray[np.float64], by: By, allowed: NDArray[np.bool_], k: int, index: str
+    ) -> Iterator[Ranking]:
         """For each query, what gives its best m clips: rows and scores."""
-        if by == "clip":
-            for scores in self._scores(vectors):
+        if by == "clip" and self._whole is None:
+            assert self.retriever.weighting is not None
+            for scores in self.retriever.weighting.scores(vectors, self._clips.features, self.clip_ids):
                 every = np.full(len(allowed), -np.inf, np.float32)
-                every[self._rows] = np.where(np.isfinite(scores), scores, -2.0)  # a broken embedding comes last
+                every[self._rows] = np.where(np.isfinite(scores), scores, -2.0)  # a broken score comes last
                 every[~allowed] = -np.inf
                 yield partial(best_rows, every, int(allowed.sum()))
-        else:
-            first = self._index.search(vectors, 2 * k, allowed)  # one scan for all queries
-            for number, vector in enumerate(vectors):
-                yield partial(self._best_by_moment, vector, allowed, (first[0][number], first[1][number]))
-
-    def _best_by_moment(self, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int) -> Ranked:
-        if m > len(known[0]) < allowed.sum():
-            rows, scores = self._index.search(vector[None], m, allowed)
-            return rows[0], scores[0]
-        return known[0][:m], known[1][:m]
+            return
+        searched = self._whole if by == "clip" and self._whole is not None else self.index(index)
+        first = searched.search(vectors, 2 * k, allowed)  # one scan for all queries
+        for number, vector in enumerate(vectors):
+            yield partial(_best_of, searched, vector, allowed, (first[0][number], first[1][number]))
 
     def _hits(
         self,
@@ -248,25 +285,28 @@ class Searcher:
     ) -> list[Hit]:
         ids = self._clips.features.clip_ids
         base = float(query @ self._background)
+        find = partial(moments_of_clips, self.retriever, self._clips.features, self._files)
         hits = []
         for row, score, clips in zip(rows.tolist(), scores.tolist(), members_of, strict=True):
-            moments = tuple(merge_moments(self._moments(query, [ids[each] for each in clips], base), base))
+            moments = tuple(merge_moments(find(query, [ids[each] for each in clips], base), base))
             path, _ = self._files[ids[row]]
             hits.append(Hit(ids[row], score, path, moments[0].start_s, moments[0].end_s, moments))
         return hits
 
-    def _moments(self, query: NDArray[np.float64], clip_ids: Sequence[str], base: float) -> Iterator[Moment]:
-        """Moments of some clips, in seconds of their files."""
-        parts: Parts = read_parts(self.retriever, self._clips.features, clip_ids)
-        cosines = cosine_scores(query[None], unit_rows(parts.vectors))[0]
-        for number, clip_id in enumerate(clip_ids):
-            own = slice(parts.offsets[number], parts.offsets[number + 1])
-            path, start = self._files[clip_id]
-            found = find_moments(cosines[own], parts.spans[own], base)
-            if _is_picture(path, parts.spans[own]):
-                start, found = 0.0, [Moment(0.0, 0.0, found[0].score)]
-            for each in found:
-                yield Moment(start + each.start_s, start + each.end_s, each.score, clip_id)
+    def _cutoffs(self, by: By) -> NDArray[np.float32] | None:
+        """What each clip must score to fit a text, by the number of the clip; infinite for those not searched."""
+        if by == "clip" and self._whole is None:
+            return None
+        with self._opening:
+            if by not in self._least:
+                found = (
+                    part_cutoffs(self.retriever, self._clips, self._rows)
+                    if self._whole is None or by == "moment"
+                    else clip_cutoffs(self.retriever, self._clips, self._whole.blocks(self._rows))
+                )
+                self._least[by] = np.full(len(self._allowed), np.inf, np.float32)
+                self._least[by][self._rows] = found
+            return self._least[by]
 
     @cached_property
     def _videos(self) -> NDArray[np.int64]:
@@ -278,40 +318,14 @@ class Searcher:
         ]
         return np.asarray(numbers, np.int64)
 
-    @cached_property
-    def _index(self) -> Index:
-        return open_index(self.retriever, self._clips)
 
-    def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
-        if self.embeddings is not None:
-            return (cosine_scores(query[None], self.embeddings)[0] for query in queries)
-        assert self.retriever.weighting is not None
-        return self.retriever.weighting.scores(queries, self._clips.features, self.clip_ids)
-
-    def _of_split(self, clip_ids: list[str], protocol: str | None, split: str | None) -> list[str]:
-        if protocol is None and split is None:
-            return clip_ids
-        if split is None:
-            raise UsageError(f"--protocol {protocol} needs a --split to search in")
-        tables, protocol = self.dataset, protocol or self._clips.protocol
-        if protocol is None:
-            known = ", ".join(tables.protocols()) or "none"
-            raise UsageError(f"--split {split} needs a --protocol: dataset {tables.name!r} has {known}")
-        among = set(clip_ids)
-        return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
-
-    def _where(self, features: AlignedFeatures) -> dict[str, tuple[str | None, float]]:
-        """File of each clip, where the last run found it or as it was extracted, and where the clip begins in it."""
-        rows = features.sets[0].rows().select(["clip_id", "source_path"]).to_pydict()
-        where: dict[str, tuple[str | None, float]]
-        where = {clip: (path, 0.0) for clip, path in zip(rows["clip_id"], rows["source_path"], strict=True)}
-        for row in self.dataset.clips.select(["clip_id", "path", "start_s"]).to_pylist():
-            extracted, _ = where.get(row["clip_id"], (None, 0.0))
-            where[row["clip_id"]] = row["path"] or extracted, row["start_s"] or 0.0
-        return where
+def _best_of(index: Index, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int) -> Ranked:
+    if m > len(known[0]) < allowed.sum():
+        rows, scores = index.search(vector[None], m, allowed)
+        return rows[0], scores[0]
+    return known[0][:m], known[1][:m]
 
 
-def _is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:
-    """Whether a clip is a still picture, whose steps are stored as one second."""
-    kind = guess_type(path or "")[0] or ""
-    return kind.startswith("image/") and bool((spans == (0.0, 1.0)).all())
+def _is_text(query: Query | NDArray[np.floating]) -> bool:
+    """Whether a query is one text, which the background texts can be compared with."""
+    return isinstance(query, Query) and [term.kind for term in query.terms] == ["text"]

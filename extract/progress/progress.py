@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +28,8 @@ _LOG_SECONDS = 30.0  # seconds between entries of the log
 _RATE_SECONDS = 60.0  # seconds that rates and the time left refer to
 _TOLD_FAILURES = 20  # failures printed; the index has all of them
 
+Observer = Callable[[str, dict[str, Any]], None]  # takes the name of an event, and its facts
+
 
 class Progress:
     """Counts the clips and frames of a run, and shows them.
@@ -42,6 +44,10 @@ class Progress:
         Words for the run, its clips and their steps: a run over text counts captions and tokens.
     log : RunLog, optional
         Receives all events; closed at the end.
+    observer : callable, optional
+        Takes ``"start", {"file"}`` when a file is given to a decode worker of this process, ``"clip", {"clip_id",
+        "status", "message"}`` for each finished clip, and ``"note", {"text"}`` for a line to the user; from any
+        thread.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Progress:
         things: str = "clips",
         steps: str = "frames",
         log: RunLog | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._clips, self._quiet = clips, quiet
         self._verb, self._things, self._steps = verb, things, steps
@@ -62,7 +69,7 @@ class Progress:
         self._statuses: Counter[str] = Counter()
         self._past: deque[tuple[float, int, int]] = deque([(self._began, 0, 0)])
         self._pace, self._workers = Pace(), 1
-        self._log = log
+        self._log, self._observer = log, observer
         if log is not None:
             log.tell = self.note
         self._bar: _Display | None = None
@@ -81,9 +88,16 @@ class Progress:
         self._frames += count
         self._show()
 
+    def starts(self, file: str) -> None:
+        """Tell the observer that the clips of a file are decoded from now on."""
+        if self._observer is not None:
+            self._observer("start", {"file": file})
+
     def clip(self, status: str, clip_id: str, message: str) -> None:
         """Count a finished clip, and report it if it failed."""
         self._statuses[status] += 1
+        if self._observer is not None:
+            self._observer("clip", {"clip_id": clip_id, "status": status, "message": message})
         if status != OK:
             if self._log is not None:
                 self._log.write("clip", clip_id=clip_id, status=status, message=message)
@@ -106,6 +120,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Tell one line."""
+        if self._observer is not None:
+            self._observer("note", {"text": text})
         if self._quiet:
             return
         if self._bar is not None:

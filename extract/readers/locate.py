@@ -52,7 +52,12 @@ class FileTree:
         undecodable: list[str] = []
         seen: set[tuple[int, int]] = set()
         for folder, subfolders, names in os.walk(self.root, followlinks=True, onerror=self._unlisted):
-            identity = os.stat(folder)
+            try:
+                identity = os.stat(folder)
+            except OSError as error:  # removed while the tree is walked
+                self._unlisted(error)
+                subfolders.clear()
+                continue
             if (identity.st_dev, identity.st_ino) in seen:  # a link to a listed folder
                 subfolders.clear()
                 continue

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from supportset.extract.readers.contents import kind_of
 from supportset.extract.readers.locate import FileTree
+from supportset.store.errors import UsageError
 
 
 def _extensions(words: str) -> frozenset[str]:
@@ -23,10 +24,14 @@ ANIMATION_EXTENSIONS = _extensions(".gif .apng")
 IMAGE_EXTENSIONS = _extensions(".avif .bmp .heic .heif .j2k .jfif .jp2 .jpeg .jpg .png .ppm .tif .tiff .webp")
 # Files beside videos with the same name: features, captions, sound, metadata, incomplete downloads.
 OTHER_EXTENSIONS = _extensions(
-    ".aac .ass .csv .description .flac .gz .h5 .hdf5 .html .json .jsonl .log .m4a .md .md5 .mp3 .npy .npz .oga .ogg "
-    ".opus .parquet .part .pickle .pkl .pt .pth .safetensors .sha1 .sha256 .srt .sub .tar .tmp .tsv .txt .vtt .wav "
-    ".wma .xml .yaml .yml .ytdl .zip"
+    ".!qb .!ut .aac .aria2 .ass .crdownload .csv .description .flac .gz .h5 .hdf5 .html .json .jsonl "
+    ".log .m4a .md .md5 .mp3 .npy .npz .oga .ogg .opdownload .opus .parquet .part .partial .pickle .pkl .pt .pth "
+    ".safetensors .sha1 .sha256 .srt .sub .tar .tmp .tsv .txt .vtt .wav .wma .xml .yaml .yml .ytdl .zip"
 )
+
+
+class NoVideos(UsageError):  # noqa: N818 - named for what it tells
+    """A folder without a video or an image."""
 
 
 def find_videos(root: Path, wanted: Iterable[str]) -> dict[str, str]:

@@ -5,6 +5,6 @@ All answer the same call, ``search(queries, k, allowed)``, with exact scores.
 
 from __future__ import annotations
 
-from supportset.search.index.registry import INDEXES, Index, open_index
+from supportset.search.index.registry import NAMES, Index, check_index, open_index
 
-__all__ = ["INDEXES", "Index", "open_index"]
+__all__ = ["NAMES", "Index", "check_index", "open_index"]

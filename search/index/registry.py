@@ -56,7 +56,33 @@ def _exact(retriever: Retriever, clips: Clips, rest: str) -> Index:
     return ExactIndex(retriever, clips)
 
 
-INDEXES: dict[str, Callable[[Retriever, Clips, str], Index]] = {"exact": _exact}  # by name; rest: what follows "name:"
+def _usearch(retriever: Retriever, clips: Clips, rest: str) -> Index:
+    from supportset.search.index.usearch_index import UsearchIndex
+
+    return UsearchIndex(retriever, clips)
+
+
+def _lancedb(retriever: Retriever, clips: Clips, rest: str) -> Index:
+    from supportset.search.index.lance_index import LanceIndex
+
+    return LanceIndex(retriever, clips, rest)
+
+
+# By name; the last parameter is what follows "NAME:"
+INDEXES: dict[str, Callable[[Retriever, Clips, str], Index]] = {
+    "exact": _exact,
+    "usearch": _usearch,
+    "lancedb": _lancedb,
+}
+NAMES = "exact, usearch or lancedb:URL"
+
+
+def check_index(name: str) -> str:
+    """Return the name of an index; UsageError for one that there is not."""
+    kind, colon, rest = name.partition(":")
+    if kind not in INDEXES or (kind == "lancedb") != bool(colon and rest):
+        raise UsageError(f"index {name!r} is not one of {NAMES}")
+    return name
 
 
 def open_index(retriever: Retriever, clips: Clips, name: str = "exact") -> Index:
@@ -69,16 +95,15 @@ def open_index(retriever: Retriever, clips: Clips, name: str = "exact") -> Index
     clips : Clips
         What `Retriever.open_clips` gives. Clip numbers are those of ``clips.features.clip_ids``.
     name : str
-        ``exact``.
+        ``exact``; ``usearch``, which is approximate and tells its recall; ``lancedb:URL``, a table that
+        `LanceTable.export` wrote.
 
     Raises
     ------
     UsageError
-        Another name.
+        Another name; a library that is not installed.
     SupportsetError
         Features that do not match their checksums.
     """
-    kind, _, rest = name.partition(":")
-    if kind not in INDEXES:
-        raise UsageError(f"index {name!r} is not one of {', '.join(INDEXES)}")
+    kind, _, rest = check_index(name).partition(":")
     return INDEXES[kind](retriever, clips, rest)

@@ -6,7 +6,7 @@ gone are passed over, and a renamed clip is still there. See `keep_rows` for whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,25 @@ _YOUNG_S = 600.0  # another process may know clips that this one does not
 
 Result = TypeVar("Result")
 Rows = tuple[Array, Mapping[str, Array]]  # number of rows of each clip, (n,); arrays of these rows, clip after clip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a segment holds of the rows of its clips: by default the rows themselves.
+
+    Attributes
+    ----------
+    full_bytes : int
+        Of the rows of a segment.
+    seal : function
+        From the rows of all clips of a segment, by name, to the arrays to write.
+    unseal : function
+        From a segment to its rows.
+    """
+
+    full_bytes: int = FULL_BYTES
+    seal: Callable[[Mapping[str, Array]], Mapping[str, Array]] = dict
+    unseal: Callable[[Segment], Mapping[str, Array]] = lambda segment: {each: segment[each] for each in segment.columns}
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,22 @@ class KeptRows:
             out[chosen] = rows
         return np.zeros((0, 0), np.float32) if out is None else out
 
+    def blocks(self, numbers: NDArray[np.int64], names: Sequence[str]) -> Iterator[tuple[Array, dict[str, Array]]]:
+        """Copy the rows of some of the N clips, (M,), in their order, 256 clips at once: `Rows`."""
+        places = self.clips[numbers]
+        parts = np.searchsorted(self.first, places, side="right") - 1
+        for start in range(0, len(numbers), 256):
+            block = slice(start, start + 256)
+            counts: list[int] = []
+            pieces: dict[str, list[Array]] = {name: [] for name in names}
+            for part, place in zip(parts[block].tolist(), places[block].tolist(), strict=True):
+                segment, local = self.segments[part], place - self.first[part]
+                first, stop = segment[OFFSETS][local : local + 2]
+                counts.append(stop - first)
+                for name in names:
+                    pieces[name].append(segment[name][first:stop])
+            yield np.asarray(counts), {name: np.concatenate(each) for name, each in pieces.items()}
+
 
 def keep_rows(
     folder: Path,
@@ -74,6 +109,7 @@ def keep_rows(
     content: NDArray[np.uint64],
     compute: Callable[[NDArray[np.int64]], Iterable[Rows]],
     in_memory: bool = False,
+    layout: Layout | None = None,
 ) -> KeptRows:
     """Find what is kept of clips, and compute and keep the rest.
 
@@ -89,6 +125,8 @@ def keep_rows(
         From numbers of clips, ascending, to the rows of some of them after those of others.
     in_memory : bool
         Use no files: compute all rows.
+    layout : Layout, optional
+        What a segment holds.
 
     Notes
     -----
@@ -96,7 +134,12 @@ def keep_rows(
     rewritten a few times at most. Rows of clips that are gone are dropped by that, and where they are more than half of
     a segment. A segment is left alone for ten minutes after it was written: another process may know other clips.
     """
-    return with_repair(lambda without: _keep_rows(folder, key, content, compute, in_memory or without))
+    layout = layout or Layout(FULL_BYTES)
+
+    def act(without: bool) -> KeptRows:
+        return _keep_rows(_Writer(folder, key, in_memory or without, layout), content, compute)
+
+    return with_repair(act)
 
 
 def with_repair(act: Callable[[bool], Result]) -> Result:
@@ -116,15 +159,10 @@ def with_repair(act: Callable[[bool], Result]) -> Result:
 
 
 def _keep_rows(
-    folder: Path,
-    key: str,
-    content: NDArray[np.uint64],
-    compute: Callable[[NDArray[np.int64]], Iterable[Rows]],
-    in_memory: bool,
+    writer: _Writer, content: NDArray[np.uint64], compute: Callable[[NDArray[np.int64]], Iterable[Rows]]
 ) -> KeptRows:
-    writer = _Writer(folder, key, in_memory)
-    everything = [] if in_memory else read_segments(folder)
-    segments = [segment for segment in everything if segment.key == key]
+    everything = [] if writer.in_memory else read_segments(writer.folder)
+    segments = [segment for segment in everything if segment.key == writer.key]
     places = _find(segments, content)
     missing = np.flatnonzero(places < 0)
     if len(missing):
@@ -191,7 +229,7 @@ def _tidy(
     for segment in stale:  # of another key, or of clips that are all gone
         segment.remove()
     segments = [segment for segment in segments if segment not in stale]
-    merged = _due(segments, alive)
+    merged = _due(segments, alive, writer.layout.full_bytes)
     if not merged:
         return segments
     for segment in merged:
@@ -204,7 +242,7 @@ def _tidy(
     return [*(segment for segment in segments if segment not in merged), *fresh]
 
 
-def _due(segments: Sequence[Segment], alive: Mapping[str, NDArray[np.int64]]) -> list[Segment]:
+def _due(segments: Sequence[Segment], alive: Mapping[str, NDArray[np.int64]], full_bytes: int) -> list[Segment]:
     """The segments to write anew: too many of one size, or mostly of clips that are gone."""
     classes: dict[int, list[Segment]] = {}
     due = []
@@ -212,7 +250,7 @@ def _due(segments: Sequence[Segment], alive: Mapping[str, NDArray[np.int64]]) ->
         share = len(alive[segment.name]) / max(1, len(segment))
         if segment.in_memory or (0 < share < 0.5 and segment.age_s > _YOUNG_S):
             due.append(segment)
-        elif segment.nbytes < FULL_BYTES // 2:
+        elif segment.nbytes < full_bytes // 2:
             size = int(np.log(max(1.0, segment.nbytes / _SMALL_BYTES)) / np.log(_FACTOR))
             classes.setdefault(size, []).append(segment)
     for several in classes.values():
@@ -225,14 +263,15 @@ def _copy(segment: Segment, clips: NDArray[np.int64], writer: _Writer) -> None:
     offsets, content = segment[OFFSETS], segment[CONTENT]
     counts = np.diff(offsets)[clips]
     rows = np.repeat(offsets[clips] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-    writer.add(content[clips], counts, {name: segment[name][rows] for name in segment.columns})
+    arrays = writer.layout.unseal(segment)
+    writer.add(content[clips], counts, {name: array[rows] for name, array in arrays.items()})
 
 
 class _Writer:
     """Collects rows, and writes a segment whenever there are enough."""
 
-    def __init__(self, folder: Path, key: str, in_memory: bool) -> None:
-        self.folder, self.key, self.in_memory = folder, key, in_memory
+    def __init__(self, folder: Path, key: str, in_memory: bool, layout: Layout) -> None:
+        self.folder, self.key, self.in_memory, self.layout = folder, key, in_memory, layout
         self.notes: list[str] = []
         self._written: list[Segment] = []
         self._parts: list[tuple[Array, Array, Mapping[str, Array]]] = []
@@ -242,7 +281,7 @@ class _Writer:
         """Add the rows of some clips."""
         self._parts.append((content, counts, arrays))
         self._bytes += sum(array.nbytes for array in arrays.values())
-        if self._bytes >= FULL_BYTES:
+        if self._bytes >= self.layout.full_bytes:
             self._flush()
 
     def finish(self) -> list[Segment]:
@@ -256,7 +295,8 @@ class _Writer:
         if not parts:
             return
         counts = np.concatenate([each for _, each, _ in parts])
-        arrays = {name: np.concatenate([each[name] for _, _, each in parts]) for name in parts[0][2]}
+        rows = {name: np.concatenate([each[name] for _, _, each in parts]) for name in parts[0][2]}
+        arrays = dict(self.layout.seal(rows))
         arrays[CONTENT] = np.concatenate([content for content, _, _ in parts])
         arrays[OFFSETS] = np.cumsum(np.concatenate([[0], counts]), dtype=np.int64)
         if not self.in_memory:

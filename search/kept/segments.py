@@ -107,7 +107,7 @@ class Segment:
             return 0.0
 
     def remove(self) -> None:
-        """Remove the files, if that is possible. Whoever has mapped them can go on."""
+        """Remove the files, if that is possible. Whoever has mapped them is not disturbed."""
         _OPEN.pop((self.folder, self.name), None)
         path = self.folder / self.name
         hidden = path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{self.name}")

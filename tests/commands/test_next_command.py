@@ -6,11 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from supportset._program import program
+from supportset.commands.demo import next_commands
 from supportset.commands.main import cli
 from supportset.store.format.card import FeatureCard
 from supportset.store.format.dataset import write_dataset
@@ -107,3 +109,14 @@ def test_a_folder_without_captions_is_told_to_have_none(tmp_path: Path) -> None:
     assert "has a caption" in refused.stderr
     assert "next:" not in refused.output
     assert not (tmp_path / "my run").exists()
+
+
+def test_the_commands_at_the_end_of_the_demo_are_ones_that_the_program_takes(tmp_path: Path) -> None:
+    run, store = tmp_path / "my runs" / "1", tmp_path / "my store"
+    commands = {}
+    for words in next_commands(run, store).values():
+        verb, *rest = shlex.split(words)
+        commands[verb] = cli.get_command(click.Context(cli), verb).make_context(verb, rest).params  # type: ignore[union-attr]
+    assert commands["search"]["words"] == (str(run), "two red balls roll to the left")
+    assert commands["serve"]["runs"] == (str(run),)
+    assert commands["search"]["store"] == commands["serve"]["store"] == str(store)

@@ -74,6 +74,10 @@ def make_cuts(root: Path, files: int = 8) -> None:
             writer.add(row["clip_id"], values, spans, source=Source(row["path"], 1, 1))
 
 
+def _unrelated(text: str) -> NDArray[np.float64]:
+    return np.random.default_rng(list(text.encode())).normal(size=DIM)
+
+
 class Planted(Retriever):
     """A text is the number of a scene; a clip is the mean of its steps. ``by_step``: it embeds steps, too."""
 
@@ -85,7 +89,8 @@ class Planted(Retriever):
 
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         topics = np.random.default_rng(3).normal(size=(SCENES, DIM))
-        return unit_rows(topics[[int(text) for text in texts]]).astype(np.float32)
+        found = [topics[int(text)] if text.isdecimal() else _unrelated(text) for text in texts]
+        return unit_rows(np.stack(found)).astype(np.float32)
 
     def encode_clips(self, clips: Sequence[ArrayLike]) -> NDArray[np.float32]:
         self.encoded += len(clips)

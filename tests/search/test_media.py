@@ -114,7 +114,7 @@ def test_a_killed_decode_process_costs_nothing(root: Path, retriever: ZeroShot) 
 def test_an_encoder_that_is_not_there_says_what_to_do(root: Path, tmp_path: Path) -> None:
     save_pair("clip", tmp_path / "other", seed=1)
     other = open_zero_shot("films/hf-clip", root / "features", device="cpu", backbone=f"hf:{tmp_path / 'other'}")
-    with pytest.raises(UsageError, match=r"an image or video needs the visual encoder of the features: .*name the right ones"):
+    with pytest.raises(UsageError, match=r"needs the visual encoder of the features: .*name the right ones"):
         other.encode_media(root / "videos" / "photo.png")
-    with pytest.raises(UsageError, match="2 visual encoders are named: name one for each of 1"):
+    with pytest.raises(UsageError, match="--backbone is given 2 times: give it once for each of 1"):
         MediaEncoder(feature_sets(root)[:1], "cpu", ["a", "b"])

@@ -18,6 +18,7 @@ from supportset.extract.readers.videos import (
     IMAGE_EXTENSIONS,
     OTHER_EXTENSIONS,
     VIDEO_EXTENSIONS,
+    NoVideos,
 )
 from supportset.store.errors import UsageError
 
@@ -74,7 +75,7 @@ def _media(build: Builder) -> list[str]:
     counts = ", ".join(f"{extension} ({count})" for extension, count in sorted(others.items()))
     if not files:
         found = f", only {counts}" if others else ""
-        raise UsageError(f"folder: no video or image below {tree.root}{found}; put .mp4, .webm or .jpg files there")
+        raise NoVideos(f"folder: no video or image below {tree.root}{found}; put .mp4, .webm or .jpg files there")
     if others:
         build.note(f"{others.total()} files below {tree.root} are neither video nor image, left out: {counts}")
     return sorted(files)
