@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from supportset.search.run import Run
-from supportset.search.searcher import NoClips, Searcher
+from supportset.search.searcher import BY, NoClips, Searcher
 from supportset.search.zero_shot import open_zero_shot
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import hash_parts, open_folder
@@ -175,6 +175,10 @@ class Library:
             with self.encoding:
                 vector = searcher.embed("a video")
             searcher.search([vector], 1, "moment")  # loads what the first search needs, and shows that it works
+            searcher.describe_columns()  # seconds, for hundreds of thousands of captions
+            with self.encoding:  # cut-offs embed texts
+                for by in BY:
+                    searcher.search(["a video"], 1, by)
             self._opened = _Opened(searcher, Thumbnails.open(searcher.features.sets[0].path), _stamp(searcher))
             return True
 
