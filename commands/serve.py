@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from supportset.commands.options import device_option, pairing_of, store_option
+from supportset.commands.options import device_option, index_option, pairing_of, store_option
 from supportset.store.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def _name_folders(libraries: Sequence[Library], folders: dict[str, Path]) -> Non
 )
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each request.")
+@index_option
 @store_option
 @device_option
 def serve_command(
@@ -114,6 +115,7 @@ def serve_command(
     token: str | None,
     open_page: bool,
     verbose: bool,
+    index: str,
     store: str,
     device: str,
     **options: Any,
@@ -135,17 +137,21 @@ def serve_command(
         raise UsageError(f"serve needs {error.name}: pip install 'supportset[serve]'") from None
     from supportset.extract.progress.interrupted import sigterm_interrupts
     from supportset.search import serving
+    from supportset.search.index import check_index
     from supportset.search.library import Library
 
+    check_index(index)
     listening = serving.listen(host, port)
-    libraries = [Library.of_run(run, store, device=device) for run in runs]
+    libraries = [Library.of_run(run, store, device=device, index=index) for run in runs]
     libraries += [
-        Library.of_features(features, store, encoder=encoder, device=device, pairing=pairing) for features in zero_shot
+        Library.of_features(features, store, encoder=encoder, device=device, pairing=pairing, index=index)
+        for features in zero_shot
     ]
     _name_folders(libraries, videos_root)
     ingest = None
     if videos is not None:
         library, ingest = _open_folder(videos, store, encoder, device, gone, pairing)
+        library.index = index
         libraries.append(library)
     if token is None and serving.needs_token(host):
         token = serving.make_token()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from supportset.search.run import Run
-from supportset.search.searcher import BY, NoClips, Searcher
+from supportset.search.searcher import NoClips, Searcher
 from supportset.search.zero_shot import open_zero_shot
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import hash_parts, open_folder
@@ -56,14 +56,16 @@ class Library:
         Opens the store as it is now. It gets the searcher that it replaces, or None, and may keep its loaded model.
     videos : str or Path, optional
         Folder of the videos; by default the one that the dataset was read from.
+    index : str
+        What finds moments, see `supportset.search.index.open_index`.
     wait : bool
         Whether a library without features is no error: `refresh` opens it when there are some.
 
     Attributes
     ----------
     name : str
-    encoding : threading.Lock
-        Held while a model reads a query: tokenizers are not safe for threads.
+    index : str
+        What finds moments, see `supportset.search.index.open_index`.
 
     Raises
     ------
@@ -72,11 +74,18 @@ class Library:
     """
 
     def __init__(
-        self, name: str, open_searcher: OpenSearcher, *, videos: str | Path | None = None, wait: bool = False
+        self,
+        name: str,
+        open_searcher: OpenSearcher,
+        *,
+        videos: str | Path | None = None,
+        wait: bool = False,
+        index: str = "exact",
     ) -> None:
         self.name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "library"
+        self.index = index
         self._open, self._videos = open_searcher, None if videos is None else Path(videos)
-        self.encoding, self._refreshing = threading.Lock(), threading.Lock()
+        self._refreshing = threading.Lock()
         self._opened: _Opened | None = None
         try:
             self.refresh()
@@ -172,13 +181,11 @@ class Library:
                     raise
                 self._opened = None  # all videos are gone
                 return True
-            with self.encoding:
-                vector = searcher.embed("a video")
-            searcher.search([vector], 1, "moment")  # loads what the first search needs, and shows that it works
+            # Loads and makes what the first searches need, and shows that they work
+            searcher.search(["a video"], 1, "moment", index=self.index)
+            if searcher.embeddings is not None:
+                searcher.search(["a video"], 1, "clip")
             searcher.describe_columns()  # seconds, for hundreds of thousands of captions
-            with self.encoding:  # cut-offs embed texts
-                for by in BY:
-                    searcher.search(["a video"], 1, by)
             self._opened = _Opened(searcher, Thumbnails.open(searcher.features.sets[0].path), _stamp(searcher))
             return True
 

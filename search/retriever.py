@@ -64,7 +64,7 @@ class Retriever(ABC):
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts: (N, d) of unit length."""
+        """Embed texts: (N, d) of unit length. Safe from several threads."""
 
     @abstractmethod
     def encode_clips(self, clips: Sequence[ArrayLike]) -> NDArray[np.float32]:

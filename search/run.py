@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,7 @@ class Run(Retriever):
         self.path, self.config = self._folder.path, self._folder.load_config()
         self._folder.model_folder()  # refuses a run that has no model yet
         self._device, self._text_encoder, self._backbones = device, text_encoder, tuple(backbones)
+        self._reading = threading.Lock()  # tokenizers are not safe for threads
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, device={self._device!r})"
@@ -87,11 +89,12 @@ class Run(Retriever):
 
         recipe = self.model.text_recipe
         tokens: TokenTable | TokenFeatures
-        if recipe is None or self.frozen_text is None:
-            tokens = tokenize(self.model, texts, self.config.data.max_tokens)
-        else:  # rounded as the features that the run was trained on
-            rounded = [each.astype(recipe.dtype).astype(np.float32) for each in self.frozen_text(texts)]
-            tokens = TokenFeatures.of(rounded, recipe.dim)
+        with self._reading:
+            if recipe is None or self.frozen_text is None:
+                tokens = tokenize(self.model, texts, self.config.data.max_tokens)
+            else:  # rounded as the features that the run was trained on
+                rounded = [each.astype(recipe.dtype).astype(np.float32) for each in self.frozen_text(texts)]
+                tokens = TokenFeatures.of(rounded, recipe.dim)
         return unit_rows(encode_tokens(self.model, tokens)).astype(np.float32)
 
     def encode_clips(self, clips: Sequence[ArrayLike]) -> NDArray[np.float32]:

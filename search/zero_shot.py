@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from copy import copy
 from functools import cached_property
@@ -73,6 +74,7 @@ class ZeroShot(Retriever):
                 f"template {wrong[0]!r}: put {PLACE} once, in the place of the text, as 'a video of {PLACE}'"
             )
         self._encoder, self._device = encoder, device
+        self._reading = threading.Lock()  # tokenizers are not safe for threads
         visual = backbone or encoder
         self.media = MediaEncoder([features], device, [visual] if visual else [])
 
@@ -120,7 +122,9 @@ class ZeroShot(Retriever):
 
         prompts = [template.replace(PLACE, text) for template in self.templates for text in texts]
         rows = np.zeros((len(prompts), self.tower.dim))
-        for row, vectors in zip(rows, live_features(self.tower)(prompts), strict=True):
+        with self._reading:
+            found = live_features(self.tower)(prompts)
+        for row, vectors in zip(rows, found, strict=True):
             row[:] = vectors[0] if len(vectors) else 0.0
         units = unit_rows(rows).reshape(len(self.templates), len(texts), self.tower.dim)
         units[:, [not text.strip() for text in texts]] = 0.0  # a template alone says nothing of the text

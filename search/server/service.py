@@ -17,7 +17,7 @@ from supportset.search.filters import parse_filter
 from supportset.search.library import Library, NotFound
 from supportset.search.moments import Moment
 from supportset.search.query import Query, Term, parse_query
-from supportset.search.searcher import Hit, Searcher
+from supportset.search.searcher import Hit
 from supportset.search.server.answers import (
     ClipAnswer,
     ColumnAnswer,
@@ -126,8 +126,15 @@ class Service:
         library = self.library(options.library)
         searcher, where = library.searcher, parse_filter(options.where)
         began = time.perf_counter()
-        vectors = self._embed(library, searcher, query)
-        hits = searcher.search([query], options.k, options.by, where=where, group=options.group, given=vectors)[0]
+        hits = searcher.search(
+            [query],
+            options.k,
+            options.by,
+            where=where,
+            group=options.group,
+            index=library.index if options.by == "moment" else "exact",
+            given=self._uploaded(library, query),
+        )[0]
         took_s = time.perf_counter() - began
         return SearchAnswer(
             library=library.name,
@@ -178,7 +185,7 @@ class Service:
         of = self.library(library)
         of.row(clip_id)
         searcher = of.searcher
-        curve = searcher.curve(query, clip_id, self._embed(of, searcher, query))
+        curve = searcher.curve(query, clip_id, self._uploaded(of, query))
         return CurveAnswer(
             clip_id=clip_id,
             spans=curve.spans.tolist(),
@@ -240,17 +247,10 @@ class Service:
             raise NotFound(f"library {of.name!r} has no picture of clip {clip_id!r}")
         return picture
 
-    def _embed(self, library: Library, searcher: Searcher, query: Query) -> Vectors:
-        """Vectors of a query's texts and uploads: all that a model reads, one query after the other."""
-        vectors: Vectors = {}
-        for term in query.terms:
-            if term.kind in ("image", "video"):
-                vectors[term] = self.uploads.vector(term.value, library.name)
-        with library.encoding:
-            for term in query.terms:
-                if term.kind == "text":
-                    vectors[term] = searcher.embed(Query((Term("text", term.value),)))
-        return vectors
+    def _uploaded(self, library: Library, query: Query) -> Vectors:
+        """Vectors of a query's uploads. No term is left that search would read as a file of this machine."""
+        files = [term for term in query.terms if term.kind in ("image", "video")]
+        return {term: self.uploads.vector(term.value, library.name) for term in files}
 
     def _hit(self, library: Library, hit: Hit) -> HitAnswer:
         moments = [self._moment(library, moment, moment.clip_id or hit.clip_id) for moment in hit.moments]

@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -167,6 +168,23 @@ def test_a_slow_search_does_not_block_files(own: Library, monkeypatch: pytest.Mo
         assert slow.is_alive()
         held.set()
         slow.join()
+
+
+def test_searches_at_once_give_what_they_give_alone(own: Library) -> None:
+    texts = [
+        "a red ball rolls",
+        "two green squares",
+        "it falls",
+        "a much longer sentence about yellow rings",
+    ]
+    with client_of(own, Limits(rate=1e9, burst=1e9)) as client, ThreadPoolExecutor(8) as threads:
+
+        def ask(text: str) -> list[tuple[str, float]]:
+            hits = client.post("/api/search", json={"query": text, "by": "clip"}).json()["hits"]
+            return [(hit["clip_id"], round(hit["score"], 5)) for hit in hits]
+
+        alone = [ask(text) for text in texts]
+        assert list(threads.map(ask, texts * 8)) == alone * 8
 
 
 def test_a_weak_token_is_refused(own: Library) -> None:
