@@ -298,7 +298,7 @@ def test_commands(pair: tuple[Path, Path], tmp_path: Path) -> None:
         (["eval", "--zero-shot", "films/hf", "--protocol", "x"], "has no protocol 'x'"),
         (["eval", "--zero-shot", "films/other"], "no feature set fits"),
         (["eval", "--zero-shot", "absent/hf"], "no features of a dataset 'absent'"),
-        (["search"], "give a RUN and a TEXT in quotes"),
+        (["search"], "give a RUN and a QUERY in quotes"),
         (["search", "a ball"], "give a RUN folder, or features"),
         (["search", "runs/x", "a", "ball"], "put the text in quotes"),
         (["search", "runs/x", "a ball", "--zero-shot", "films/hf"], "both the run"),
