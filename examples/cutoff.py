@@ -53,6 +53,7 @@ def by_best_score(scores: Scores, background: Scores) -> NDArray[np.bool_]:
 @click.option("--store", default="features", show_default=True)
 @click.option("--protocol", required=True)
 @click.option("--split", required=True)
+@click.option("--fitting", type=click.Path(path_type=Path), help="A file of texts that fit the split, one a line.")
 @click.option("--unrelated", type=click.Path(path_type=Path), help="A file of texts that do not fit, one a line.")
 def main(
     words: tuple[str, ...],
@@ -61,6 +62,7 @@ def main(
     store: str,
     protocol: str,
     split: str,
+    fitting: Path | None,
     unrelated: Path | None,
 ) -> None:
     """Measure the cut-off on the clips of a split, without those of each of WORDS."""
@@ -70,7 +72,7 @@ def main(
     opened = retriever.open_clips(None if zero_shot else store)
     ids = [clip for clip in opened.dataset.split_clips(protocol, split) if clip in opened.features]
     captions = [each for each in opened.dataset.split_captions(protocol, split) if each.clip_id in set(ids)]
-    others = unrelated.read_text(encoding="utf-8").splitlines() if unrelated else []
+    others, wanted = (path.read_text(encoding="utf-8").splitlines() if path else [] for path in (unrelated, fitting))
 
     def embed(texts: list[str]) -> Scores:
         return unit_rows(retriever.encode_text(texts)).astype(np.float32)
@@ -85,14 +87,19 @@ def main(
         has = np.asarray([re.search(rf"\b{word}s?\b", each.text.lower()) is not None for each in captions])
         gone = {each.clip_id for each, with_word in zip(captions, has, strict=True) if with_word}
         kept = np.asarray([clip not in gone for clip in ids])
-        fitting = np.asarray([each.clip_id not in gone for each in captions])
-        if not has.any() or not fitting.any():
+        others_fit = np.asarray([each.clip_id not in gone for each in captions])
+        if not has.any() or not others_fit.any():
             raise click.UsageError(f"{word!r} is in none of the captions, or describes all clips")
         for name, fits in rules.items():
-            for row, queries in enumerate((scores[:, fitting], scores[:, has], foreign)):
+            for row, queries in enumerate((scores[:, others_fit], scores[:, has], foreign)):
                 if queries.shape[1]:
                     found = fits(queries[kept], background[kept])
                     counts[name][row] += (~found if row == 0 else found).sum(), len(found)
+    if wanted:
+        given = clips @ embed(wanted).T
+        for name, fits in rules.items():
+            missed = (~fits(given, background)).sum()
+            click.echo(f"{name:<11} given texts: 'nothing fits'  {missed:,} of {len(wanted):,}")
     click.echo(f"{len(ids):,} clips without those of each of {len(words)} words; wrong answers:")
     told = ("fitting: 'nothing fits'", "clips taken out: 'fits'", "unrelated: 'fits'")
     for name, found in counts.items():

@@ -52,11 +52,10 @@ def background_texts() -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
-def clip_cutoffs(retriever: Retriever, clips: Clips, embeddings: NDArray[np.floating]) -> Scores:
-    """What each clip must score as a whole, (N,), by its embeddings (N, d) of unit length."""
+def clip_cutoffs(retriever: Retriever, clips: Clips, blocks: Iterable[NDArray[np.floating]]) -> Scores:
+    """What each clip must score as a whole, (N,), by embeddings of unit length, (n, d), some clips after others."""
     texts = _embed_background(retriever, clips).T
-    starts = range(0, len(embeddings), _BLOCK)
-    return cutoffs(np.asarray(embeddings[start : start + _BLOCK], np.float32) @ texts for start in starts)
+    return cutoffs(np.asarray(block, np.float32) @ texts for block in blocks)
 
 
 def part_cutoffs(retriever: Retriever, clips: Clips, rows: NDArray[np.int64]) -> Scores:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from mimetypes import guess_type
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
-from supportset.search.clip_files import clip_files
+from supportset.search.clip_files import clip_files, clips_of_split
+from supportset.search.clip_moments import moments_of_clips
 from supportset.search.cutoff import FIRST, clip_cutoffs, part_cutoffs
 from supportset.search.filters import ClipColumns, Column, Filter
 from supportset.search.hits import (
@@ -31,9 +31,10 @@ from supportset.search.hits import (
     with_fits,
 )
 from supportset.search.index import Index, check_index, open_index
-from supportset.search.kept import clip_embeddings, mean_part
-from supportset.search.moments import Moment, find_moments, merge_moments
-from supportset.search.parts import Parts, read_parts
+from supportset.search.index.exact import WholeClipIndex
+from supportset.search.kept import mean_part
+from supportset.search.moments import merge_moments
+from supportset.search.parts import read_parts
 from supportset.search.query import Query, Term, as_query
 from supportset.search.query_encoder import Asked, QueryEncoder
 from supportset.store.errors import UsageError
@@ -86,8 +87,6 @@ class Searcher:
         The tables.
     clip_ids : list of str
         The clips that are searched.
-    embeddings : (N, d) float64 or None
-        Of unit length; None where each text weights the steps of a clip.
     features : AlignedFeatures
         The features of those clips and of others.
     left_out : int
@@ -118,19 +117,17 @@ class Searcher:
         if not len(features):
             told = f"; the videos of {len(features.left_out):,} clips are gone" if features.left_out else ""
             raise NoClips(f"dataset {clips.dataset.name!r} has no clip with features of this recipe{told}")
-        self.clip_ids = self._of_split(features.clip_ids, protocol, split)
+        self.clip_ids = clips_of_split(clips, features.clip_ids, protocol, split)
         if not self.clip_ids:
             protocol = protocol or clips.protocol
             raise UsageError(f"no clip of split {split!r} of protocol {protocol!r} has features to search in")
-        self.left_out = len(self._of_split(features.left_out, protocol, split))
+        self.left_out = len(clips_of_split(clips, features.left_out, protocol, split))
         retriever.check_text()
         self._row_of = {clip_id: row for row, clip_id in enumerate(features.clip_ids)}
         self._rows = np.asarray([self._row_of[clip_id] for clip_id in self.clip_ids], np.int64)
         self._allowed = np.zeros(len(features), bool)
         self._allowed[self._rows] = True
-        self.embeddings: NDArray[np.float64] | None = None
-        if retriever.weighting is None:
-            self.embeddings = unit_rows(clip_embeddings(retriever, clips)[self._rows])
+        self._whole = WholeClipIndex(retriever, clips) if retriever.weighting is None else None
         self._background = mean_part(retriever, clips)
         self._files = clip_files(self.dataset, features)
         self._least: dict[By, NDArray[np.float32]] = {}
@@ -243,6 +240,14 @@ class Searcher:
                 self._indexes[name] = open_index(self.retriever, self._clips, name)
             return self._indexes[name]
 
+    @property
+    def embeddings(self) -> NDArray[np.float64] | None:
+        """Embeddings of the clips that are searched, (N, d) of unit length, read anew.
+
+        None where each text weights the steps of a clip.
+        """
+        return None if self._whole is None else np.concatenate(list(self._whole.blocks(self._rows)))
+
     @cached_property
     def columns(self) -> ClipColumns:
         """The columns that ``where`` may name."""
@@ -258,17 +263,18 @@ class Searcher:
         self, vectors: NDArray[np.float64], by: By, allowed: NDArray[np.bool_], k: int, index: str
     ) -> Iterator[Ranking]:
         """For each query, what gives its best m clips: rows and scores."""
-        if by == "clip":
-            for scores in self._scores(vectors):
+        if by == "clip" and self._whole is None:
+            assert self.retriever.weighting is not None
+            for scores in self.retriever.weighting.scores(vectors, self._clips.features, self.clip_ids):
                 every = np.full(len(allowed), -np.inf, np.float32)
-                every[self._rows] = np.where(np.isfinite(scores), scores, -2.0)  # a broken embedding comes last
+                every[self._rows] = np.where(np.isfinite(scores), scores, -2.0)  # a broken score comes last
                 every[~allowed] = -np.inf
                 yield partial(best_rows, every, int(allowed.sum()))
-        else:
-            parts = self.index(index)
-            first = parts.search(vectors, 2 * k, allowed)  # one scan for all queries
-            for number, vector in enumerate(vectors):
-                yield partial(_best_by_moment, parts, vector, allowed, (first[0][number], first[1][number]))
+            return
+        searched = self._whole if by == "clip" and self._whole is not None else self.index(index)
+        first = searched.search(vectors, 2 * k, allowed)  # one scan for all queries
+        for number, vector in enumerate(vectors):
+            yield partial(_best_of, searched, vector, allowed, (first[0][number], first[1][number]))
 
     def _hits(
         self,
@@ -279,36 +285,24 @@ class Searcher:
     ) -> list[Hit]:
         ids = self._clips.features.clip_ids
         base = float(query @ self._background)
+        find = partial(moments_of_clips, self.retriever, self._clips.features, self._files)
         hits = []
         for row, score, clips in zip(rows.tolist(), scores.tolist(), members_of, strict=True):
-            moments = tuple(merge_moments(self._moments(query, [ids[each] for each in clips], base), base))
+            moments = tuple(merge_moments(find(query, [ids[each] for each in clips], base), base))
             path, _ = self._files[ids[row]]
             hits.append(Hit(ids[row], score, path, moments[0].start_s, moments[0].end_s, moments))
         return hits
 
-    def _moments(self, query: NDArray[np.float64], clip_ids: Sequence[str], base: float) -> Iterator[Moment]:
-        """Moments of some clips, in seconds of their files."""
-        parts: Parts = read_parts(self.retriever, self._clips.features, clip_ids)
-        cosines = cosine_scores(query[None], unit_rows(parts.vectors))[0]
-        for number, clip_id in enumerate(clip_ids):
-            own = slice(parts.offsets[number], parts.offsets[number + 1])
-            path, start = self._files[clip_id]
-            found = find_moments(cosines[own], parts.spans[own], base)
-            if _is_picture(path, parts.spans[own]):
-                start, found = 0.0, [Moment(0.0, 0.0, found[0].score)]
-            for each in found:
-                yield Moment(start + each.start_s, start + each.end_s, each.score, clip_id)
-
     def _cutoffs(self, by: By) -> NDArray[np.float32] | None:
         """What each clip must score to fit a text, by the number of the clip; infinite for those not searched."""
-        if by == "clip" and self.embeddings is None:
+        if by == "clip" and self._whole is None:
             return None
         with self._opening:
             if by not in self._least:
                 found = (
                     part_cutoffs(self.retriever, self._clips, self._rows)
-                    if self.embeddings is None or by == "moment"
-                    else clip_cutoffs(self.retriever, self._clips, self.embeddings)
+                    if self._whole is None or by == "moment"
+                    else clip_cutoffs(self.retriever, self._clips, self._whole.blocks(self._rows))
                 )
                 self._least[by] = np.full(len(self._allowed), np.inf, np.float32)
                 self._least[by][self._rows] = found
@@ -324,28 +318,8 @@ class Searcher:
         ]
         return np.asarray(numbers, np.int64)
 
-    def _scores(self, queries: NDArray[np.float64]) -> Iterable[NDArray[np.float32]]:
-        if self.embeddings is not None:
-            return (cosine_scores(query[None], self.embeddings)[0] for query in queries)
-        assert self.retriever.weighting is not None
-        return self.retriever.weighting.scores(queries, self._clips.features, self.clip_ids)
 
-    def _of_split(self, clip_ids: list[str], protocol: str | None, split: str | None) -> list[str]:
-        if protocol is None and split is None:
-            return clip_ids
-        if split is None:
-            raise UsageError(f"--protocol {protocol} needs a --split to search in")
-        tables, protocol = self.dataset, protocol or self._clips.protocol
-        if protocol is None:
-            known = ", ".join(tables.protocols()) or "none"
-            raise UsageError(f"--split {split} needs a --protocol: dataset {tables.name!r} has {known}")
-        among = set(clip_ids)
-        return [clip_id for clip_id in tables.split_clips(protocol, split) if clip_id in among]
-
-
-def _best_by_moment(
-    index: Index, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int
-) -> Ranked:
+def _best_of(index: Index, vector: NDArray[np.float64], allowed: NDArray[np.bool_], known: Ranked, m: int) -> Ranked:
     if m > len(known[0]) < allowed.sum():
         rows, scores = index.search(vector[None], m, allowed)
         return rows[0], scores[0]
@@ -355,9 +329,3 @@ def _best_by_moment(
 def _is_text(query: Query | NDArray[np.floating]) -> bool:
     """Whether a query is one text, which the background texts can be compared with."""
     return isinstance(query, Query) and [term.kind for term in query.terms] == ["text"]
-
-
-def _is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:
-    """Whether a clip is a still picture, whose steps are stored as one second."""
-    kind = guess_type(path or "")[0] or ""
-    return kind.startswith("image/") and bool((spans == (0.0, 1.0)).all())

@@ -148,7 +148,7 @@ class StepIndex:
         if not len(unit) or not k:
             return np.zeros((len(unit), 0), np.int64), np.zeros((len(unit), 0), np.float32)
         clips, scores = np.empty((len(unit), k), np.int64), np.empty((len(unit), k), np.float32)
-        block = max(1, _BOUNDS_BYTES // (8 * len(self)))
+        block, every = max(1, _BOUNDS_BYTES // (8 * len(self))), np.arange(len(self))
         for start in range(0, len(unit), block):
             lower, upper = self._bounds(unit[start : start + block], allowed)
             if start == 0:  # clips of which no step is finite are never returned
@@ -157,7 +157,8 @@ class StepIndex:
             if not k:
                 break
             for number, query in enumerate(unit[start : start + block]):
-                clips[start + number], scores[start + number] = self._best(query, k, lower[:, number], upper[:, number])
+                best = self._best(query, k, every, lower[:, number], upper[:, number])
+                clips[start + number], scores[start + number] = best
         return clips, scores
 
     def exact(self, query: NDArray[np.float64], clips: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -181,11 +182,37 @@ class StepIndex:
             raise UsageError("a query's embedding is not finite: the encoder is broken, or the query is")
         return unit
 
+    def best_of(
+        self, query: NDArray[np.float64], clips: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Find the k best among some clips, (M,), whose numbers ascend, for a query of unit length: as `search`."""
+        coarse = _QueryCodes.of(query[None])
+        lower, upper = np.empty((2, len(clips)), np.float32)
+        places = self.clips[clips]
+        segments = np.searchsorted(self._first, places, side="right") - 1
+        for number in np.unique(segments).tolist():
+            segment, chosen = self.segments[number], segments == number
+            local = places[chosen] - self._first[number]
+            starts = segment["offsets"][local]
+            counts = segment["offsets"][local + 1] - starts
+            begins = np.cumsum(counts) - counts
+            steps = np.repeat(starts - begins, counts) + np.arange(counts.sum())
+            bounds = _clip_bounds(coarse, segment, steps, begins)
+            lower[chosen], upper[chosen] = (bound[:, 0] for bound in bounds)
+        return self._best(query, min(k, int(np.isfinite(upper).sum())), clips, lower, upper)
+
     def _best(
-        self, query: NDArray[np.float64], k: int, lower: NDArray[np.float32], upper: NDArray[np.float32]
+        self,
+        query: NDArray[np.float64],
+        k: int,
+        clips: NDArray[np.int64],
+        lower: NDArray[np.float32],
+        upper: NDArray[np.float32],
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Score clips exactly, the highest upper bound first, until no other can be among the best k."""
-        reach = np.partition(lower, len(self) - k)[len(self) - k]
+        if not k:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        reach = np.partition(lower, len(lower) - k)[len(lower) - k]
         near = np.flatnonzero(upper >= reach)
         near = near[np.argsort(-upper[near], kind="stable")]
         exact = np.empty(len(near), np.float32)
@@ -195,10 +222,10 @@ class StepIndex:
                 break
             stop = min(len(near), done + step)
             order = done + np.argsort(near[done:stop])
-            exact[order] = self.exact(query, near[order])
+            exact[order] = self.exact(query, clips[near[order]])
             done, step = stop, 2 * step
         best = np.lexsort((near[:done], -exact[:done]))[:k]
-        return near[best], exact[best]
+        return clips[near[best]], exact[best]
 
     def _bounds(
         self, queries: NDArray[np.float64], allowed: NDArray[np.bool_] | None
@@ -233,15 +260,23 @@ class StepIndex:
     ) -> None:
         segment, (first, last) = self.segments[number], clips
         offsets = segment["offsets"][first : last + 1]
-        steps = slice(int(offsets[0]), int(offsets[-1]))
-        error = segment["error"][steps, None]
-        broken = np.isinf(error)
-        scores = coarse.scores(segment["values"][steps], segment["scale"][steps])
-        margin = np.where(broken, 0.0, error * coarse.length + coarse.error + _ROUNDING).astype(np.float32)
         place = slice(int(self._first[number]) + first, int(self._first[number]) + last)
-        for bound, out in ((scores - margin, lower), (scores + margin, upper)):
-            bound[broken[:, 0]] = -np.inf
-            out[place] = np.maximum.reduceat(bound, offsets[:-1] - offsets[0], axis=0)
+        steps = slice(int(offsets[0]), int(offsets[-1]))
+        lower[place], upper[place] = _clip_bounds(coarse, segment, steps, offsets[:-1] - offsets[0])
+
+
+def _clip_bounds(
+    coarse: _QueryCodes, segment: CodedClips, steps: slice | NDArray[np.int64], begins: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Bounds on the scores of the best of some steps, those of a clip from each of ``begins`` on: two arrays (M, Q)."""
+    error = segment["error"][steps, None]
+    broken = np.isinf(error)
+    scores = coarse.scores(segment["values"][steps], segment["scale"][steps])
+    margin = np.where(broken, 0.0, error * coarse.length + coarse.error + _ROUNDING).astype(np.float32)
+    lower, upper = scores - margin, scores + margin
+    for bound in (lower, upper):
+        bound[broken[:, 0]] = -np.inf
+    return np.maximum.reduceat(lower, begins, axis=0), np.maximum.reduceat(upper, begins, axis=0)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A made-up library of clips in a real store, a retriever that reads it, and queries.
 
-The vectors are clustered as embeddings of videos are. All lie in a cone around one direction. Topics, a few of which
-are frequent (Zipf), are apart from each other; the clips of a topic are near each other, the steps of a clip nearer. A
-query lies in another cone, as texts do beside images, and points to one clip.
+The vectors are clustered as embeddings of videos are. All are in a cone around one direction. Fields are apart from
+each other, the topics of a field less, the clips of a topic less, the shots of a clip less, the steps of a shot least.
+Fields and topics are of very different sizes (log-normal); a shot is five steps on average. A query is in another
+cone, as texts do beside images, and points to one clip.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from supportset.store.write.writer import FeatureWriter, Source
 
 DATASET = "library"
 STEPS = 20  # of a clip
-CONE, TOPIC, CLIP, STEP = 1.0, 0.8, 0.5, 0.35  # lengths of what a vector is the sum of
-_POOL = 20_000  # noise vectors that steps draw from: two of them, so that few are equal
+CONE, FIELD, TOPIC, CLIP, SHOT, STEP, SAID = 1.0, 0.6, 0.5, 0.35, 0.4, 0.3, 0.9  # lengths of what vectors are sums of
+_TOPIC_CLIPS, _FIELD_TOPICS = 30, 30  # on average
+_SHOT_STEPS = 5
+_POOL = 20_000  # vectors that shots and steps draw from: two of them, so that few are equal
 _SHARD = 2_000
 
 
@@ -43,13 +46,15 @@ def write_library(root: Path, parts: int, queries: int, dim: int, seed: int = 0)
     rng = np.random.default_rng(seed)
     clips = max(1, parts // STEPS)
     draw = _Vectors(rng, dim)
-    topics = draw(max(8, clips // 50))
+    fields = draw(max(2, clips // (_TOPIC_CLIPS * _FIELD_TOPICS)))
+    topics = TOPIC * draw(max(4, clips // _TOPIC_CLIPS))
+    topics += FIELD * fields[_sizes(rng, len(fields), len(topics))]
     names = [f"clip{number:08}" for number in range(clips)]
     rows = [{"clip_id": name, "path": f"{name[:7]}/{name}.mp4"} for name in names]
     write_dataset(root / "features", DATASET, clips=rows, captions=[], splits=[], protocols={}, sources=[])
     cone, texts = draw(2)
     pool = draw(min(_POOL, 10 * clips))
-    of_topic = np.minimum(rng.zipf(1.3, clips) - 1, len(topics) - 1)
+    of_topic = _sizes(rng, len(topics), clips)
     chosen = rng.permutation(clips)[:queries]
     centers = np.empty((len(chosen), dim), np.float32)
     spans = np.stack([np.arange(STEPS), np.arange(STEPS) + 1], axis=1).astype(np.float64)
@@ -57,16 +62,26 @@ def write_library(root: Path, parts: int, queries: int, dim: int, seed: int = 0)
     with FeatureWriter(path, FeatureCard(recipe(dim)), clips_per_shard=_SHARD) as writer:
         for start in range(0, clips, 1000):
             stop = min(start + 1000, clips)
-            center = CONE * cone + TOPIC * topics[of_topic[start:stop]] + CLIP * draw(stop - start)
+            center = CONE * cone + topics[of_topic[start:stop]] + CLIP * draw(stop - start)
             for place in np.flatnonzero((chosen >= start) & (chosen < stop)):
                 centers[place] = center[chosen[place] - start] - CONE * cone
-            noise = sum(pool[rng.integers(0, len(pool), (stop - start, STEPS))] for _ in range(2))
-            steps = center[:, None] + STEP / np.sqrt(2) * noise
+            shot = np.cumsum(rng.random((stop - start, STEPS)) < 1 / _SHOT_STEPS, axis=1)
+            steps = np.repeat(center[:, None], STEPS, axis=1)
+            for length, same in ((SHOT, shot), (STEP, np.arange(STEPS))):
+                for _ in range(2):
+                    drawn = np.take_along_axis(rng.integers(0, len(pool), (stop - start, STEPS)), same + 0 * shot, 1)
+                    steps += np.float32(length / np.sqrt(2)) * pool[drawn]
             steps /= np.linalg.norm(steps, axis=2, keepdims=True)
             for name, values in zip(names[start:stop], steps.astype(np.float16), strict=True):
                 writer.add(name, values, spans, source=Source(f"{name}.mp4", 1, 1))
-    asked = CONE * texts + centers + 0.9 * draw(len(chosen))
+    asked = CONE * texts + centers + SAID * draw(len(chosen))
     np.save(root / "queries.npy", unit_rows(asked).astype(np.float32))
+
+
+def _sizes(rng: np.random.Generator, groups: int, count: int) -> NDArray[np.int64]:
+    """A group for each of ``count``, groups of very different sizes."""
+    weights = rng.lognormal(0.0, 1.0, groups)
+    return rng.choice(groups, count, p=weights / weights.sum())
 
 
 class _Vectors:

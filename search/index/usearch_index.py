@@ -1,8 +1,11 @@
 """An approximate index for more parts than a scan is fast for: graphs of usearch, and exact scores of what they find.
 
-Graphs (HNSW) are over the same int8 codes as the exact scan, some 260,000 parts each. They are never changed: a graph
-of new clips is added, small ones are made anew as one, clips that are gone are passed over. So a few new clips cost a
-small graph, and files that are mapped never change.
+A node of a graph (HNSW) is a run of parts of a clip that hardly differ: their mean, in int8. With a node for each part,
+the links of a part would all lead to its neighbours in time, and other clips would not be found. The clips of the nodes
+found are compared by the codes of all their parts, and scored exactly.
+
+Graphs are never changed: one of new clips is added, small ones are made anew as one, clips that are gone are passed
+over. So a few new clips cost a small graph, and files that are mapped never change.
 """
 
 from __future__ import annotations
@@ -31,12 +34,15 @@ if TYPE_CHECKING:
     from supportset.search.index.registry import Found
     from supportset.search.retriever import Clips, Retriever
 
-_FULL_BYTES = 1 << 27  # of codes in a graph: 262,144 parts of 512 numbers; that much is in memory while it is made
+_FULL_BYTES = 1 << 27  # of codes in a graph: 262,144 nodes of 512 numbers; that much is in memory while it is made
+_ALIKE = 0.9  # cosine of a run's first part and the others
+_LONGEST = 64  # parts of a run
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 64
-_EXPANSION_SEARCH = 128
-_SLACK = 0.004  # in cosine: codes of parts and query together differ by a tenth of that
-_LARGEST_SHARE = 1 / 8  # of all parts that graphs are asked for; more is a scan's work
+_EXPANSION_SEARCH = 256
+_FEW = 4096  # nodes that are all compared: a small graph may have some that no link leads to
+_CANDIDATES = 8  # clips compared by all their parts, for each that is wanted
+_LARGEST_SHARE = 1 / 4  # of all nodes that graphs are asked for; more is a scan's work
 _SAMPLE = 64  # queries that the recall is measured with
 _RECALL_AT = 10
 _CHANGED = 0.1  # share of parts since the recall was measured
@@ -120,36 +126,36 @@ class UsearchIndex:
         """The best k clips; None where the graphs do not give as many."""
         graphs = self._graphs
         code = Codes.of(query[None]).values[0]
-        count = 4 * k
+        wanted = min(_CANDIDATES * k, len(self) if allowed is None else int(allowed.sum()))
+        count = 2 * wanted
         while True:
-            if count > graphs.parts * _LARGEST_SHARE:
-                return None
             with self._lock:
-                clips, coarse, floor = graphs.find(code, count)
+                clips, scores = graphs.find(code, min(count, graphs.nodes))
             if allowed is not None:
-                clips, coarse = clips[allowed[clips]], coarse[allowed[clips]]
-            if len(clips) >= k:
-                reach = np.partition(coarse, len(coarse) - k)[len(coarse) - k]
-                if reach >= floor:  # else clips that were not seen may be better
-                    break
+                clips, scores = clips[allowed[clips]], scores[allowed[clips]]
+            if len(clips) >= wanted or count >= graphs.nodes:
+                break
             count *= 2
-        clips = np.sort(clips[coarse >= reach - _SLACK])
-        scores = self.exact.score(query, clips)
-        best = np.argsort(-scores, kind="stable")[:k]
-        return (clips[best], scores[best]) if np.isfinite(scores[best]).all() else None
+            if count > graphs.nodes * _LARGEST_SHARE:
+                return None
+        near = np.sort(clips[np.argsort(-scores, kind="stable")[:wanted]])
+        found = self.exact.best_of(query, near, k)
+        return found if len(found[0]) == k else None
 
     def _open(self, in_memory: bool) -> _Graphs:
         self.exact = ExactIndex(self._retriever, self._clips)
         codes = self.exact.kept
 
         def compute(numbers: NDArray[np.int64]) -> Iterable[Rows]:
-            for counts, arrays in codes.blocks(numbers, ("values", "error")):
-                arrays["values"] = np.where(np.isinf(arrays["error"])[:, None], 0, arrays["values"])
-                yield counts, {"values": arrays["values"]}
+            for counts, arrays in codes.blocks(numbers, ("values", "scale", "error")):
+                vectors = arrays["values"] * arrays["scale"][:, None]
+                vectors[np.isinf(arrays["error"])] = 0.0
+                runs, nodes = _runs(vectors, counts)
+                yield runs, {"values": Codes.of(nodes).values}
 
         features = self._clips.features
         layout = Layout(_FULL_BYTES, _seal, _unseal)
-        key = key_of(self._retriever, features)
+        key = f"{key_of(self._retriever, features)}, runs {_ALIKE} {_LONGEST}"
         kept = keep_rows(self._clips.kept / "usearch", key, content_of(features), compute, in_memory, layout)
         return _Graphs(kept)
 
@@ -193,6 +199,38 @@ class UsearchIndex:
         return np.nan_to_num(vectors[chosen]), "parts of clips"
 
 
+def _runs(vectors: NDArray[np.floating], counts: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Join parts of a clip that hardly differ from the first of them.
+
+    Parameters
+    ----------
+    vectors : (P, d) float
+        Of parts, clip after clip, of about unit length.
+    counts : (N,) int
+        Parts of each clip.
+
+    Returns
+    -------
+    runs : (N,) int64
+        Runs of each clip.
+    means : (R, d) float64
+        Of each run.
+    """
+    runs: list[int] = []
+    starts: list[int] = []
+    ends = np.cumsum(counts)
+    for first, end in zip((ends - counts).tolist(), ends.tolist(), strict=True):
+        before = len(starts)
+        while first < end:
+            starts.append(first)
+            differs = vectors[first + 1 : min(end, first + _LONGEST)] @ vectors[first] < _ALIKE
+            first += 1 + (int(differs.argmax()) if differs.any() else len(differs))
+        runs.append(len(starts) - before)
+    lengths = np.diff([*starts, len(vectors)])
+    means = np.add.reduceat(vectors.astype(np.float64), starts, axis=0) / lengths[:, None]
+    return np.asarray(runs, np.int64), means
+
+
 class _Graphs:
     """The graphs of all segments, as one."""
 
@@ -200,34 +238,23 @@ class _Graphs:
         self.kept = kept
         self.graphs = [_view(segment) for segment in kept.segments]
         self.offsets = [np.asarray(segment[OFFSETS]) for segment in kept.segments]
-        self.parts = sum(int(offsets[-1]) for offsets in self.offsets)
+        self.nodes = sum(int(offsets[-1]) for offsets in self.offsets)
         # A segment's clip may be several clips of the library, or none
         self._order = np.argsort(kept.clips, kind="stable")
         self._sorted = kept.clips[self._order]
 
-    def find(self, code: NDArray[np.int8], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64], float]:
-        """Clips of the library with one of the ``count`` parts of each graph nearest to a code.
-
-        Returns
-        -------
-        clips : (M,) int64
-        scores : (M,) float64
-            Coarse, of their best parts.
-        floor : float
-            No part that was not seen scores higher, as far as the graphs tell.
-        """
-        places, scores, floor = [], [], -np.inf
+    def find(self, code: NDArray[np.int8], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Clips of the library with one of the ``count`` nodes of each graph nearest to a code, and their scores."""
+        places, scores = [], []
         for first, graph, offsets in zip(self.kept.first, self.graphs, self.offsets, strict=False):
-            found = graph.search(code, count)
+            found = graph.search(code, min(count, len(graph)), exact=len(graph) <= _FEW)
             places.append(first + np.searchsorted(offsets, found.keys.astype(np.int64), side="right") - 1)
             scores.append(1.0 - found.distances.astype(np.float64))
-            if len(found.keys) < offsets[-1]:
-                floor = max(floor, scores[-1].min(initial=1.0))
         place, score = np.concatenate(places), np.concatenate(scores)
         order = np.argsort(-score, kind="stable")
-        unique, first_of = np.unique(place[order], return_index=True)  # each clip with its best part
+        unique, first_of = np.unique(place[order], return_index=True)  # each clip with its best node
         score = score[order][first_of]
         start, stop = (np.searchsorted(self._sorted, unique, side=side) for side in ("left", "right"))
         counts = stop - start
         rows = np.repeat(start - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-        return self._order[rows], np.repeat(score, counts), floor
+        return self._order[rows], np.repeat(score, counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -30,6 +31,8 @@ RETRY_SECONDS = 60.0  # after an error of the store, or an encoder that cannot b
 BACKOFF_SECONDS = 1.0, 60.0  # after the first death of the process in a row, doubled up to the second
 TELL_SECONDS = 20.0  # between two lines on the terminal
 IDLE_SECONDS = 600.0  # without work, after which the process ends and frees its memory
+
+_log = logging.getLogger(__name__)
 
 
 class Ingest:
@@ -73,7 +76,7 @@ class Ingest:
         self._watching = Watching(self._folder, lambda: self._events.put((None, {"event": "files"})))
         self._refreshing = Refreshing(changed, self._error)
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
-        self._stopped = False
+        self._stopped = self._waits = False
         self._child: Child | None = None
         self._request: Request | None = None  # of the round that runs
         self._begun: dict[str, None] = {}  # files that it works on
@@ -125,14 +128,16 @@ class Ingest:
             while not self._stopped:
                 try:
                     self._step()
-                except (SupportsetError, OSError) as error:
-                    self._wait(str(error), BLIND_SECONDS)
-                try:
                     child, event = self._events.get(timeout=self._pause())
+                    if child is None or child is self._child:
+                        getattr(self, f"_on_{event.pop('event')}")(**event)
                 except Empty:
                     continue
-                if child is None or child is self._child:
-                    getattr(self, f"_on_{event.pop('event')}")(**event)
+                except (SupportsetError, OSError) as error:
+                    self._wait(str(error), BLIND_SECONDS)
+                except Exception as error:  # a fault of ours must not end the watching without a word
+                    _log.exception("the watching of %s failed", self._order.folder)
+                    self._wait(f"a fault of the program: {type(error).__name__}: {error}", RETRY_SECONDS)
         finally:
             if self._child is not None:
                 self._child.stop()
@@ -147,11 +152,14 @@ class Ingest:
         if now < self._not_before:
             return
         request = self._backlog.next()
+        waited, self._waits = self._waits, False
         self._state.update(
             files=len(self._folder.files), settling=self._backlog.unsettled, incomplete=self._backlog.incomplete
         )
         if request is not None:
             self._begin(request)
+        elif waited:  # for what is there again, as it was
+            self._state.update(phase="idle", message="", error=None)
         elif self._child is not None and now - self._worked >= IDLE_SECONDS:
             self._child.release()
             self._child = None
@@ -263,11 +271,11 @@ class Ingest:
 
     def _wait(self, message: str, seconds: float) -> None:
         """Do nothing for some seconds, and say why."""
-        if message != self._state["message"]:
+        if message != self._state["error"]:
             self._say(f"videos: {message}")
             self._error(message)
         self._state.update(phase="waiting", message=message, current=None)
-        self._not_before = time.monotonic() + seconds
+        self._not_before, self._waits = time.monotonic() + seconds, True
 
     def _error(self, line: str) -> None:
         self._state.update(error=line)

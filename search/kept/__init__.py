@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from supportset.search.kept.embeddings import clip_embeddings, kept_parts, mean_part
+from supportset.search.kept.embeddings import kept_clips, kept_parts, mean_part
 
-__all__ = ["clip_embeddings", "kept_parts", "mean_part"]
+__all__ = ["kept_clips", "kept_parts", "mean_part"]

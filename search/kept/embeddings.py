@@ -37,7 +37,8 @@ def content_of(features: AlignedFeatures) -> NDArray[np.uint64]:
 
 def key_of(retriever: Retriever, features: AlignedFeatures) -> str:
     """Hash of what decides the embeddings of all clips and parts besides their content."""
-    lines = [f"windows of {WINDOW_S} s", *retriever.key(), *(each.card.recipe.hash for each in features.sets)]
+    recipes = [each.card.recipe.hash for each in features.sets]
+    lines = ["codes 1", f"windows of {WINDOW_S} s", *retriever.key(), *recipes]
     return hash_parts([f"{line}\n".encode("utf-8", "surrogateescape") for line in lines])
 
 
@@ -46,30 +47,23 @@ def kept_parts(retriever: Retriever, clips: Clips, in_memory: bool = False) -> K
 
     def compute(numbers: NDArray[np.int64]) -> Iterable[Rows]:
         for _, parts in part_blocks(retriever, features, numbers):
-            codes = Codes.of(parts.vectors)
-            yield np.diff(parts.offsets), {"values": codes.values, "scale": codes.scale, "error": codes.error}
+            yield np.diff(parts.offsets), vars(Codes.of(parts.vectors))
 
     features = clips.features
     return keep_rows(clips.kept / "parts", key_of(retriever, features), content_of(features), compute, in_memory)
 
 
 def kept_clips(retriever: Retriever, clips: Clips, in_memory: bool = False) -> KeptRows:
-    """Embeddings of all clips: array ``embedding``, one row a clip, float32."""
+    """Embeddings of all clips, one row a clip: array ``embedding``, float32, and its codes, as of parts."""
 
     def compute(numbers: NDArray[np.int64]) -> Iterable[Rows]:
         ids = [features.clip_ids[number] for number in numbers]
         for block in whole_clips(features.lengths(ids), 4 * _STEPS // features.dim):
             found = retriever.encode_stored(features, ids[block])
-            yield np.ones(len(found), np.int64), {"embedding": found}
+            yield np.ones(len(found), np.int64), {"embedding": found, **vars(Codes.of(found))}
 
     features = clips.features
     return keep_rows(clips.kept / "clips", key_of(retriever, features), content_of(features), compute, in_memory)
-
-
-def clip_embeddings(retriever: Retriever, clips: Clips) -> NDArray[np.float32]:
-    """Embeddings of all clips, (N, d): read, or computed and kept."""
-    everything = np.arange(len(clips.features))
-    return with_repair(lambda in_memory: kept_clips(retriever, clips, in_memory).of_clips("embedding", everything))
 
 
 def mean_part(retriever: Retriever, clips: Clips) -> NDArray[np.float32]:

@@ -12,8 +12,8 @@ import pytest
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.search.index import Index, open_index
-from supportset.search.index.exact import ExactIndex
-from supportset.search.kept import clip_embeddings, mean_part
+from supportset.search.index.exact import ExactIndex, WholeClipIndex
+from supportset.search.kept import mean_part
 from supportset.search.kept import rows as kept_rows
 from supportset.search.parts import read_parts
 from supportset.search.retriever import Clips
@@ -80,7 +80,12 @@ def test_after_any_history_it_finds_what_an_index_made_from_nothing_finds(
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(scores, expected_scores)
         assert (found.tolist(), scores.tolist()) == by_brute_force(retriever, queries, 7, allowed)
-        np.testing.assert_array_equal(clip_embeddings(retriever, clips), clip_embeddings(retriever, fresh))
+        whole, anew = WholeClipIndex(retriever, clips), WholeClipIndex(retriever, fresh)
+        embeddings = np.concatenate(list(whole.blocks(np.arange(len(whole)))))
+        np.testing.assert_array_equal(embeddings, np.concatenate(list(anew.blocks(np.arange(len(whole))))))
+        scores = np.where(allowed, cosine_scores(unit_rows(queries), embeddings), -np.inf)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : min(7, allowed.sum())]
+        np.testing.assert_array_equal(whole.search(queries, 7, allowed)[0], order)
         np.testing.assert_array_equal(mean_part(retriever, clips), mean_part(retriever, fresh))
 
 
@@ -91,7 +96,7 @@ def test_only_new_clips_are_embedded(tmp_path: Path) -> None:
     def embedded() -> int:
         retriever.encoded = 0
         clips = clips_of(retriever, tmp_path / "kept")
-        clip_embeddings(retriever, clips)
+        WholeClipIndex(retriever, clips)
         found = retriever.encoded
         open_index(retriever, clips)
         return found

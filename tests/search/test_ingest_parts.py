@@ -198,7 +198,7 @@ def test_an_emptied_folder_drops_its_clips_only_if_that_was_seen(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_rounds_take_the_newest_first_and_leave_the_rest(tmp_path: Path) -> None:
+def test_rounds_take_the_newest_first_and_leave_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos, pair = tmp_path / "videos", tmp_path / "pair"
     videos.mkdir()
     save_open_clip(pair)
@@ -214,9 +214,13 @@ def test_rounds_take_the_newest_first_and_leave_the_rest(tmp_path: Path) -> None
     found = locate_feature_set(tmp_path / "store", "films", "video")
     assert sorted(found.open().clip_ids) == ["1", "2"]
     assert (found.path / "thumbnails").is_dir()
+    assert not (found.path / "log").exists()  # short runs leave none
+    monkeypatch.setattr("supportset.search.ingest.rounds.MANY_SHARDS", 1)
     result = rounds.round(["0.mp4"], 2, "mark")  # the others are written again, say: they keep their features
     assert (result.taken, result.gone) == (1, 0)
     assert sorted(found.open().clip_ids) == ["0", "1", "2"]
+    for merged in (found.path, found.path / "thumbnails"):
+        assert len(list((merged / "shards").glob("*.parquet"))) == 1
 
 
 def test_an_encoder_without_a_text_tower_is_refused(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
+from supportset.search.clip_moments import is_picture
 from supportset.search.moments import find_moments
 from supportset.search.parts import encode_parts, windows
-from supportset.search.searcher import Searcher, _is_picture
+from supportset.search.searcher import Searcher
 from supportset.store.errors import UsageError
 from tests.search.films import SCENE_S, Planted, make_films
 
@@ -56,10 +57,10 @@ def test_by_clip_the_order_is_that_of_whole_clips_and_moments_are_the_same(
 
 
 def test_a_still_picture_has_no_times_and_moving_ones_have() -> None:
-    assert _is_picture("a/photo.JPG", seconds(1))
-    assert not _is_picture("film.mp4", seconds(1))
-    assert not _is_picture("moving.gif", seconds(3))
-    assert not _is_picture(None, seconds(1))
+    assert is_picture("a/photo.JPG", seconds(1))
+    assert not is_picture("film.mp4", seconds(1))
+    assert not is_picture("moving.gif", seconds(3))
+    assert not is_picture(None, seconds(1))
 
 
 def test_windows_cover_every_step_and_are_of_one_length() -> None:

@@ -21,7 +21,7 @@ from tests.extract.pairs import save_open_clip
 
 pytestmark = pytest.mark.slow
 SECONDS = 200.0  # for what takes a few on a machine that is not busy
-TOKEN = "for the test only"
+TOKEN = "for-the-test-only"
 
 
 class Server:

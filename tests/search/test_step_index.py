@@ -126,6 +126,20 @@ def test_clips_are_chosen_from_the_segments_in_any_order_and_more_than_once() ->
         np.testing.assert_array_equal(scores, expected_scores)
 
 
+def test_the_best_of_some_clips_are_those_of_a_search_among_them() -> None:
+    rng = np.random.default_rng(4)
+    lengths = rng.integers(1, 9, 60)
+    vectors, query = rng.standard_normal((lengths.sum(), 16)), rng.standard_normal((1, 16))
+    vectors[:3] = np.nan
+    index = an_index(vectors, lengths, cuts=[7, 31])
+    for count, k in ((60, 5), (20, 20), (3, 7), (1, 1)):
+        clips = np.sort(rng.permutation(60)[:count])
+        expected = index.search(query, k, np.isin(np.arange(60), clips))
+        found = index.best_of(unit_rows(query)[0], clips, k)
+        np.testing.assert_array_equal(found[0], expected[0][0])
+        np.testing.assert_array_equal(found[1], expected[1][0])
+
+
 def test_many_queries_are_scanned_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     index = an_index(rng.standard_normal((40, 8)), np.full(20, 2))

@@ -23,7 +23,7 @@ pytest.importorskip("usearch")
 @pytest.fixture
 def graphs_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs are asked, however small the library."""
-    monkeypatch.setattr(usearch_index, "_LARGEST_SHARE", 2.0)
+    monkeypatch.setattr(usearch_index, "_LARGEST_SHARE", 1e9)
 
 
 def open_usearch(retriever: Planted, kept: Path) -> UsearchIndex:
@@ -43,7 +43,7 @@ def test_after_any_history_scores_are_exact_and_hits_those_of_the_scan(
     """In graphs as small as these nothing is missed, so hits can be compared one by one."""
     monkeypatch.setattr(kept_rows, "_YOUNG_S", 0.0)
     monkeypatch.setattr(usearch_index, "_FULL_BYTES", 200 * DIM)
-    monkeypatch.setattr(usearch_index, "_SLACK", 0.05)  # of 32 numbers codes are coarser than of 512
+    monkeypatch.setattr(usearch_index, "_CANDIDATES", 100)
     rng = np.random.default_rng(5)
     retriever = Planted(tmp_path, True)
     queries = rng.normal(size=(4, DIM))
@@ -172,3 +172,14 @@ def test_a_folder_that_cannot_be_written_leaves_graphs_in_memory(tmp_path: Path)
     found, scores = index.search(queries, 4)
     assert (found.tolist(), scores.tolist()) == by_brute_force(retriever, queries, 4, np.ones(20, bool))
     assert "in memory" in index.notes[0]
+
+
+def test_parts_that_hardly_differ_from_the_first_of_a_run_are_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    angles = np.deg2rad([0, 10, 20, 30, 40, 50, 50, 90, 90, 90, 91])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    runs, means = usearch_index._runs(vectors, np.array([8, 3]))  # alike: within 25.8 degrees
+    assert runs.tolist() == [3, 1]
+    np.testing.assert_allclose(np.rad2deg(np.arctan2(means[:, 1], means[:, 0])), [10, 42.5, 90, 90.33], atol=0.1)
+    monkeypatch.setattr(usearch_index, "_LONGEST", 2)
+    assert usearch_index._runs(vectors, np.array([8, 3]))[0].tolist() == [5, 2]
+    assert usearch_index._runs(np.zeros((3, 2)), np.array([1, 2]))[0].tolist() == [1, 2]  # of broken parts

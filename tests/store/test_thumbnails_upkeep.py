@@ -21,7 +21,7 @@ from supportset.store.read.feature_set import FeatureSet
 from supportset.store.read.show import describe_feature_set, feature_set_json
 from supportset.store.read.thumbnails import Thumbnails
 from supportset.store.transfer.convert import convert_feature_set
-from tests.store.samples import assert_holds, clips, recipe, write
+from tests.store.samples import FORMATS, assert_holds, clips, recipe, write
 from tests.store.test_thumbnails import opened, pictures, write_thumbnails
 
 
@@ -177,3 +177,21 @@ def test_show(path: Path) -> None:
     assert f"thumbnails    6 clips, {told['bytes'] / 1e6:,.1f} MB" in describe_feature_set(features)
     remove_feature_set(thumbnails_of(info(path)))
     assert feature_set_json(features)["thumbnails"] is None
+
+
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_on_an_object_store(s3: str, shard_format: str) -> None:
+    place = f"{s3}/films/features/{recipe().folder}"
+    write(place, clips(3), shard_format=shard_format)  # type: ignore[arg-type]
+    for i in range(3):
+        write_thumbnails(place, {f"clip{i}": pictures(i, 2)}, shard_format)  # type: ignore[arg-type]
+    (found,) = list_feature_sets(s3)
+    assert compact(place, safe_age=0).thumbnails.merged == 3  # type: ignore[union-attr]
+    read = Thumbnails.open(found.path)
+    assert read is not None
+    assert [read.read("clip2", each.start_s) for each in pictures(2, 2)] == [each.jpeg for each in pictures(2, 2)]
+    assert not verify(place).problems
+    assert plan_removal(found).files == len(open_folder(found.path.parent).files(found.path.name))
+    remove_feature_set(found)
+    assert not open_folder(f"{s3}/films").files("features")
+    assert Thumbnails.open(found.path) is None

@@ -187,7 +187,7 @@ def test_what_scores_below_the_cut_off_is_behind_a_disclosure(app: FastAPI, clie
 
 
 def test_a_token_is_asked_for_on_a_page(world: World) -> None:
-    app = create_app([world.library()], token="a-secret")
+    app = create_app([world.library()], token="a-secret-word")
     add_page(app)
     client = TestClient(app, base_url="http://127.0.0.1")
     refused = client.get("/?q=ball", headers={"accept": "text/html"})
@@ -199,7 +199,7 @@ def test_a_token_is_asked_for_on_a_page(world: World) -> None:
         assert client.get(str(each)).status_code == 200
     assert client.get("/static/../api/libraries").status_code in (401, 404)
     assert client.get("/api/libraries", headers={"accept": "text/html"}).json()["error"].startswith("a token")
-    assert client.get("/?token=a-secret", headers={"accept": "text/html"}).status_code == 200
+    assert client.get("/?token=a-secret-word", headers={"accept": "text/html"}).status_code == 200
     nowhere = client.get("/nowhere", headers={"accept": "text/html"})
     assert (nowhere.status_code, "Nothing is here" in Read(nowhere.text).texts) == (404, True)
 
