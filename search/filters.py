@@ -35,6 +35,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 _CONDITION = re.compile(r"\s*([^=!<>~]*[^=!<>~\s])\s*(!=|<=|>=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?)?)?)?")
+_EXACT = 2.0**53  # larger whole numbers, such as ids of 19 digits, would equal their neighbours: they are texts
 _DERIVED = ("split", "folder", "name", "date", "duration")
 
 
@@ -156,7 +157,7 @@ class ClipColumns:
             column = self._column(name)
             distinct = sorted(set(column.values.tolist()))
             if distinct:
-                words = tuple(f"{value:g}" if isinstance(value, float) else str(value) for value in distinct[: FEW + 1])
+                words = tuple(str(value).removesuffix(".0") for value in distinct[: FEW + 1])
                 found.append(Column(name, column.type, words if len(words) <= FEW else None))
         return found
 
@@ -237,7 +238,7 @@ def _typed(pairs: list[tuple[int, Any]]) -> _Values:
     clips = np.asarray([clip for clip, _ in pairs], np.int64)
     values = [value for _, value in pairs]
     numbers = [_number(value) for value in values]
-    if values and None not in numbers:
+    if values and all(each is not None and abs(each) <= _EXACT for each in numbers):
         return _Values(clips, np.asarray(numbers, np.float64), "number")
     words = [str(value) for value in values]
     if words and all(_DATE.fullmatch(word) for word in words):

@@ -6,7 +6,9 @@ forward is in this process.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,12 +45,15 @@ class Limits:
         Bytes of the process that decodes.
     silent_s : float
         Seconds without progress after which the process is killed.
+    seconds : float
+        For all of a file: time of decoding and of the forward.
     """
 
     steps: int = 1800
     cpu_seconds: float = 60.0
     memory: int = 4 * 2**30
     silent_s: float = 60.0
+    seconds: float = math.inf
 
 
 class MediaEncoder:
@@ -93,7 +98,7 @@ class MediaEncoder:
         if not Path(path).is_file():
             raise UsageError(f"query: {path}: no such file; put a text that looks like a file in double quotes")
         with self._lock:
-            found = [coder.features(Path(path), start_s, end_s, self.limits.steps) for coder in self._coders]
+            found = [coder.features(Path(path), start_s, end_s, self.limits) for coder in self._coders]
         grid = found[0][1]
         return np.concatenate([resample(values, times, grid) for values, times in found], axis=1).astype(np.float32)
 
@@ -136,7 +141,7 @@ class _Coder:
         self._pool: DecodePool | None = None
 
     def features(
-        self, path: Path, start_s: float | None, end_s: float | None, most: int
+        self, path: Path, start_s: float | None, end_s: float | None, limits: Limits
     ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Features (T, D), rounded as the stored ones, and times (T, 2)."""
         from supportset.extract.workers.decode_worker import Job
@@ -145,12 +150,17 @@ class _Coder:
         values: list[NDArray[np.float32]] = []
         times: list[tuple[float, float]] = []
         held: list[NDArray[np.uint8]] = []
+        until = time.monotonic() + limits.seconds
         job, done = Job(0, str(path.absolute()), start_s, end_s), False
         try:
             for event in self._open_pool().run(iter([job])):
+                if time.monotonic() > until:
+                    raise UsageError(f"query: {path}: takes longer than {limits.seconds:g} s: take a part of it")
                 if isinstance(event, StepFrames):
-                    if len(times) >= most * self._vectors:
-                        raise UsageError(f"query: {path}: has more than {most:,} steps: name a part of it, as @10-20")
+                    if len(times) >= limits.steps * self._vectors:
+                        raise UsageError(
+                            f"query: {path}: has more than {limits.steps:,} steps: name a part of it, as @10-20"
+                        )
                     held.append(event.frames.copy())
                     times += [(event.start_s, event.end_s)] * self._vectors
                     if len(held) == _STEPS:

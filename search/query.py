@@ -22,6 +22,7 @@ from supportset.store.errors import UsageError
 
 Kind = Literal["text", "image", "video", "moment"]
 
+MOST_TERMS = 20  # of a query of a stranger
 _SHORTEST = 1e-3  # length of a combination of unit vectors below which its direction says nothing
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _TERM = re.compile(
@@ -137,7 +138,7 @@ def parse_query(text: str, *, files: bool = True) -> Query:
     text : str
         A plain text is one term.
     files : bool
-        False refuses terms that name files of this machine: for queries of strangers.
+        False refuses terms that name files of this machine, and more than `MOST_TERMS`: for queries of strangers.
 
     Raises
     ------
@@ -152,6 +153,8 @@ def parse_query(text: str, *, files: bool = True) -> Query:
     ['black-and-white dog - C++']
     """
     query = Query(tuple(_terms(text)) or (Term("text", text),))
+    if len(query.terms) > MOST_TERMS and not files:
+        raise UsageError(f"the query has {len(query.terms)} terms: up to {MOST_TERMS} are taken")
     if query.files and not files:
         raise UsageError(f"the query names the file {query.files[0].value!r}: upload it; put a plain text in quotes")
     return query

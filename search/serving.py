@@ -113,6 +113,8 @@ def serve(app: FastAPI, listening: socket.socket, *, open_url: str | None = None
     """
     import uvicorn
 
+    from supportset.search.server.connections import MOST, Connection
+
     logging.basicConfig(format="%(message)s", level=logging.INFO if verbose else logging.WARNING)
     if not verbose:  # failed requests are logged where they fail; what is left are requests that a stop ends
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
@@ -122,9 +124,10 @@ def serve(app: FastAPI, listening: socket.socket, *, open_url: str | None = None
         access_log=verbose,
         server_header=False,
         proxy_headers=False,
+        http=Connection,
         ws="none",
         timeout_graceful_shutdown=_STOP_SECONDS,
-        limit_concurrency=512,
+        limit_concurrency=MOST,
     )
     if open_url is not None:
         webbrowser.open(open_url)  # the socket listens already: the request waits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from supportset.extract.outcome import DecodeError
 from supportset.store.format.status import MISSING, NO_VIDEO, UNREADABLE
 
 MOST_PIXELS = 2**26  # of a frame: 8K has half as many; a header that states more would take gigabytes
+_LISTS = (b"#EXTM3U", b"ffconcat ")  # how a text that names other files begins
+# They open what a file names, on this machine or elsewhere; `tty` shows a text as a film.
+_REFUSED_FORMATS = {
+    "concat", "dash", "fbdev", "hls", "imf", "kmsgrab", "lavfi", "rtp", "rtsp", "sdp", "tty", "video4linux2", "vobsub",
+    "webm_dash_manifest", "x11grab", "xcbgrab",
+}  # fmt: skip
 _OTHER = ("attached_pic", "timed_thumbnails", "dependent")  # dispositions of streams that are no film
 
 
@@ -60,7 +67,7 @@ def _opened(path: Path, **options: str) -> Iterator[Any]:
         container = av.open(
             f"file:{path.absolute()}",
             container_options={"protocol_whitelist": "file"},
-            options={"max_pixels": str(MOST_PIXELS), **options},
+            options={"max_pixels": str(MOST_PIXELS), "format_whitelist": _formats(), **options},
             metadata_errors="ignore",
         )
     except FileNotFoundError as error:
@@ -71,6 +78,12 @@ def _opened(path: Path, **options: str) -> Iterator[Any]:
         raise DecodeError(UNREADABLE, _why_unreadable(path, error)) from error
     with container:
         yield container
+
+
+@cache
+def _formats() -> str:
+    """The formats that a file may have: those that hold the film themselves."""
+    return ",".join(sorted(av.formats_available - _REFUSED_FORMATS))
 
 
 def _film(path: Path, container: Any) -> Any:
@@ -116,6 +129,9 @@ def _why_unreadable(path: Path, error: Exception) -> str:
             return "a folder, not a file"
         if not path.stat().st_size:
             return "the file is empty (0 bytes)"
+        with path.open("rb") as file:
+            if file.read(16).startswith(_LISTS):
+                return "a list of other files, not a video: name the files in it"
         if is_cut_short(path):
             return "the file is cut short, before what is needed to read any of it: copy or download it again"
     except OSError:

@@ -15,6 +15,8 @@ from supportset.store.errors import UsageError
 FIRST = 24  # results, and so many more each time
 MOST = 192
 MOST_FILTERS, MOST_EXAMPLES, LONGEST = 20, 10, 2000
+LATEST = 1e7  # second of a video
+LONGEST_FILTER = 200  # characters of its name, and of its value
 _EXAMPLE = re.compile(
     r"(?P<weight>[+-]?\d+(?:\.\d+)?)\*(?P<id>.+?)(?:@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?))?"
 )
@@ -149,23 +151,25 @@ def read_asked(pairs: Iterable[tuple[str, str]]) -> Asked:
             examples.append(_read_example(name, value))  # type: ignore[arg-type]
         elif name.startswith("f:"):
             if value:
-                filters[name[2:]] = value[:200]
+                filters[name[2:]] = value
         else:
             values[name] = value
+    if (
+        len(filters) > MOST_FILTERS
+        or len(examples) > MOST_EXAMPLES
+        or max(map(len, values.values()), default=0) > LONGEST
+        or max(map(len, [*filters, *filters.values()]), default=0) > LONGEST_FILTER
+    ):
+        raise UsageError(
+            f"too much: {MOST_FILTERS} filters of {LONGEST_FILTER} characters, {MOST_EXAMPLES} examples and "
+            f"{LONGEST:,} characters are taken"
+        )
     k = values.get("k") or str(FIRST)
     if not k.isdecimal() or not 1 <= int(k) <= MOST:
         raise UsageError(f"k={k}: give a number from 1 to {MOST}")
     by = values.get("by") or "moment"
     if by not in ("moment", "clip"):
         raise UsageError(f"by={by}: give moment or clip")
-    if (
-        len(filters) > MOST_FILTERS
-        or len(examples) > MOST_EXAMPLES
-        or max(map(len, values.values()), default=0) > LONGEST
-    ):
-        raise UsageError(
-            f"too much: {MOST_FILTERS} filters, {MOST_EXAMPLES} examples and {LONGEST:,} characters are taken"
-        )
     asked = Asked(
         library=values.get("lib", ""),
         text=values.get("q", ""),
@@ -182,6 +186,8 @@ def _read_example(kind: Literal["like", "file"], text: str) -> Example:
     match = _EXAMPLE.fullmatch(text)
     weight = float(match["weight"]) if match else 0.0
     if match is None or weight == 0 or not math.isfinite(weight):
-        raise UsageError(f"{kind}={text}: write WEIGHT*ID, or WEIGHT*ID@START-END in seconds")
+        raise UsageError(f"{kind}={text[:80]}: write WEIGHT*ID, or WEIGHT*ID@START-END in seconds")
     start, end = (None if match[name] is None else float(match[name]) for name in ("start", "end"))
+    if end is not None and end > LATEST:
+        raise UsageError(f"{kind}={text[:80]}: ends after {LATEST:g} s: give seconds of the video")
     return Example(kind, match["id"], weight, start, end)

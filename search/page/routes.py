@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from supportset import __version__
 from supportset.search.library import NotFound, NotReady
 from supportset.search.page import pages, status
-from supportset.search.page.asked import Asked, read_asked
+from supportset.search.page.asked import LONGEST, Asked, read_asked
 from supportset.search.page.errors import ErrorPages
 from supportset.search.server.depends import Ask, Run, Seconds
 from supportset.search.server.work import Busy
@@ -58,7 +58,12 @@ async def _answer(request: Request, service: Ask, work: Run, template: str) -> H
 
 @_router.get("/video/{library}/{clip_id:path}")
 async def video_page(
-    library: str, clip_id: str, service: Ask, work: Run, q: str = "", t: Seconds = 0.0
+    library: str,
+    clip_id: str,
+    service: Ask,
+    work: Run,
+    q: Annotated[str, Query(max_length=LONGEST)] = "",
+    t: Seconds = 0.0,
 ) -> HTMLResponse:
     """One video, with the curve of a query over its time."""
     try:

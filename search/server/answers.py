@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from supportset.search.query import MOST_TERMS
+
 Span = Annotated[list[float], Field(min_length=2, max_length=2, description="Start and end.")]
 
 
@@ -143,7 +145,7 @@ class TermRequest(BaseModel):
 class TermsRequest(BaseModel):
     """A query of several parts: their weighted embeddings are added."""
 
-    terms: list[TermRequest] = Field(min_length=1, max_length=20)
+    terms: list[TermRequest] = Field(min_length=1, max_length=MOST_TERMS)
 
 
 class SearchOptions(BaseModel):

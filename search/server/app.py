@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def create_app(
     Returns
     -------
     FastAPI
-        Its ``state`` has ``service`` and ``work``.
+        Its ``state`` has ``service``, ``work`` and ``uploading``.
 
     Raises
     ------
@@ -79,6 +80,7 @@ def create_app(
         yield
         looking.cancel()
         app.state.work.close()
+        app.state.uploading.close()
         app.state.service.media.close()
 
     app = FastAPI(
@@ -91,6 +93,8 @@ def create_app(
     )
     app.state.service = Service(libraries, Media(limits), Uploads(), status)
     app.state.work = Work(limits)
+    # One after the other, as they share the encoder; searches do not wait for them
+    app.state.uploading = Work(replace(limits, running=1, waiting=limits.waiting // 4))
     app.include_router(api)
     app.include_router(files)
     app.add_exception_handler(SupportsetError, _failed)

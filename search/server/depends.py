@@ -41,6 +41,13 @@ def work_of(request: Request) -> Work:
     return work
 
 
+def uploading_of(request: Request) -> Work:
+    """The thread of uploads."""
+    work: Work = request.app.state.uploading
+    return work
+
+
 Ask = Annotated[Service, Depends(service_of)]
 Run = Annotated[Work, Depends(work_of)]
+RunUpload = Annotated[Work, Depends(uploading_of)]
 Seconds = Annotated[float, Query(ge=0, le=1e7, allow_inf_nan=False)]

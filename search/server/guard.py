@@ -67,24 +67,24 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        refused = self._refuse(scope)
         try:
-            if refused is not None:
+            if (refused := self._refuse(scope)) is not None:
                 await refused(scope, receive, send_guarded)
             else:
                 await self._app(scope, self._bounded(scope, receive), send_guarded)
         except asyncio.CancelledError:  # the server stops
             if not begun:
                 await refusal(503, "the server stops")(scope, receive, send_guarded)
-        except OSError as error:
-            if begun:  # the client is gone, or the file was cut while it was sent
+        except Exception as error:
+            if begun:  # the client is gone, or the file was cut while it was sent: what raises closes the connection
+                _log.info("%s %s: ended early: %s", scope["method"], scope["path"], error)
+                raise
+            if not isinstance(error, OSError):
+                _log.exception("%s %s", scope["method"], scope["path"])
+                await refusal(500, "the server failed: its log has the reason")(scope, receive, send_guarded)
                 return
             _log.error("%s %s: %s", scope["method"], scope["path"], error)
             await refusal(500, "the server cannot read or write a file")(scope, receive, send_guarded)
-        except Exception:
-            _log.exception("%s %s", scope["method"], scope["path"])
-            if not begun:
-                await refusal(500, "the server failed: its log has the reason")(scope, receive, send_guarded)
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """Receive a body up to its bounds of size and time."""
@@ -127,7 +127,7 @@ class Guard:
             return refusal(413, f"the body is too large: up to {most:,} bytes are taken", {"connection": "close"})
         origin = headers.get("origin")
         if scope["method"] not in _SAFE_METHODS and (
-            (origin is not None and urlsplit(origin).netloc != host)
+            (origin is not None and origin.partition("://")[2] != host)
             or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
         ):
             return refusal(403, "requests from pages of other sites are refused")

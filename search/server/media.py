@@ -45,10 +45,14 @@ class Media:
     Parameters
     ----------
     limits : Limits
+
+    Attributes
+    ----------
+    limits : Limits
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         bounds = Bounds(
             limits.conversions, limits.waiting, limits.conversion_seconds, limits.memory_bytes, limits.cache_bytes
         )
@@ -125,7 +129,7 @@ class Media:
                 return known[0]
         try:
             found, seconds = Facts(**self._looking.ask("facts", _PATIENCE, path=str(file))), float("inf")
-            if found.how == "copied" and key[1] > min(_MOST_COPIED, self._limits.cache_bytes // 4):
+            if found.how == "copied" and key[1] > min(_MOST_COPIED, self.limits.cache_bytes // 4):
                 found = replace(found, how="converted")
         except MediaError as error:
             found, seconds = _guess(file), _AGAIN_SECONDS if error.kind in ("died", "timeout") else float("inf")
@@ -140,7 +144,7 @@ class Media:
         UsageError
             No image or video, or one that is too large.
         """
-        limits = self._limits
+        limits = self.limits
         options = {"pixels": limits.upload_pixels, "seconds": limits.upload_video_seconds}
         try:
             found = self._judging.ask("upload", limits.upload_seconds, source=str(file), **options)

@@ -19,7 +19,7 @@ from supportset.search.server.answers import (
     StatusAnswer,
     UploadAnswer,
 )
-from supportset.search.server.depends import ERRORS, Ask, Run, Seconds
+from supportset.search.server.depends import ERRORS, Ask, Run, RunUpload, Seconds
 from supportset.search.server.service import read_query
 
 api = APIRouter(prefix="/api", responses=ERRORS, tags=["search"])
@@ -45,7 +45,7 @@ async def search(request: SearchRequest, service: Ask, work: Run) -> SearchAnswe
 
 @api.post("/uploads", summary="Upload an image or video to search by")
 async def upload(
-    file: Annotated[UploadFile, File()], service: Ask, work: Run, library: Annotated[str | None, Form()] = None
+    file: Annotated[UploadFile, File()], service: Ask, work: RunUpload, library: Annotated[str | None, Form()] = None
 ) -> UploadAnswer:
     """Embed a file. Its id is a term of queries; the file itself is not kept."""
     return await work.run(service.upload, library, file.file)
@@ -56,10 +56,11 @@ async def search_by_file(
     file: Annotated[UploadFile, File()],
     options: Annotated[FileSearchOptions, Form()],
     service: Ask,
+    uploading: RunUpload,
     work: Run,
 ) -> SearchAnswer:
     """Find what looks like a file, and perhaps fits a text, too."""
-    uploaded = await work.run(service.upload, options.library, file.file)
+    uploaded = await uploading.run(service.upload, options.library, file.file)
     terms = [Term("image", uploaded.id, options.weight)]
     if options.text:
         terms += read_query(options.text).terms

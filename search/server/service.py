@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -226,6 +227,8 @@ class Service:
             with path.open("wb") as copy:
                 shutil.copyfileobj(file, copy)
             kind, preview = self.media.look_at_upload(path)
+            if (encoder := searcher.retriever.media) is not None:
+                encoder.limits = replace(encoder.limits, seconds=self.media.limits.upload_seconds)
             try:
                 vector = searcher.embed(Query((Term("image", str(path)),)))
             except UsageError as error:

@@ -171,6 +171,19 @@ def test_not_media(tmp_path: Path) -> None:
     assert outcome_of(tmp_path / "folder.mp4")[:2] == ("unreadable", "a folder, not a file")
 
 
+def test_lists_of_other_files_are_not_followed(tmp_path: Path) -> None:
+    private = write_video(tmp_path / "private.mp4", 25)
+    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:1,\n{private}\n#EXT-X-ENDLIST\n")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile private.mp4\n")
+    (tmp_path / "notes.txt").write_text("\x1b[2J\x1b[31ma password\n" * 30)
+    assert outcome_of(tmp_path / "notes.txt")[0] == "unreadable"
+    for name in ("list.m3u8", "list.mp4"):
+        assert outcome_of(tmp_path / name)[:2] == (
+            "unreadable",
+            "a list of other files, not a video: name the files in it",
+        )
+
+
 def test_audio_only(tmp_path: Path) -> None:
     status, message, _ = outcome_of(write_audio(tmp_path / "sound.mp4"))
     assert status == "no_video"

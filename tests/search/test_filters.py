@@ -26,7 +26,9 @@ LENGTHS = {"a": 3, "b": 12, "c": 1, "d": 5}
 def columns(tmp_path_factory: pytest.TempPathFactory) -> ClipColumns:
     root = tmp_path_factory.mktemp("filters")
     captions = [("a", "A dog runs", None), ("a", "it barks", None), ("b", "a cat", "other"), ("d", "Rain", None)]
-    attributes = [("a", "year", "1999"), ("b", "year", "2001.5"), ("a", "genre", "news"), ("a", "genre", "sport"),
+    attributes = [("a", "year", "1999"), ("b", "year", "2001.5"), ("a", "genre", "news"),
+                  ("a", "post", "7106594312292453675"), ("b", "post", "7106594312292453676"),
+                  ("a", "day", "20240531"), ("b", "day", "20240601"), ("a", "genre", "sport"),
                   ("b", "genre", "film"), ("c", "name", "my name")]  # fmt: skip
     dataset = write_dataset(
         root,
@@ -92,6 +94,8 @@ def found(columns: ClipColumns, *conditions: str) -> str:
         (["genre != sport"], "bcd"),
         (["Genre ~ S"], "a"),
         (["year > 1999"], "b"),
+        (["post = 7106594312292453675"], "a"),  # and not the one after it
+        (["day = 20240531"], "a"),
         (["year ~ 19"], "a"),
         (["genre = sport", "genre = news"], "a"),
         (["genre = sport", "genre = film"], ""),
@@ -105,7 +109,7 @@ def test_the_clips_that_fit(columns: ClipColumns, conditions: list[str], clips: 
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("camera = x", "no column 'camera'; there are genre, name, year, split, folder, date, duration"),
+        ("camera = x", "no column 'camera'; there are day, genre, name, post, year, split, folder, date, duration"),
         ("duration", "write COLUMN OPERATOR VALUE"),
         ("duration <", "write COLUMN OPERATOR VALUE"),
         ("= 3", "write COLUMN OPERATOR VALUE"),
@@ -125,4 +129,6 @@ def test_columns_are_listed_with_types_and_few_values(columns: ClipColumns) -> N
     assert told["split"] == ("text", ("test", "train"))
     assert told["duration"] == ("number", ("1", "3", "5", "12"))
     assert told["date"][0] == "date"
+    assert told["day"] == ("number", ("20240531", "20240601"))
+    assert told["post"] == ("text", ("7106594312292453675", "7106594312292453676"))
     assert "start_s" not in told, "it has no values"

@@ -96,6 +96,9 @@ def test_bad_files_are_one_line_and_the_next_file_is_read(root: Path, retriever:
     with pytest.raises(UsageError, match="has more than 3 steps: name a part of it"):
         short.features(root / "videos" / "long.mp4")
     assert len(short.features(root / "videos" / "long.mp4", 1.0, 2.5)) == 3
+    slow = MediaEncoder(retriever.features.sets, "cpu", limits=Limits(seconds=0.0))
+    with pytest.raises(UsageError, match="takes longer than 0 s: take a part of it"):
+        slow.features(root / "videos" / "long.mp4")
     bounded = MediaEncoder(retriever.features.sets, "cpu", limits=Limits(cpu_seconds=0.0))
     with pytest.raises(UsageError, match="cannot be decoded: timeout"):
         bounded.features(root / "videos" / "long.mp4")

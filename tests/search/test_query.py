@@ -72,6 +72,10 @@ def test_files_can_be_refused() -> None:
     with pytest.raises(UsageError, match=r"names the file '/etc/passwd'"):
         parse_query('"a" + image:/etc/passwd', files=False)
     assert parse_query('"a" - moment:b', files=False).files == []
+    many = " + ".join(['"a"'] * 21)
+    assert len(parse_query(many).terms) == 21
+    with pytest.raises(UsageError, match="21 terms"):
+        parse_query(many, files=False)
 
 
 def test_a_moment_is_read_with_and_without_its_part() -> None:

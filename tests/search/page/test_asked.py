@@ -70,7 +70,8 @@ def test_buttons_of_the_form_change_the_state(action: str, changes: dict[str, ob
 @pytest.mark.parametrize(
     "pair",
     [("k", "0"), ("k", "-1"), ("k", "1e9"), ("k", "²"), ("by", "colour"), ("like", "clip"), ("like", "0*clip"),
-     ("like", "1*"), ("file", "x*y"), ("q", "x" * 2001)],
+     ("like", "1*"), ("file", "x*y"), ("q", "x" * 2001), ("k", "9" * 5000), ("like", f"1*clip@0-{'9' * 400}"),
+     ("f:" + "x" * 600, "1"), ("f:name", "x" * 201)],
 )  # fmt: skip
 def test_what_the_page_does_not_write_is_refused(pair: tuple[str, str]) -> None:
     with pytest.raises(UsageError):

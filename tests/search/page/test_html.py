@@ -155,6 +155,7 @@ def test_an_example_is_part_of_the_query_and_not_of_its_hits(client: TestClient)
         ("/?q=ball&f:nothing:min=3", 400, "no column 'nothing'"),
         ("/?q=ball&f:date:min=yesterday", 400, "no date"),
         ("/?k=0&q=ball", 400, "k=0"),
+        (f"/?q={'%2B'.join(['%22a%22'] * 21)}", 400, "21 terms"),
         ("/video/films/absent", 404, "no clip 'absent'"),
         ("/video/nowhere/film-01", 404, "No library 'nowhere'"),
         ("/results?lib=nowhere&q=ball", 404, "No library 'nowhere'"),

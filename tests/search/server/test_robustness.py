@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from supportset.search.library import Library, NotReady
 from supportset.search.server.app import create_app
 from supportset.search.server.limits import Limits
+from supportset.search.server.media import Media
 from supportset.search.server.work import Busy, Work
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.write.writer import FeatureWriter, Source
@@ -168,6 +169,24 @@ def test_a_slow_search_does_not_block_files(own: Library, monkeypatch: pytest.Mo
         assert slow.is_alive()
         held.set()
         slow.join()
+
+
+def test_uploads_do_not_block_searches(own: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = threading.Event()
+    monkeypatch.setattr(Media, "look_at_upload", lambda *_: held.wait(30) and ("image", b""))
+    with client_of(own) as client:
+        uploads = [
+            threading.Thread(target=client.post, args=("/api/uploads",), kwargs={"files": {"file": b"x"}})
+            for _ in range(Limits().running + 1)
+        ]
+        for each in uploads:
+            each.start()
+        time.sleep(0.3)
+        assert client.post("/api/search", json=ASKED).status_code == 200
+        assert all(each.is_alive() for each in uploads)
+        held.set()
+        for each in uploads:
+            each.join()
 
 
 def test_searches_at_once_give_what_they_give_alone(own: Library) -> None:
