@@ -185,6 +185,7 @@ class Library:
             searcher.search(["a video"], 1, "moment", index=self.index)
             if searcher.embeddings is not None:
                 searcher.search(["a video"], 1, "clip")
+            searcher.describe_columns()  # seconds, for hundreds of thousands of captions
             self._opened = _Opened(searcher, Thumbnails.open(searcher.features.sets[0].path), _stamp(searcher))
             return True
 

@@ -162,7 +162,7 @@ class FaissGraph(Faiss):
 
     def tune(self, index: Any) -> None:
         """The same breadth of search."""
-        index.hnsw.efConstruction, index.hnsw.efSearch = 64, 128
+        index.hnsw.efConstruction, index.hnsw.efSearch = 64, 1024
 
 
 class FaissLists(Faiss):

@@ -39,7 +39,8 @@ _ALIKE = 0.9  # cosine of a run's first part and the others
 _LONGEST = 64  # parts of a run
 _CONNECTIVITY = 16
 _EXPANSION_ADD = 64
-_EXPANSION_SEARCH = 256
+_EXPANSION_SEARCH = 1024
+_FEW = 4096  # nodes that are all compared: a small graph may have some that no link leads to
 _CANDIDATES = 8  # clips compared by all their parts, for each that is wanted
 _LARGEST_SHARE = 1 / 4  # of all nodes that graphs are asked for; more is a scan's work
 _SAMPLE = 64  # queries that the recall is measured with
@@ -181,7 +182,7 @@ class UsearchIndex:
         return about
 
     def _about(self) -> dict[str, Any]:
-        key = key_of(self._retriever, self._clips.features)
+        key = f"{key_of(self._retriever, self._clips.features)}, {_ALIKE} {_EXPANSION_SEARCH} {_CANDIDATES}"
         return {"key": key, "k": min(_RECALL_AT, len(self)), "parts": int(self.exact.steps.lengths.sum())}
 
     def _sample(self) -> tuple[NDArray[np.float64], str]:
@@ -246,7 +247,7 @@ class _Graphs:
         """Clips of the library with one of the ``count`` nodes of each graph nearest to a code, and their scores."""
         places, scores = [], []
         for first, graph, offsets in zip(self.kept.first, self.graphs, self.offsets, strict=False):
-            found = graph.search(code, count)
+            found = graph.search(code, min(count, len(graph)), exact=len(graph) <= _FEW)
             places.append(first + np.searchsorted(offsets, found.keys.astype(np.int64), side="right") - 1)
             scores.append(1.0 - found.distances.astype(np.float64))
         place, score = np.concatenate(places), np.concatenate(scores)

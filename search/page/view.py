@@ -181,10 +181,11 @@ def curve(
         for each in moments
     ]
     best = max(answer.scores)
+    cut_words = None if answer.cutoff is None else f"cut-off {answer.cutoff:.3f}"
     told = "; ".join(f"{each['time']}, score {each['score']}" for each in found)
     fits = None if answer.cutoff is None else best > answer.cutoff
-    words = {None: f"best score {best:.3f}", True: "the best fits", False: "nothing here fits"}[fits]
+    words = {None: "", True: "the best fits", False: "nothing here fits"}[fits]
     said = (
         f"Scores of {clip.clip_id} for “{query}” from {clock(drawn['from_s'])} to {clock(drawn['to_s'])}. Best: {told}."
     )
-    return drawn | {"moments": found, "words": words, "said": said}
+    return drawn | {"moments": found, "words": words, "best": f"{best:.3f}", "cut_words": cut_words, "said": said}

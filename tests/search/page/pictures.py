@@ -36,6 +36,8 @@ def take(browser: Browser, url: str, out: Path) -> None:
     wide.save(out / "search-page.webp", quality=88, method=6)
     look(browser, url + first, 1280, 1120, "dark")
     browser.wait(PLAYS)
+    browser.run("const v = document.querySelector('video'); v.muted = true; v.play().then(() => v.pause())")
+    time.sleep(0.5)
     video = shot(browser, 1120)
     look(browser, f"{url}/?q={QUERY}", 390, 844)
     browser.click(".grid .frame")
