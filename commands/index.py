@@ -71,7 +71,7 @@ def index_command(
     if as_json:
         print_json({**told, "dataset": clips.dataset.name, "notes": list(notes)})
     else:
-        counts = ", ".join(f"{value:,} {name}" for name, value in told.items() if isinstance(value, int))
+        counts = ", ".join(f"{told[name]:,} {name}" for name in ("clips", "parts", "added", "removed") if name in told)
         click.echo(f"{index}: {counts}")
 
 

@@ -161,7 +161,9 @@ def search_command(
         return
     if searcher.left_out:
         click.echo(f"note: {searcher.left_out:,} clips are left out, as their videos are gone", err=True)
-    if nothing_fits(hits):
+    if where and not hits:
+        click.echo(f"no clip passes the filter {printable(str(conditions))}")
+    elif nothing_fits(hits):
         among = f" where {printable(str(conditions))}" if where else ""
         rest = "; the best are no better than those of unrelated texts" if hits else ""
         click.echo(f"nothing in this library fits {printable(str(query))!r}{among}{rest}")

@@ -95,8 +95,8 @@ def thumbnails_command(
 def tell_thumbnails(told: dict[str, Any]) -> None:
     """Tell on standard error what a ``ThumbnailSummary`` says, as JSON."""
     click.echo(
-        f"thumbnails: {told['pictures']:,} of {told['made']:,} clips, {told['bytes'] / 1e6:,.1f} MB in "
-        f"{told['seconds']:.0f} s; {told['done']:,} clips had theirs: {printable(told['path'])}",
+        f"thumbnails: {told['pictures']:,} pictures of {told['made']:,} clips, {told['bytes'] / 1e6:,.1f} MB in "
+        f"{told['seconds']:.0f} s; {told['done']:,} clips had theirs; in {printable(told['path'])}",
         err=True,
     )
     _list([f"{each['clip_id']}: {each['status']}, {each['message']}" for each in told["failures"]])

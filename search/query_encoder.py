@@ -71,7 +71,7 @@ class QueryEncoder:
             return term.value
         whole = f"{term.value}@{term.start_s:.12g}-{term.end_s:.12g}" if term.start_s is not None else term.value
         if whole not in self._starts:
-            raise UsageError(f"query: no clip {whole!r} with features to search by")
+            raise UsageError(f"query: no clip {term.value!r} with features to search by")
         return whole
 
     def _of_clip(self, term: Term) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from supportset.search.library import Library, NotReady
+from supportset.search.library import Library, NotFound, NotReady
 from supportset.search.moments import find_moments
 from supportset.search.page import finding, status, view
 from supportset.search.page.asked import FIRST, MOST, Asked
@@ -65,16 +65,18 @@ def failed(service: Service, asked: Asked, error: SupportsetError) -> dict[str, 
         content = _frame(service, library, asked)
     except SupportsetError:
         content = _frame(service, library, Asked())
-    return content | problem(error)
+    return content | problem(error, absent="This cannot be searched for")
 
 
-def problem(error: SupportsetError) -> dict[str, Any]:
-    """An error in words."""
+def problem(error: SupportsetError, absent: str = "Nothing is here") -> dict[str, Any]:
+    """An error in words, with the headline ``absent`` for what does not exist."""
     match error:
         case NotReady():
             head = "Nothing to search yet"
         case Busy():
             head = "The server is busy"
+        case NotFound():
+            head = absent
         case UsageError():
             head = "This cannot be searched for"
         case _:
@@ -194,5 +196,8 @@ def _facts(clip: ClipAnswer) -> list[tuple[str, str]]:
         facts.append(("Splits", ", ".join(splits)))
     if clip.playback is not None and clip.playback.how != "as it is":
         facts.append(("Shown", clip.playback.how + " for the browser"))
-    known = [(name, value) for name, value in clip.columns.items() if value is not None]
-    return facts + [(name.replace("_", " ").capitalize(), str(value)) for name, value in known]
+    for name, value in clip.columns.items():
+        if value is not None:
+            words = ", ".join(value) if isinstance(value, list) else str(value)
+            facts.append((name.replace("_", " ").capitalize(), words))
+    return facts

@@ -91,7 +91,9 @@ class ClipAnswer(BaseModel):
     start_s: float | None = Field(description="The clip's part of the file, in seconds; null: all of it.")
     end_s: float | None
     source: str | None
-    columns: dict[str, Any] = Field(description="Further columns of the dataset's tables.")
+    columns: dict[str, Any] = Field(
+        description="Further columns of the dataset's tables; those of a captions file are lists of their values."
+    )
     captions: list[str]
     splits: list[str] = Field(description="As `protocol/split`.")
     duration_s: float | None = Field(description="Of the clip, by its features; null: it has none.")

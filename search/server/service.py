@@ -36,6 +36,7 @@ from supportset.search.server.answers import (
 from supportset.search.server.media import Media
 from supportset.search.server.uploads import Upload, Uploads, Vectors
 from supportset.store.errors import UsageError
+from supportset.store.format.dataset import Dataset
 
 _KNOWN = ("clip_id", "path", "start_s", "end_s", "source")
 
@@ -165,7 +166,7 @@ class Service:
             duration_s = float(times[:, 1].max()) if len(times) else None
         return ClipAnswer(
             **{key: row[key] for key in _KNOWN},
-            columns={key: value for key, value in row.items() if key not in _KNOWN},
+            columns={key: value for key, value in row.items() if key not in _KNOWN} | _attributes(tables, clip_id),
             captions=captions["text"].to_pylist(),
             splits=list(dict.fromkeys(f"{protocol}/{split}" for protocol, split in named)),
             duration_s=duration_s,
@@ -278,6 +279,17 @@ class Service:
         return MomentAnswer(
             clip_id=clip_id, start_s=moment.start_s, end_s=moment.end_s, score=moment.score, thumbnail=thumbnail
         )
+
+
+def _attributes(tables: Dataset, clip_id: str) -> dict[str, list[str]]:
+    """The values of a clip in the further columns of its captions file, each once."""
+    rows = tables.attributes.filter(pc.equal(tables.attributes["clip_id"], clip_id)).to_pylist()
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        values = found.setdefault(row["name"], [])
+        if row["value"] not in values:
+            values.append(row["value"])
+    return found
 
 
 def _describe(library: Library) -> LibraryAnswer:

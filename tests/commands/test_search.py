@@ -56,6 +56,7 @@ def test_a_filter_names_the_clips(root: Path) -> None:
     assert sorted(ids(found(root, "a red ball", "--where", "duration >= 2", "-k", "9"))) == ["clip1", "clip2", "clip4"]
     assert ids(found(root, "a red ball", "--where", "duration >= 2", "--where", "text ~ RINGS")) == ["clip2"]
     assert found(root, "a red ball", "--where", "split = train")["nothing_fits"] is True
+    assert search(root, "a red ball", "--where", "split = train").output == "no clip passes the filter split = train\n"
 
 
 @pytest.mark.parametrize("text", list(TEXTS.values()))

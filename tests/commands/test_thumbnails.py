@@ -94,7 +94,7 @@ def test_made_later(videos: Path) -> None:
     assert (told(result)["made"], told(result)["pictures"], told(result)["feature_set"]) == (3, 12, info().name)
     assert pictures() == taken
     result = ask("store", "thumbnails", "mine")
-    assert "0 of 0 clips" in result.stderr
+    assert "0 pictures of 0 clips" in result.stderr
     assert "3 clips had theirs" in result.stderr
 
 

@@ -185,6 +185,8 @@ def _source(model: str, path: Path | None) -> _Source:
     if not model and path is not None and path.is_dir():
         return _Source(path=path)
     arch, _, weights = model.partition("/")
+    if model.startswith(("/", "~", "./", "../")):
+        raise UsageError(f"backbone open_clip:{model}: no such folder on this machine; weights in a file are ARCH@FILE")
     if arch not in open_clip.list_models():
         raise UsageError(
             f"backbone open_clip:{model}: open_clip has no architecture {arch!r}"

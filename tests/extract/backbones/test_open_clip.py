@@ -201,6 +201,7 @@ def test_every_way_of_resizing(size: tuple[int, int], mode: Any, target: Any) ->
         ("open_clip:ViT-B-32", "no weights are named: choose one of openai"),
         ("open_clip:ViT-B-32-quickgelu/laion2b_s34b_b79k", "neither a pretrained tag of ViT-B-32-quickgelu"),
         ("open_clip:", "no architecture ''"),
+        ("open_clip:/nowhere/model", "/nowhere/model: no such folder"),
         ("open_clip:ViT-B-32/nowhere/file.pt", "neither a pretrained tag of ViT-B-32 nor a path"),
     ],
 )

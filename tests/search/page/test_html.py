@@ -133,6 +133,14 @@ def test_filters_are_applied_shown_and_removable(client: TestClient) -> None:
     assert "Nothing passes these filters." in nothing.texts
 
 
+def test_a_video_shows_the_columns_of_its_captions_file(client: TestClient) -> None:
+    told = client.get("/api/libraries/films/clips/film-01").json()["columns"]
+    assert set(told) == {"place"}
+    assert len(told["place"]) == len(set(told["place"])) > 0
+    texts = read(client, "/video/films/film-01").texts
+    assert texts[texts.index("Place") :][:3].count(", ".join(told["place"])) == 1
+
+
 def test_an_example_is_part_of_the_query_and_not_of_its_hits(client: TestClient) -> None:
     page = read(client, "/?like=1*film-01@2.00-6.00")
     found = [str(link["title"]) for link in page.all("a") if "title" in link]
@@ -157,6 +165,7 @@ def test_an_example_is_part_of_the_query_and_not_of_its_hits(client: TestClient)
         ("/?k=0&q=ball", 400, "k=0"),
         (f"/?q={'%2B'.join(['%22a%22'] * 21)}", 400, "21 terms"),
         ("/video/films/absent", 404, "no clip 'absent'"),
+        ("/video/films/absent", 404, "Nothing is here"),
         ("/video/nowhere/film-01", 404, "No library 'nowhere'"),
         ("/results?lib=nowhere&q=ball", 404, "No library 'nowhere'"),
     ],
