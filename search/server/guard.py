@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from fastapi.exceptions import HTTPException
@@ -20,7 +21,6 @@ from supportset.search.server.limits import CHEAP, COSTLY, USUAL, Limits, Rate
 
 COOKIE = "supportset-token"  # and the port: servers on other ports have other tokens
 UPLOADS = {"/api/uploads", "/api/search/file"}
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 HEADERS = {
     "content-security-policy": (
@@ -117,7 +117,7 @@ class Guard:
             return refusal(429, "too many requests: ask again later", {"retry-after": str(math.ceil(wait_s))})
         host = headers.get("host", "")
         if self._token is None:
-            if _name(host) not in _LOOPBACK:
+            if not _is_local(_name(host)):
                 return refusal(421, "this server answers only under the name 127.0.0.1 or localhost")
         elif (answer := self._check_token(scope, headers)) is not None and not scope["path"].startswith("/static/"):
             return answer  # the page that asks for the token has its style and scripts
@@ -179,6 +179,14 @@ def _name(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def _is_local(name: str) -> bool:
+    """Whether a name is one of this machine wherever it is asked for: an address, or ``localhost``."""
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def _cookie_name(scope: Scope) -> str:

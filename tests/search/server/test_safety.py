@@ -31,7 +31,7 @@ SECRET = b"a secret beside the videos"
 
 def test_without_a_token_only_names_of_this_machine_are_answered(client: TestClient) -> None:
     for host, status in {
-        "127.0.0.1:8765": 200, "localhost": 200, "[::1]:8765": 200, "LOCALHOST": 200,
+        "127.0.0.1:8765": 200, "localhost": 200, "[::1]:8765": 200, "LOCALHOST": 200, "127.0.0.2": 200,
         "evil.example": 421, "127.0.0.1.evil.example": 421, "": 421, "[": 421, "192.168.0.4:8765": 421,
     }.items():  # fmt: skip
         assert client.get("/api/libraries", headers={"host": host}).status_code == status, host
