@@ -44,6 +44,13 @@ class _Opened:
         """Row of the clips' table by clip id."""
         return {clip_id: row for row, clip_id in enumerate(self.searcher.dataset.clips["clip_id"].to_pylist())}
 
+    @cached_property
+    def recorded(self) -> dict[str, tuple[int | None, int | None]]:
+        """Size and modification time, in ns, of the file of each clip when it was extracted."""
+        rows = self.searcher.features.sets[0].rows()
+        columns = (rows[name].to_pylist() for name in ("clip_id", "source_size", "source_mtime_ns"))
+        return {clip_id: (size, mtime) for clip_id, size, mtime in zip(*columns, strict=True)}
+
 
 class Library:
     """One searched collection: a retriever, the clips of a dataset, and the folder of its videos.
@@ -183,7 +190,7 @@ class Library:
                 return True
             # Loads and makes what the first searches need, and shows that they work
             searcher.search(["a video"], 1, "moment", index=self.index)
-            if searcher.embeddings is not None:
+            if searcher.retriever.weighting is None:
                 searcher.search(["a video"], 1, "clip")
             searcher.describe_columns()  # seconds, for hundreds of thousands of captions
             self._opened = _Opened(searcher, Thumbnails.open(searcher.features.sets[0].path), _stamp(searcher))
@@ -209,7 +216,9 @@ class Library:
         Raises
         ------
         NotFound
-            No such clip, no file of it, or one that lies outside the folder of the videos, also through a link.
+            No such clip, no file of it, or one that lies outside the folder of the videos, also through a link. Where
+            the folder is the one that the store names, also a file that is not the one that was extracted: a store
+            from elsewhere cannot know the times of this machine's files.
         """
         relative = self.row(clip_id)["path"]
         if relative is None:
@@ -225,6 +234,12 @@ class Library:
             raise NotFound(f"the file of clip {clip_id!r} lies outside the folder of the videos")
         if not file.is_file():
             raise NotFound(f"the file of clip {clip_id!r} is not a file")
+        found = file.stat()
+        if self._videos is None and self._now().recorded.get(clip_id) != (found.st_size, found.st_mtime_ns):
+            raise NotFound(
+                f"the file of clip {clip_id!r} is not the one that was extracted: extract again, or start serve with "
+                "--videos-root"
+            )
         return file
 
     def _now(self) -> _Opened:

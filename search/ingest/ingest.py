@@ -83,6 +83,7 @@ class Ingest:
         self._deaths = 0  # in a row
         self._features = ""  # name of the set that is written
         self._most = FIRST_FILES
+        self._loading_told = False
         self._told = self._sent = self._planned = self._refreshed = self._worked = 0.0  # times of the last events
         self._look_at = self._look_from = self._not_before = 0.0
 
@@ -197,7 +198,8 @@ class Ingest:
         pass  # the loop ends
 
     def _on_phase(self, phase: str) -> None:
-        if phase != self._state["phase"] and phase == "loading the encoder":
+        if phase == "loading the encoder" and not self._loading_told:
+            self._loading_told = True  # again only in the status, which is tried every minute where it fails
             self._say(f"videos: loading the encoder {self._order.encoder}")
         self._state.update(phase=phase, message="")
 

@@ -56,7 +56,7 @@ class SearchAnswer(BaseModel):
 
     library: str
     hits: list[HitAnswer] = Field(description="The best first.")
-    nothing_fits: bool = Field(description="Whether every hit scores below the cut-off.")
+    nothing_fits: bool = Field(description="Whether every hit scores below the cut-off, or there is none.")
     left_out: int = Field(description="Clips that are not searched, as their videos are gone.")
     took_s: float = Field(description="Seconds of the search itself.")
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from supportset import __version__
 from supportset.search.filters import parse_filter
+from supportset.search.hits import nothing_fits
 from supportset.search.library import Library, NotFound
 from supportset.search.moments import Moment
 from supportset.search.query import Query, Term, parse_query
@@ -141,7 +142,7 @@ class Service:
         return SearchAnswer(
             library=library.name,
             hits=[self._hit(library, hit) for hit in hits],
-            nothing_fits=bool(hits) and all(hit.fits is False for hit in hits),
+            nothing_fits=bool(nothing_fits(hits)),
             left_out=searcher.left_out,
             took_s=took_s,
         )

@@ -47,6 +47,7 @@ def write_video(
     quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
     with av.open(str(path), "w", format=container, options=muxer or {}) as file:
         stream: Any = file.add_stream(codec, rate=rate, options=quiet | (options or {}))
+        stream.codec_context.thread_count = 1  # x264's threads gave other pictures now and then, on a busy machine
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         if gop:
             stream.codec_context.gop_size = gop

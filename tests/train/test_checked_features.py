@@ -56,7 +56,7 @@ def test_damaged_features_are_refused_by_everything_that_reads_them(run: Path, t
         (["search", "RUN", " "], "is blank"),
         (["eval", "RUN", "--store", "STORE", "--dataset", "smal"], "smal"),
         (["eval", "RUN", "--store", "STORE", "--split", "tset"], "tset"),
-        (["serch", "RUN", "a ball"], "Did you mean search?"),
+        (["serch", "RUN", "a ball"], "Did you mean search or serve?"),
     ],
 )
 def test_wrong_names_are_one_line_without_torch(run: Path, words: list[str], expected: str) -> None:

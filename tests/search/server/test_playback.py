@@ -121,7 +121,7 @@ def test_a_file_is_converted_once_for_all_who_wait(tmp_path: Path) -> None:
 
 
 def test_what_nobody_waits_for_is_stopped_and_may_be_asked_for_again(tmp_path: Path) -> None:
-    source, conversions = write_video(tmp_path / "a.avi", 100, codec="mpeg4"), Conversions(tmp_path / "cache", MANY)
+    source, conversions = write_video(tmp_path / "a.avi", 1500, codec="mpeg4"), Conversions(tmp_path / "cache", MANY)
     future, leave = conversions.begin(source, "encode", start_s=0.0, end_s=None)
     leave()
     with pytest.raises(MediaError):

@@ -211,6 +211,24 @@ def test_no_row_of_the_tables_leads_out_of_the_folder(hostile: Library) -> None:
             hostile.video_file(clip_id)
 
 
+def test_the_folder_that_a_store_names_holds_only_what_was_extracted_from_it(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPPORTSET_CACHE", str(tmp_path / "cache"))
+    library = Library.of_features("films", films / "features", device="cpu")
+    opened = library._opened
+    assert opened is not None
+    opened.searcher.dataset.info["origin"] = {"videos": str(films / "videos")}
+    monkeypatch.setattr(library, "row", lambda clip_id: {"path": f"{clip_id}.mp4"})
+    found = (films / "videos" / "clip0.mp4").stat()
+    for size, mtime in ((None, None), (found.st_size, found.st_mtime_ns + 1), (found.st_size + 1, found.st_mtime_ns)):
+        opened.recorded["clip0"] = (size, mtime)
+        with pytest.raises(NotFound, match="not the one that was extracted"):
+            library.video_file("clip0")
+    opened.recorded["clip0"] = (found.st_size, found.st_mtime_ns)
+    assert library.video_file("clip0").name == "clip0.mp4"
+
+
 _ODD = [
     ".",
     "..",
