@@ -9,7 +9,6 @@ full precision, at a quarter of float32's bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numkong
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from supportset._process import cores
 from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.store.errors import UsageError
 
@@ -111,7 +111,7 @@ class StepIndex:
                 )
         self._first = np.cumsum([0, *map(len, lengths)], dtype=np.int64)
         self.lengths = np.concatenate([np.zeros(0, np.int64), *lengths])[self.clips]
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or cores()
 
     def __len__(self) -> int:
         """Number of clips."""
