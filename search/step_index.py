@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from supportset._process import cores
 from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.store.errors import UsageError
+from supportset.store.read.padding import packed_rows
 
 _LEVELS = 127
 _BLOCK_BYTES = 1 << 25  # of codes scanned at once by one thread
@@ -62,6 +63,22 @@ class Codes:
         error = np.linalg.norm(unit - scale[:, None] * values, axis=1)
         error = np.where(finite, error + 1e-7, np.inf)  # the sum is float32 below
         return cls(values, scale.astype(np.float32), error.astype(np.float32))
+
+
+def unit_queries(queries: ArrayLike, dim: int | None) -> NDArray[np.float64]:
+    """Scale queries, (Q, dim), to unit length; None: of any dimension.
+
+    Raises
+    ------
+    UsageError
+        Queries of another shape, or one that is not finite.
+    """
+    unit = unit_rows(queries)
+    if unit.ndim != 2 or (dim is not None and unit.shape[1] != dim):
+        raise UsageError(f"queries of shape {unit.shape}, not (Q, {'d' if dim is None else dim})")
+    if not np.isfinite(unit).all():
+        raise UsageError("a query's embedding is not finite: the encoder is broken, or the query is")
+    return unit
 
 
 class CodedClips(Protocol):
@@ -174,13 +191,7 @@ class StepIndex:
 
     def check_queries(self, queries: ArrayLike) -> NDArray[np.float64]:
         """Scale queries to unit length; UsageError for those that `search` refuses."""
-        unit = unit_rows(queries)
-        dim = self.segments[0]["values"].shape[1] if self.segments else unit.shape[-1]
-        if unit.ndim != 2 or unit.shape[1] != dim:
-            raise UsageError(f"queries of shape {unit.shape}, not (Q, {dim})")
-        if not np.isfinite(unit).all():
-            raise UsageError("a query's embedding is not finite: the encoder is broken, or the query is")
-        return unit
+        return unit_queries(queries, self.segments[0]["values"].shape[1] if self.segments else None)
 
     def best_of(
         self, query: NDArray[np.float64], clips: NDArray[np.int64], k: int
@@ -195,9 +206,9 @@ class StepIndex:
             local = places[chosen] - self._first[number]
             starts = segment["offsets"][local]
             counts = segment["offsets"][local + 1] - starts
-            begins = np.cumsum(counts) - counts
-            steps = np.repeat(starts - begins, counts) + np.arange(counts.sum())
-            bounds = _clip_bounds(coarse, segment, steps, begins)
+            begins = np.concatenate([[0], np.cumsum(counts)])
+            steps = packed_rows(starts, counts, begins)
+            bounds = _clip_bounds(coarse, segment, steps, begins[:-1])
             lower[chosen], upper[chosen] = (bound[:, 0] for bound in bounds)
         return self._best(query, min(k, int(np.isfinite(upper).sum())), clips, lower, upper)
 

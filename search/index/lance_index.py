@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.search.index.lance_table import LanceTable, naming, told
+from supportset.search.step_index import unit_queries
 from supportset.store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,11 +86,7 @@ class LanceIndex:
 
     def search(self, queries: ArrayLike, k: int, allowed: NDArray[np.bool_] | None = None) -> Found:
         """Find the k clips with the best parts: see `Index`."""
-        unit = unit_rows(queries)
-        if unit.ndim != 2 or unit.shape[1] != self._dim:
-            raise UsageError(f"queries of shape {unit.shape}, not (Q, {self._dim})")
-        if not np.isfinite(unit).all():
-            raise UsageError("a query's embedding is not finite: the encoder is broken, or the query is")
+        unit = unit_queries(queries, self._dim)
         among = self._known if allowed is None else self._known & allowed
         if not len(unit) or not among.any():
             return np.zeros((len(unit), 0), np.int64), np.zeros((len(unit), 0), np.float32)

@@ -27,6 +27,7 @@ from supportset.search.kept.segments import OFFSETS, Segment
 from supportset.search.step_index import Codes
 from supportset.store.errors import SupportsetError, UsageError
 from supportset.store.files import LocalFolder
+from supportset.store.read.padding import packed_rows
 
 if TYPE_CHECKING:
     from usearch.index import Index as Graph
@@ -256,5 +257,5 @@ class _Graphs:
         score = score[order][first_of]
         start, stop = (np.searchsorted(self._sorted, unique, side=side) for side in ("left", "right"))
         counts = stop - start
-        rows = np.repeat(start - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        rows = packed_rows(start, counts, np.concatenate([[0], np.cumsum(counts)]))
         return self._order[rows], np.repeat(score, counts)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from supportset.search.kept.segments import CONTENT, OFFSETS, Array, DamagedError, Segment, read_segments, write_segment
 from supportset.store.errors import SupportsetError
+from supportset.store.read.padding import packed_rows
 
 FULL_BYTES = 1 << 26  # of a segment; what is computed at once or merged is in memory until it has that size
 _SMALL_BYTES = 1 << 16
@@ -71,16 +72,15 @@ class KeptRows:
     @cached_property
     def first(self) -> NDArray[np.int64]:
         """Number of each segment's first clip, and of all clips, (S + 1,)."""
-        return np.cumsum([0, *map(len, self.segments)], dtype=np.int64)
+        return _first_clips(self.segments)
 
     def of_clips(self, name: str, numbers: NDArray[np.int64]) -> Array:
         """Copy an array of one row a clip: the rows of some of the N clips."""
-        places = self.clips[numbers]
-        parts = np.searchsorted(self.first, places, side="right") - 1
+        parts, local = _locate(self.first, self.clips[numbers])
         out: Array | None = None
         for part in np.unique(parts):
             chosen = parts == part
-            rows = self.segments[part][name][places[chosen] - self.first[part]]
+            rows = self.segments[part][name][local[chosen]]
             if out is None:
                 out = np.empty((len(numbers), *rows.shape[1:]), rows.dtype)
             out[chosen] = rows
@@ -88,15 +88,14 @@ class KeptRows:
 
     def blocks(self, numbers: NDArray[np.int64], names: Sequence[str]) -> Iterator[tuple[Array, dict[str, Array]]]:
         """Copy the rows of some of the N clips, (M,), in their order, 256 clips at once: `Rows`."""
-        places = self.clips[numbers]
-        parts = np.searchsorted(self.first, places, side="right") - 1
+        parts, places = _locate(self.first, self.clips[numbers])
         for start in range(0, len(numbers), 256):
             block = slice(start, start + 256)
             counts: list[int] = []
             pieces: dict[str, list[Array]] = {name: [] for name in names}
             for part, place in zip(parts[block].tolist(), places[block].tolist(), strict=True):
-                segment, local = self.segments[part], place - self.first[part]
-                first, stop = segment[OFFSETS][local : local + 2]
+                segment = self.segments[part]
+                first, stop = segment[OFFSETS][place : place + 2]
                 counts.append(stop - first)
                 for name in names:
                     pieces[name].append(segment[name][first:stop])
@@ -176,7 +175,7 @@ def _keep_rows(
     tidied = _tidy(writer, segments, places, everything)
     if tidied != segments:
         places = _find(tidied, content)
-    used = np.bincount(_segment_of(tidied, places), minlength=len(tidied)) > 0
+    used = np.bincount(_locate(_first_clips(tidied), places)[0], minlength=len(tidied)) > 0
     if not used.all():
         tidied = [segment for segment, is_used in zip(tidied, used, strict=True) if is_used]
         places = _find(tidied, content)
@@ -207,16 +206,22 @@ def _binary(content: NDArray[np.uint64]) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(content), [None, pa.py_buffer(content)])
 
 
-def _segment_of(segments: Sequence[Segment], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    first = np.cumsum([0, *map(len, segments)], dtype=np.int64)
-    return np.searchsorted(first, places, side="right") - 1
+def _first_clips(segments: Sequence[Segment]) -> NDArray[np.int64]:
+    """Number of each segment's first clip, and of all clips, (S + 1,)."""
+    return np.cumsum([0, *map(len, segments)], dtype=np.int64)
+
+
+def _locate(first: NDArray[np.int64], places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The segment of each clip, and the clip's number in it."""
+    parts = np.searchsorted(first, places, side="right") - 1
+    return parts, places - first[parts]
 
 
 def _tidy(
     writer: _Writer, segments: list[Segment], places: NDArray[np.int64], everything: Sequence[Segment]
 ) -> list[Segment]:
     """Merge segments and drop rows, where that is due and the folder can be written; return the segments that count."""
-    first = np.cumsum([0, *map(len, segments)], dtype=np.int64)
+    first = _first_clips(segments)
     live = np.zeros(int(first[-1]), bool)
     live[places] = True
     alive = {
@@ -262,7 +267,7 @@ def _copy(segment: Segment, clips: NDArray[np.int64], writer: _Writer) -> None:
     """Add the rows of some clips of a segment to what is written."""
     offsets, content = segment[OFFSETS], segment[CONTENT]
     counts = np.diff(offsets)[clips]
-    rows = np.repeat(offsets[clips] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+    rows = packed_rows(offsets[clips], counts, np.concatenate([[0], np.cumsum(counts)]))
     arrays = writer.layout.unseal(segment)
     writer.add(content[clips], counts, {name: array[rows] for name, array in arrays.items()})
 
