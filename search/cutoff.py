@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import unit_rows
-from supportset.search.kept.embeddings import content_of, key_of
+from supportset.search.kept.embeddings import key_of
 from supportset.search.kept.rows import Rows, keep_rows, with_repair
 from supportset.search.parts import part_blocks
 from supportset.store.files import hash_parts
@@ -70,7 +70,7 @@ def part_cutoffs(retriever: Retriever, clips: Clips, rows: NDArray[np.int64]) ->
             yield np.ones(len(block), np.int64), {"scores": best.astype(np.float16)}
 
     def read(in_memory: bool) -> Scores:
-        kept = keep_rows(clips.kept / "reach", key, content_of(features), compute, in_memory)
+        kept = keep_rows(clips.kept / "reach", key, clips.content, compute, in_memory)
         starts = range(0, len(rows), _BLOCK)
         return cutoffs(kept.of_clips("scores", rows[start : start + _BLOCK]).astype(np.float32) for start in starts)
 

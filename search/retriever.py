@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from supportset.search.clip_files import clip_files
 from supportset.store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +44,19 @@ class Clips:
     features: AlignedFeatures
     protocol: str | None
     kept: Path
+
+    @cached_property
+    def content(self) -> NDArray[np.uint64]:
+        """What decides the embeddings of each clip besides the recipes: checksums of values and timestamps, (N, w)."""
+        ids = self.features.clip_ids
+        # Times decide windows, and which steps of two sets belong together
+        sums = [each.checksums(ids, part) for each in self.features.sets for part in ("values", "timestamps")]
+        return np.stack(sums, axis=1).astype(np.uint64, copy=False)
+
+    @cached_property
+    def files(self) -> Mapping[str, tuple[str | None, float]]:
+        """`clip_files` of the library."""
+        return clip_files(self.dataset, self.features)
 
 
 class Retriever(ABC):

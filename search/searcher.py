@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
-from supportset.search.clip_files import clip_files, clips_of_split
+from supportset.search.clip_files import clips_of_split
 from supportset.search.clip_moments import moments_of_clips
 from supportset.search.cutoff import FIRST, clip_cutoffs, part_cutoffs
 from supportset.search.filters import ClipColumns, Column, Filter
@@ -129,7 +129,7 @@ class Searcher:
         self._allowed[self._rows] = True
         self._whole = WholeClipIndex(retriever, clips) if retriever.weighting is None else None
         self._background = mean_part(retriever, clips)
-        self._files = clip_files(self.dataset, features)
+        self._files = clips.files
         self._least: dict[By, NDArray[np.float32]] = {}
         self._protocol = protocol or clips.protocol
         self._indexes: dict[str, Index] = {}

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from supportset.search.clip_files import clip_files
-from supportset.search.kept.embeddings import content_of, key_of
+from supportset.search.kept.embeddings import key_of
 from supportset.search.parts import Parts, part_blocks
 from supportset.store.errors import SupportsetError, UsageError
 
@@ -112,10 +111,8 @@ class LanceTable:
 
     def wanted(self) -> dict[str, tuple[bytes, str | None]]:
         """Content and file of each clip of the library."""
-        features = self._clips.features
-        files = clip_files(self._clips.dataset, features)
-        pairs = zip(features.clip_ids, content_of(features), strict=True)
-        return {clip: (row.tobytes(), files[clip][0]) for clip, row in pairs}
+        pairs = zip(self._clips.features.clip_ids, self._clips.content, strict=True)
+        return {clip: (row.tobytes(), self._clips.files[clip][0]) for clip, row in pairs}
 
     def export(self) -> Exported:
         """Bring the table up to date; make it where it is not there.
@@ -149,18 +146,17 @@ class LanceTable:
     def _batches(self, clip_ids: Sequence[str]) -> Iterator[pa.Table]:
         number_of = {clip: number for number, clip in enumerate(self._clips.features.clip_ids)}
         numbers = np.asarray([number_of[clip] for clip in clip_ids], np.int64)
-        files = clip_files(self._clips.dataset, self._clips.features)
-        content = content_of(self._clips.features)
         waiting: list[pa.Table] = []
         for block, parts in part_blocks(self._retriever, self._clips.features, numbers):
-            waiting.append(self._rows(block, parts, files, content))
+            waiting.append(self._rows(block, parts))
             if sum(map(len, waiting)) >= _ROWS:
                 yield pa.concat_tables(waiting)
                 waiting = []
         if waiting:
             yield pa.concat_tables(waiting)
 
-    def _rows(self, numbers: Any, parts: Parts, files: dict[str, tuple[str | None, float]], content: Any) -> pa.Table:
+    def _rows(self, numbers: Any, parts: Parts) -> pa.Table:
+        files, content = self._clips.files, self._clips.content
         ids = [self._clips.features.clip_ids[number] for number in numbers]
         counts = np.diff(parts.offsets)
         starts = np.repeat([files[clip][1] for clip in ids], counts)

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from supportset.evaluate.ranks import unit_rows
 from supportset.search.index.exact import ExactIndex
-from supportset.search.kept.embeddings import content_of, key_of
+from supportset.search.kept.embeddings import key_of
 from supportset.search.kept.rows import KeptRows, Layout, Rows, keep_rows, with_repair
 from supportset.search.kept.segments import OFFSETS, Segment
 from supportset.search.step_index import Codes
@@ -157,7 +157,7 @@ class UsearchIndex:
         features = self._clips.features
         layout = Layout(_FULL_BYTES, _seal, _unseal)
         key = f"{key_of(self._retriever, features)}, runs {_ALIKE} {_LONGEST}"
-        kept = keep_rows(self._clips.kept / "usearch", key, content_of(features), compute, in_memory, layout)
+        kept = keep_rows(self._clips.kept / "usearch", key, self._clips.content, compute, in_memory, layout)
         return _Graphs(kept)
 
     def _read_recall(self) -> dict[str, Any] | None:

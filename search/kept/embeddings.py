@@ -27,14 +27,6 @@ _BACKGROUND = 256  # clips whose parts say what unrelated footage scores
 _STEPS = 1 << 22  # numbers of features in memory at once
 
 
-def content_of(features: AlignedFeatures) -> NDArray[np.uint64]:
-    """What decides the embeddings of each clip besides the recipes: checksums of values and timestamps, (N, w)."""
-    ids = features.clip_ids
-    # Times decide windows, and which steps of two sets belong together
-    sums = [each.checksums(ids, part) for each in features.sets for part in ("values", "timestamps")]
-    return np.stack(sums, axis=1).astype(np.uint64, copy=False)
-
-
 def key_of(retriever: Retriever, features: AlignedFeatures) -> str:
     """Hash of what decides the embeddings of all clips and parts besides their content."""
     recipes = [each.card.recipe.hash for each in features.sets]
@@ -50,7 +42,7 @@ def kept_parts(retriever: Retriever, clips: Clips, in_memory: bool = False) -> K
             yield np.diff(parts.offsets), vars(Codes.of(parts.vectors))
 
     features = clips.features
-    return keep_rows(clips.kept / "parts", key_of(retriever, features), content_of(features), compute, in_memory)
+    return keep_rows(clips.kept / "parts", key_of(retriever, features), clips.content, compute, in_memory)
 
 
 def kept_clips(retriever: Retriever, clips: Clips, in_memory: bool = False) -> KeptRows:
@@ -63,7 +55,7 @@ def kept_clips(retriever: Retriever, clips: Clips, in_memory: bool = False) -> K
             yield np.ones(len(found), np.int64), {"embedding": found, **vars(Codes.of(found))}
 
     features = clips.features
-    return keep_rows(clips.kept / "clips", key_of(retriever, features), content_of(features), compute, in_memory)
+    return keep_rows(clips.kept / "clips", key_of(retriever, features), clips.content, compute, in_memory)
 
 
 def mean_part(retriever: Retriever, clips: Clips) -> NDArray[np.float32]:
@@ -78,7 +70,7 @@ def mean_part(retriever: Retriever, clips: Clips) -> NDArray[np.float32]:
             sums = np.add.reduceat(vectors, parts.offsets[:-1], axis=0)
             yield np.ones(len(sums), np.int64), {"sum": sums, "count": np.diff(parts.offsets)}
 
-    features, content, folder = clips.features, content_of(clips.features), clips.kept / "background"
+    features, content, folder = clips.features, clips.content, clips.kept / "background"
     chosen = np.sort(np.lexsort(content.T[::-1])[:_BACKGROUND])
 
     def mean(in_memory: bool) -> NDArray[np.float32]:
