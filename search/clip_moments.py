@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from mimetypes import guess_type
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from supportset.evaluate.ranks import cosine_scores, unit_rows
 from supportset.search.moments import Moment, find_moments
-from supportset.search.parts import read_parts
+from supportset.search.parts import part_blocks
 
 if TYPE_CHECKING:
     from supportset.search.retriever import Retriever
@@ -23,7 +23,7 @@ def moments_of_clips(
     features: AlignedFeatures,
     files: Mapping[str, tuple[str | None, float]],
     query: NDArray[np.float64],
-    clip_ids: Sequence[str],
+    numbers: NDArray[np.int64],
     base: float,
 ) -> Iterator[Moment]:
     """Find the moments of each clip.
@@ -36,7 +36,8 @@ def moments_of_clips(
         As `clip_files` gives it.
     query : (d,) float64
         Of unit length.
-    clip_ids : sequence of str
+    numbers : (N,) int64
+        Of clips of ``features``, which are read block by block.
     base : float
         What unrelated footage scores for the query.
 
@@ -45,16 +46,16 @@ def moments_of_clips(
     Moment
         With the clip. That of a picture begins and ends at 0.
     """
-    parts = read_parts(retriever, features, clip_ids)
-    cosines = cosine_scores(query[None], unit_rows(parts.vectors))[0]
-    for number, clip_id in enumerate(clip_ids):
-        own = slice(parts.offsets[number], parts.offsets[number + 1])
-        path, start = files[clip_id]
-        found = find_moments(cosines[own], parts.spans[own], base)
-        if is_picture(path, parts.spans[own]):
-            start, found = 0.0, [Moment(0.0, 0.0, found[0].score)]
-        for each in found:
-            yield Moment(start + each.start_s, start + each.end_s, each.score, clip_id)
+    for block, parts in part_blocks(retriever, features, numbers):
+        cosines = cosine_scores(query[None], unit_rows(parts.vectors))[0]
+        for place, number in enumerate(block.tolist()):
+            own, clip_id = slice(parts.offsets[place], parts.offsets[place + 1]), features.clip_ids[number]
+            path, start = files[clip_id]
+            found = find_moments(cosines[own], parts.spans[own], base)
+            if is_picture(path, parts.spans[own]):
+                start, found = 0.0, [Moment(0.0, 0.0, found[0].score)]
+            for each in found:
+                yield Moment(start + each.start_s, start + each.end_s, each.score, clip_id)
 
 
 def is_picture(path: str | None, spans: NDArray[np.float64]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from supportset.search.hits import (
 from supportset.search.index import Index, check_index, open_index
 from supportset.search.index.exact import WholeClipIndex
 from supportset.search.kept import mean_part
-from supportset.search.moments import merge_moments
+from supportset.search.moments import Moment, merge_moments
 from supportset.search.parts import read_parts
 from supportset.search.query import Query, Term, as_query
 from supportset.search.query_encoder import Asked, QueryEncoder
@@ -283,12 +284,18 @@ class Searcher:
         scores: NDArray[np.float32],
         members_of: Sequence[NDArray[np.int64]],
     ) -> list[Hit]:
+        if not len(rows):
+            return []
         ids = self._clips.features.clip_ids
         base = float(query @ self._background)
-        find = partial(moments_of_clips, self.retriever, self._clips.features, self._files)
+        every = np.concatenate(members_of)  # the clips of all hits are read at once
+        moments_of: dict[str, list[Moment]] = {}
+        for each in moments_of_clips(self.retriever, self._clips.features, self._files, query, every, base):
+            moments_of.setdefault(each.clip_id, []).append(each)
         hits = []
         for row, score, clips in zip(rows.tolist(), scores.tolist(), members_of, strict=True):
-            moments = tuple(merge_moments(find(query, [ids[each] for each in clips], base), base))
+            own = chain.from_iterable(moments_of[ids[clip]] for clip in clips)
+            moments = tuple(merge_moments(own, base))
             path, _ = self._files[ids[row]]
             hits.append(Hit(ids[row], score, path, moments[0].start_s, moments[0].end_s, moments))
         return hits
